@@ -1,0 +1,162 @@
+"""
+The ContextVars, the thread-locals and the Protocols by which a lower room speaks to a higher one.
+
+A future is made below the pools, and a pool below the registry. What they need from above they get through the
+Protocols here: who makes a future gives it its `Dispatcher`, a worker thread says in `this.worker` how it waits, and
+the program's default registry is made by `registry_source`, which the package itself sets.
+
+State: `REGISTRY` and `this` are per context and per thread. `_source` and `_era` are written once at import and after
+a fork, when no other thread runs. Nothing here needs a lock.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+if TYPE_CHECKING:
+    from asyncio import Runner
+    from concurrent.futures import Executor, Future
+
+T = TypeVar("T")
+
+
+class Step(Protocol):
+    """A piece of work that a dispatcher runs: a queued call, a continuation, a callback."""
+
+    def run_on(self, here: Dispatcher) -> None:
+        """Run it on a thread of *here*. Must not raise."""
+        ...
+
+
+class Dispatcher(Protocol):
+    """
+    Runs what follows a call, on threads where user code may block.
+
+    `era` is the `era()` in which it was made: in a forked child an older one has no threads.
+    """
+
+    era: int
+
+    def dispatch(self, step: Step) -> None:
+        """
+        Have *step* run soon, not on the calling thread (the inline dispatcher excepted).
+
+        Raises:
+            PoolShutdownError: There are no threads any more that could run it.
+        """
+        ...
+
+
+class Waiter(Protocol):
+    """How a worker thread waits for a future: by running it itself, or by lending its place to a spare worker."""
+
+    def wait(self, future: Future[Any], timeout: float | None) -> bool:
+        """Return once *future* has ended; False if *timeout* seconds came first (None: no limit)."""
+        ...
+
+
+class Home(Protocol):
+    """What futures, and pools used on their own, need of a registry."""
+
+    @property
+    def callbacks(self) -> Dispatcher:
+        """The callback threads."""
+        ...
+
+    def pool(self, name: str, /) -> Executor:
+        """
+        The pool of that name, opened if it is not.
+
+        Raises:
+            UnknownPoolError: No pool has this name.
+            PoolShutdownError: The registry has been shut down.
+        """
+        ...
+
+
+class Declared:
+    """
+    The base of a declared function. An executor that is handed one runs the plain function in it.
+
+    Attributes:
+        __wrapped__: The plain function.
+    """
+
+    __slots__ = ("__wrapped__",)
+    __wrapped__: Callable[..., Any]
+
+
+class _ThisThread(threading.local):
+    """What is particular to the current thread."""
+
+    worker: Waiter | None = None
+    """How this thread waits for a future; None: it sleeps."""
+
+    runner: Runner | None = None
+    """The event loop in which this worker runs coroutines, once one came."""
+
+
+this = _ThisThread()
+
+REGISTRY: ContextVar[Home | None] = ContextVar("parallel.registry", default=None)
+"""The registry of the current block, None: the program's default one."""
+
+in_worker_process = False
+"""True in a worker process of a process pool: there, process pools run inline."""
+
+_source: Callable[[], Home] | None = None
+_era = 0
+
+
+def era() -> int:
+    """Count the forks that lie between the program's first process and this one."""
+    return _era
+
+
+def _next_era() -> None:
+    global _era
+    _era += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_next_era)
+
+
+def registry_source(source: Callable[[], Home]) -> None:
+    """Say how the program's default registry is reached; the package does, when it is imported."""
+    global _source
+    _source = source
+
+
+def current_registry() -> Home:
+    """Return the registry of this block, or else the program's default one."""
+    home = REGISTRY.get()
+    if home is None:
+        assert _source is not None, "`import parallel` sets it"
+        home = _source()
+    return home
+
+
+def enter_worker_process() -> None:
+    """Note that this process is a worker of a process pool."""
+    global in_worker_process
+    in_worker_process = True
+
+
+def plain_function(fn: Callable[..., T]) -> Callable[..., T]:
+    """Return *fn* itself, or the plain function inside a declared one."""
+    plain: Any = fn
+    while isinstance(plain, Declared):
+        plain = plain.__wrapped__
+    return cast("Callable[..., T]", plain)
+
+
+def name_of(fn: Callable[..., Any]) -> str:
+    """Name *fn* for people, `module:qualname`, whatever kind of callable it is."""
+    fn = getattr(fn, "func", fn)
+    qualname = getattr(fn, "__qualname__", None) or type(fn).__qualname__
+    return f"{getattr(fn, '__module__', None) or type(fn).__module__}:{qualname}"

@@ -1,0 +1,43 @@
+"""
+`WorkerDiedError`: what a call gets whose worker process died. Apart from `errors`, as its base loads multiprocessing.
+"""
+
+from __future__ import annotations
+
+import signal
+from concurrent.futures.process import BrokenProcessPool
+
+from parallel.errors import ParallelError
+
+
+class WorkerDiedError(ParallelError, BrokenProcessPool):
+    """
+    The worker process died while it ran this call; the pool and its other calls go on.
+
+    Args:
+        task: The function that ran, `module:qualname`.
+        pid: The worker's process id.
+        exit_code: Its exit status; negative for the number of the signal that killed it; None if unknown.
+    """
+
+    def __init__(self, task: str, pid: int, exit_code: int | None) -> None:
+        self.task = task
+        self.pid = pid
+        self.exit_code = exit_code
+        super().__init__(task, pid, exit_code)
+
+    def __str__(self) -> str:
+        return f"worker process {self.pid} {_how(self.exit_code)} while it ran {self.task}"
+
+
+def _how(exit_code: int | None) -> str:
+    """Say how a process ended: `was killed by SIGKILL`, `exited with status 3`."""
+    if exit_code is None:
+        return "died"
+    if exit_code >= 0:
+        return f"exited with status {exit_code}"
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:
+        name = f"signal {-exit_code}"
+    return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")

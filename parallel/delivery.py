@@ -1,0 +1,404 @@
+"""
+What follows the end of a future: the ties between futures, callbacks, and the order in which they are told.
+
+    settle() ──▶ deliver() ──▶ waiters woken
+                    ├──▶ ties that need no user code (an error skips a `then`): at once
+                    ├──▶ one link of a call that ran on this very pool: on this worker
+                    └──▶ all other links and callbacks: to the call's dispatcher
+
+Guarantees:
+- Whatever a continuation raises ends its future; whatever a callback raises is logged.
+- Chains are walked in a loop: their length is bounded by memory alone.
+- No lock is held while user code runs.
+
+Nothing here has state of its own.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+
+from parallel.context import Dispatcher, Step, current_registry, era
+from parallel.errors import PoolShutdownError
+from parallel.outcomes import CANCELLED, LockType, Outcome, Watch, attempt
+from parallel.states import State, is_future, is_ours
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from typing_extensions import TypeIs
+
+T = TypeVar("T")
+
+LOGGER = logging.getLogger("parallel")
+
+
+class Feed:
+    """
+    The tie through which the end of one future, *source*, ends another, *target*. This one adopts: it passes all on.
+
+    Attributes:
+        adopts: The target's own function has run; it only waits for the source.
+    """
+
+    __slots__ = ("source", "target")
+    adopts = True
+
+    def __init__(self, source: concurrent.futures.Future[Any], target: State[Any]) -> None:
+        self.source = source
+        self.target = target
+
+    def passes(self, outcome: Outcome) -> bool:
+        """Tell whether *outcome* goes on without user code."""
+        return True
+
+    def pass_on(self, outcome: Outcome) -> State[Any] | None:
+        """Say which future *outcome* ends now, None if none. Gets it only if `passes` said so."""
+        return self.target
+
+    def passed(self, outcome: Outcome) -> Outcome:
+        """What *outcome* becomes for the target."""
+        return outcome
+
+
+class Link(Feed):
+    """One link of a chain: *fn* is called with what the source ended with, and its value ends the target."""
+
+    __slots__ = ("always", "context", "executor", "fn", "on_error", "on_value")
+    adopts = False
+
+    def __init__(
+        self,
+        source: State[Any],
+        target: State[Any],
+        fn: Callable[..., Any],
+        executor: Executor | None,
+        *,
+        on_value: bool = False,
+        on_error: type[BaseException] | tuple[type[BaseException], ...] = (),
+        always: bool = False,
+    ) -> None:
+        if not callable(fn):
+            raise TypeError(f"a continuation must be callable, found {fn!r}")
+        super().__init__(source, target)
+        target.feeds = (self,)
+        self.fn = fn
+        self.executor = executor
+        self.on_value = on_value
+        self.on_error = on_error
+        self.always = always
+        self.context = copy_context()
+
+    def passes(self, outcome: Outcome) -> bool:
+        error = outcome[1]
+        if self.always:
+            return False
+        if error is None:
+            return not self.on_value
+        return error is CANCELLED or not isinstance(error, self.on_error)
+
+    def run(self, outcome: Outcome) -> tuple[State[Any], Outcome] | None:
+        """
+        Call the user's function.
+
+        Returns:
+            The target and its end; None if it was cancelled, or if it now waits for the future that came back.
+        """
+        target = self.target
+        if target.take_work() is None:
+            return None
+        target.feeds = ()
+        value, error, _ = outcome
+        args = () if self.always else (value,) if error is None else (error,)
+        executor = self.executor
+        if executor is None:
+            result = attempt(self.context, _called, (self.fn, args), {})
+        else:
+            result = attempt(self.context, executor.submit, (self.fn, *args), {})
+        if self.always:
+            return _after_finally(target, result, outcome)
+        return _adopted(target, result)
+
+
+class _Restore(Feed):
+    """After `finally_` returned a future: wait for it, then end as the call before it did."""
+
+    __slots__ = ("before",)
+
+    def __init__(self, source: concurrent.futures.Future[Any], target: State[Any], before: Outcome) -> None:
+        super().__init__(source, target)
+        self.before = before
+
+    def passed(self, outcome: Outcome) -> Outcome:
+        return self.before if outcome[1] is None else outcome
+
+
+class Callback:
+    """A side effect: a function of the ended future, for the ends that it wants to see."""
+
+    __slots__ = ("_fn", "_on_cancel", "_on_error", "_on_value")
+
+    def __init__(
+        self,
+        fn: Callable[[Any], object],
+        *,
+        on_value: bool = True,
+        on_error: bool = True,
+        on_cancel: bool = False,
+    ) -> None:
+        self._fn = fn
+        self._on_value = on_value
+        self._on_error = on_error
+        self._on_cancel = on_cancel
+
+    def call(self, future: State[Any], *, engine: bool) -> None:
+        """Call the function. On a thread of an *engine* nothing gets out; else only an `Exception` is logged."""
+        error = future.outcome()[1]
+        wanted = self._on_value if error is None else self._on_cancel if error is CANCELLED else self._on_error
+        if not wanted:
+            return
+        try:
+            self._fn(future)
+        except BaseException as problem:
+            if not engine and not isinstance(problem, Exception):
+                raise
+            LOGGER.exception("exception calling callback for %r", future)
+
+
+class _LinkStep:
+    """A link on its way to a dispatcher's thread."""
+
+    __slots__ = ("_link", "_outcome")
+
+    def __init__(self, link: Link, outcome: Outcome) -> None:
+        self._link = link
+        self._outcome = outcome
+
+    def run_on(self, here: Dispatcher) -> None:
+        ended = self._link.run(self._outcome)
+        if ended is not None:
+            settle(*ended, here)
+
+
+class _CallbackStep:
+    """A callback on its way to a dispatcher's thread."""
+
+    __slots__ = ("_callback", "_future")
+
+    def __init__(self, callback: Callback, future: State[Any]) -> None:
+        self._callback = callback
+        self._future = future
+
+    def run_on(self, here: Dispatcher) -> None:
+        self._callback.call(self._future, engine=True)
+
+
+def settle(future: State[Any], outcome: Outcome, here: Dispatcher | None = None, *, may_block: bool = True) -> bool:
+    """
+    End *future* and see to everything that follows.
+
+    Args:
+        future: The future that ends.
+        outcome: Its end.
+        here: The dispatcher whose thread this is, if any.
+        may_block: Whether user code may run on this thread; False on those that read results or run loops.
+
+    Returns:
+        False if it had ended already: then nothing happens.
+    """
+    entries = future.end_with(outcome)
+    if entries is None:
+        return False
+    release(future)
+    if entries:
+        deliver(future, entries, here, may_block)
+    return True
+
+
+def deliver(source: State[Any], entries: list[Any], here: Dispatcher | None, may_block: bool) -> None:
+    """Tell *entries* that *source* has ended, then those whom that ends, and so on, without recursion."""
+    told: deque[tuple[State[Any], list[Any]]] = deque([(source, entries)])
+    callbacks: list[tuple[Callback, State[Any]]] = []
+    while told:
+        source, entries = told.popleft()
+        outcome = source.outcome()
+        links: list[Link] = []
+        calls = len(callbacks)
+        for entry in entries:
+            if type(entry) is LockType:
+                entry.release()
+            elif type(entry) is Callback:
+                callbacks.append((entry, source))
+            elif entry.passes(outcome):
+                target = entry.pass_on(outcome)
+                if target is not None:
+                    _end(target, entry.passed(outcome), told)
+            else:
+                links.append(entry)
+        if not links:
+            continue
+        # What runs on this thread goes first: a link beside a callback or another link gets a thread of its own.
+        alone = len(links) == 1 and calls == len(callbacks)
+        for link in links:
+            dispatcher = source.dispatcher or cast(Dispatcher, link.target.dispatcher)
+            if dispatcher is INLINE or (dispatcher is here and alone):
+                ended = link.run(outcome)
+                if ended is not None:
+                    _end(*ended, told)
+            else:
+                _dispatch_link(dispatcher, link, outcome, told)
+    for callback, future in callbacks:
+        if may_block:
+            callback.call(future, engine=here is not None)
+        else:
+            _dispatch_callback(callback, future)
+
+
+def _end(future: State[Any], outcome: Outcome, told: deque[tuple[State[Any], list[Any]]]) -> None:
+    """End *future*; who is to be told of it goes to *told*."""
+    entries = future.end_with(outcome)
+    if entries is not None:
+        release(future)
+        if entries:
+            told.append((future, entries))
+
+
+def _dispatch_link(
+    dispatcher: Dispatcher, link: Link, outcome: Outcome, told: deque[tuple[State[Any], list[Any]]]
+) -> None:
+    try:
+        _dispatch(dispatcher, _LinkStep(link, outcome))
+    except PoolShutdownError as error:
+        if link.target.take_work() is not None:
+            _end(link.target, (None, error, None), told)
+
+
+def _dispatch_callback(callback: Callback, future: State[Any]) -> None:
+    try:
+        _dispatch(future.dispatcher or current_registry().callbacks, _CallbackStep(callback, future))
+    except PoolShutdownError:
+        LOGGER.warning("no callback thread is left for %r: a callback was not called", future)
+
+
+def _dispatch(dispatcher: Dispatcher, step: Step) -> None:
+    """Have *dispatcher* run *step*; after its shutdown, the callback threads of the registry."""
+    try:
+        dispatcher.dispatch(step)
+    except PoolShutdownError:
+        callbacks = current_registry().callbacks
+        if callbacks is dispatcher:
+            raise
+        callbacks.dispatch(step)
+
+
+def _called(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Call a continuation; an awaitable that is no future goes to the loop pool, as a future."""
+    value: Any = fn(*args)
+    if is_future(value) or not _is_awaitable(value):
+        return value
+    return current_registry().pool("loop").submit(_awaited, value)
+
+
+def _is_awaitable(value: object) -> TypeIs[Awaitable[Any]]:
+    return isinstance(value, Awaitable)
+
+
+async def _awaited(awaitable: Awaitable[T]) -> T:
+    return await awaitable
+
+
+def _adopted(target: State[Any], result: Outcome) -> tuple[State[Any], Outcome] | None:
+    """End *target* with *result*, or have it wait for the future that *result* holds."""
+    value = result[0]
+    if not is_future(value):
+        return target, result
+    return wait_for(Feed(value, target))
+
+
+def _after_finally(target: State[Any], result: Outcome, before: Outcome) -> tuple[State[Any], Outcome] | None:
+    value, error, _ = result
+    if is_future(value):
+        return wait_for(_Restore(value, target, before))
+    return target, (before if error is None else result)
+
+
+def wait_for(feed: Feed) -> tuple[State[Any], Outcome] | None:
+    """Tie *feed* to its source; return the target and its end if the source has ended already."""
+    source, target = feed.source, feed.target
+    if not is_ours(source):
+        target.feeds = (feed,)
+        source.add_done_callback(lambda ended: settle(target, feed.passed(outcome_of(ended))))
+        return None
+    if source is target:
+        return target, (None, RuntimeError("a continuation returned the future that waits for it"), None)
+    target.feeds = (feed,)
+    target.dispatcher = source.dispatcher or target.dispatcher
+    if source.add(feed):
+        return None
+    return target, feed.passed(source.outcome())
+
+
+def outcome_of(future: concurrent.futures.Future[Any]) -> Outcome:
+    """Return how an ended future, ours or the standard library's, has ended."""
+    if is_ours(future):
+        return future.outcome()
+    if future.cancelled():
+        return (None, CANCELLED, None)
+    error = future.exception()
+    return (future.result(), None, None) if error is None else (None, error, error.__traceback__)
+
+
+def serves_only(feed: Feed) -> bool:
+    """Tell whether nobody but *feed* waits for its source."""
+    source = feed.source
+    if not is_ours(source):
+        return True
+    end = source.__dict__.get("_end")
+    return type(end) is Watch and end.feeds_only(feed)
+
+
+def release(future: State[Any]) -> None:
+    """Untie an ended *future* from what fed it; if it was cancelled, cancel what fed nothing else, up the chain."""
+    ended = [future]
+    while ended:
+        future = ended.pop()
+        feeds = future.feeds
+        if not feeds:
+            continue
+        future.feeds = ()
+        if not future.cancelled():
+            continue
+        for feed in feeds:
+            source = feed.source
+            if not is_ours(source):
+                source.cancel()
+            elif source.ended() is None and serves_only(feed):
+                source.remove(feed)
+                if source.__dict__.get("_work") is None:
+                    source.cancel()
+                elif source.take_work() is not None:
+                    entries = source.end_with((None, CANCELLED, None))
+                    ended.append(source)
+                    if entries:
+                        deliver(source, entries, None, may_block=True)
+
+
+class _Inline:
+    """The dispatcher of inline calls: what follows runs on the thread that asked."""
+
+    __slots__ = ()
+
+    @property
+    def era(self) -> int:  # never older than the process: the thread that asks is there
+        return era()
+
+    def dispatch(self, step: Step) -> None:
+        step.run_on(INLINE)
+
+
+INLINE: Final[Dispatcher] = cast(Dispatcher, _Inline())

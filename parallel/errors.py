@@ -1,0 +1,216 @@
+"""
+Every exception that the library raises.
+
+Each is a `ParallelError` and also the standard class that callers already catch. All of them survive pickle
+unchanged: every argument goes to `super().__init__`, and the text is built in `__str__`.
+`WorkerDiedError` lives in `parallel.deaths`, because its standard base would load multiprocessing here.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable
+from concurrent.futures import BrokenExecutor
+
+
+class ParallelError(Exception):
+    """The base of every exception that `parallel` raises."""
+
+
+class ConfigError(ParallelError, ValueError):
+    """
+    A configuration can't be used; holds every mistake that was found, not only the first.
+
+    Args:
+        source: Where the configuration came from: a file's path, or words such as `the mapping given`.
+        mistakes: One line per mistake: key path, what was expected, what was found.
+    """
+
+    def __init__(self, source: str, mistakes: Iterable[str]) -> None:
+        self.source = source
+        self.mistakes = tuple(mistakes)
+        super().__init__(source, self.mistakes)
+
+    def __str__(self) -> str:
+        count = len(self.mistakes)
+        head = f"{self.source}: {count} mistake{'' if count == 1 else 's'}"
+        return "\n".join([head, *(f"  {mistake}" for mistake in self.mistakes)])
+
+
+class UnknownPoolError(ParallelError, LookupError):
+    """
+    No pool has this name.
+
+    Args:
+        name: The name that was asked for.
+        known: The names that exist.
+        asked_by: Who asked, such as a task's name; empty if unknown.
+    """
+
+    def __init__(self, name: str, known: Iterable[str], asked_by: str = "") -> None:
+        self.name = name
+        self.known = tuple(known)
+        self.asked_by = asked_by
+        super().__init__(name, self.known, asked_by)
+
+    def __str__(self) -> str:
+        asked = f" (asked for by {self.asked_by})" if self.asked_by else ""
+        known = ", ".join(self.known)
+        return f"no pool named {self.name!r}{asked}; known: {known}; a table [pools.{self.name}] would make it"
+
+
+class PoolShutdownError(ParallelError, RuntimeError):
+    """
+    The pool, or the registry, has been shut down and takes no more calls.
+
+    Args:
+        what: What was shut down, such as `thread pool 'io'`.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        return f"{self.what} has been shut down and takes no more calls"
+
+
+class PoolBrokenError(ParallelError, BrokenExecutor):
+    """
+    The pool can't go on: its initializer failed, or its workers keep dying. The reason is its `__cause__` if known.
+
+    Args:
+        pool: The pool that broke.
+        reason: What happened, and what to do.
+    """
+
+    def __init__(self, pool: str, reason: str) -> None:
+        self.pool = pool
+        self.reason = reason
+        super().__init__(pool, reason)
+
+    def __str__(self) -> str:
+        return f"{self.pool} is broken: {self.reason}"
+
+
+class SerializationError(ParallelError, pickle.PickleError):
+    """
+    A function, argument, result or exception can't travel between processes; the original error is its `__cause__`.
+
+    Args:
+        what: What could not travel, such as `the arguments of shop:resize`.
+        why: The original error, as text.
+        advice: What to do about it.
+    """
+
+    def __init__(self, what: str, why: str, advice: str = "") -> None:
+        self.what = what
+        self.why = why
+        self.advice = advice
+        super().__init__(what, why, advice)
+
+    def __str__(self) -> str:
+        advice = f"; {self.advice}" if self.advice else ""
+        return f"{self.what} can't travel between processes: {self.why}{advice}"
+
+
+class RemoteError(ParallelError):
+    """
+    Stands in for an exception of a worker process that could not travel itself.
+
+    Args:
+        type_name: The exception's own type, `module:qualname`.
+        message: Its text.
+        traceback_text: Its traceback, as the worker's interpreter would have printed it.
+    """
+
+    def __init__(self, type_name: str, message: str, traceback_text: str = "") -> None:
+        self.type_name = type_name
+        self.message = message
+        self.traceback_text = traceback_text
+        super().__init__(type_name, message, traceback_text)
+
+    def __str__(self) -> str:
+        return f"{self.type_name}: {self.message} (raised in a worker process; the exception itself can't travel)"
+
+
+class RemoteTraceback(ParallelError):
+    """
+    The traceback of a worker process, shown as the cause of the exception that came back.
+
+    Args:
+        text: The traceback, as the worker's interpreter would have printed it.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        super().__init__(text)
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'
+
+
+class ForkedError(ParallelError, RuntimeError):
+    """
+    The future belongs to the parent of this forked process: its call ends there, and nothing can end it here.
+    """
+
+    def __str__(self) -> str:
+        return (
+            "this future was pending when the process forked: its call ends in the parent process, make the call again"
+        )
+
+
+class StarvationError(ParallelError, RuntimeError):
+    """
+    A worker waits for a future, but the pool has lent out all the spare workers that it may start.
+
+    Args:
+        pool: The pool that starves.
+        waiting: How many of its workers wait.
+    """
+
+    def __init__(self, pool: str, waiting: int) -> None:
+        self.pool = pool
+        self.waiting = waiting
+        super().__init__(pool, waiting)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.waiting} workers of {self.pool} wait for futures, more than it may replace; "
+            "chain the calls with then() instead of waiting inside them"
+        )
+
+
+class UnsuitableFunctionError(ParallelError, TypeError):
+    """
+    The function can't run where it was sent, such as a plain function in a pool that runs coroutines.
+
+    Args:
+        function: The function's name.
+        problem: Why it can't run there, and what to do.
+    """
+
+    def __init__(self, function: str, problem: str) -> None:
+        self.function = function
+        self.problem = problem
+        super().__init__(function, problem)
+
+    def __str__(self) -> str:
+        return f"{self.function} {self.problem}"
+
+
+class DeadlockError(ParallelError, RuntimeError):
+    """
+    Waiting here would block the very thread that has to bring the result.
+
+    Args:
+        where: The thread that must not wait.
+    """
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        super().__init__(where)
+
+    def __str__(self) -> str:
+        return f"{self.where} waits for a future that only it can bring to its end; use `await` instead of result()"

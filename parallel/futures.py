@@ -1,0 +1,204 @@
+"""
+`Future[T]`: the typed handle of one call, and the chaining of what follows it.
+
+    future ── then(fn) ──▶ future ── catch(fn) ──▶ future ── finally_(fn) ──▶ future
+
+Guarantees:
+- Every future ends once. Whoever waits is woken; whoever comes later finds it ended.
+- Cancelling the end of a chain cancels what leads only to it; a cancelled future cancels what follows.
+
+How a future knows its state is in `states`; where what follows it runs, and in which order, in `delivery`.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Awaitable, Callable
+from concurrent.futures import InvalidStateError
+from typing import Any, TypeVar, cast, overload
+
+from parallel.context import Dispatcher, current_registry
+from parallel.delivery import Callback, Link, deliver, serves_only, settle
+from parallel.outcomes import CANCELLED, Work, attempt
+from parallel.states import BARE, State, is_ours
+
+T = TypeVar("T")
+U = TypeVar("U")
+E = TypeVar("E", bound=BaseException)
+
+
+class Future(State[T]):
+    """
+    The handle of one call: a `concurrent.futures.Future` whose continuations chain.
+
+    Made by hand it is a promise, as the standard one is: end it with `set_result` or `set_exception`.
+    """
+
+    # -- chaining ---------------------------------------------------------------------------------------------------
+
+    @overload
+    def then(self, fn: Callable[[T], Awaitable[U]], /, *, pool: str | None = None) -> Future[U]: ...
+    @overload
+    def then(self, fn: Callable[[T], U], /, *, pool: str | None = None) -> Future[U]: ...
+    def then(self, fn: Callable[[T], Any], /, *, pool: str | None = None) -> Future[Any]:
+        """
+        Call *fn* with the value once there is one; the future of what it returns.
+
+        A future or awaitable that *fn* returns is waited for: the result is never a future of a future. If this call
+        fails or is cancelled, so is the result, and *fn* is not called. What *fn* raises, the result raises.
+
+        Args:
+            fn: Takes the value. A task runs in its own pool.
+            pool: The pool to run *fn* in. None: after a thread call, a thread of its pool; after an inline call,
+                the caller; else the registry's callback threads.
+
+        Raises:
+            UnknownPoolError: No pool is called *pool*.
+        """
+        return self._follow(fn, pool, on_value=True)
+
+    @overload
+    def catch(self, fn: Callable[[Exception], U], /, *, pool: str | None = None) -> Future[T | U]: ...
+    @overload
+    def catch(
+        self, exc: type[E] | tuple[type[E], ...], fn: Callable[[E], U], /, *, pool: str | None = None
+    ) -> Future[T | U]: ...
+    def catch(self, exc: Any, fn: Any = None, /, *, pool: str | None = None) -> Future[Any]:
+        """
+        Call *fn* with the error if this call failed so; its value takes the place of the error.
+
+        Without a failure, or if the call was cancelled, *fn* is not called and the end is passed on as it is. What
+        *fn* raises, the result raises.
+
+        Args:
+            exc: The exception, or tuple of them, to catch; left out: every `Exception`.
+            fn: Takes the error.
+            pool: As for `then`.
+        """
+        caught, fn = (Exception, exc) if fn is None else (exc, fn)
+        return self._follow(fn, pool, on_error=caught)
+
+    def finally_(self, fn: Callable[[], object], /, *, pool: str | None = None) -> Future[T]:
+        """
+        Call *fn* once the call has ended in whatever way, cancellation included; then pass its end on.
+
+        An error of *fn* takes the place of the end; its value is dropped, after it was waited for if it is a future.
+        """
+        return self._follow(fn, pool, always=True)
+
+    def on_success(self, fn: Callable[[T], object], /) -> Future[T]:
+        """Call *fn* with the value, if there is one, and return this same future. What *fn* raises is logged."""
+        self._call_back(Callback(lambda future: fn(future.result()), on_error=False))
+        return self
+
+    def on_failure(self, fn: Callable[[BaseException], object], /) -> Future[T]:
+        """Call *fn* with the error, if there is one, and return this same future. What *fn* raises is logged."""
+        self._call_back(Callback(lambda future: fn(cast(BaseException, future.exception())), on_value=False))
+        return self
+
+    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[T]], object]) -> None:
+        """
+        Call *fn* with this future when it ends, or at once if it has ended. What *fn* raises is logged.
+
+        It runs on the thread that ends the future, or on a callback thread where that one must not block.
+        """
+        self._call_back(Callback(fn, on_cancel=True))
+
+    def cancel(self) -> bool:
+        """
+        Cancel the call unless it has started, and what led only to it; what follows it is cancelled too.
+
+        Returns:
+            True if it is cancelled now. False if it is running or has ended: then nothing happens.
+        """
+        link: State[Any] = self
+        while True:
+            if link.__dict__.pop("_work", None) is not None:
+                break
+            outcome = link.ended()
+            if outcome is not None:
+                return outcome[1] is CANCELLED
+            # It waits for a future that its function returned: that one can be cancelled if it serves nobody else.
+            feeds = link.feeds
+            if len(feeds) != 1 or not feeds[0].adopts or not serves_only(feeds[0]):
+                return False
+            source = feeds[0].source
+            if not is_ours(source):
+                return bool(source.cancel())
+            link = source
+        settle(link, (None, CANCELLED, None))
+        return self.cancelled()
+
+    # -- for engines, and for whoever made the future by hand -------------------------------------------------------
+
+    def run_on(self, here: Dispatcher) -> None:
+        """Run the call on this thread of *here*, if it has not been started or cancelled yet."""
+        fields = self.__dict__
+        work: Work | None = fields.pop("_work", None)
+        if work is None:
+            return
+        fn, args, kwargs, context = work
+        outcome = attempt(context, fn, args, kwargs)
+        del (
+            work,
+            fn,
+            args,
+            kwargs,
+            context,
+        )  # what is watched next may take long: don't keep the arguments alive
+        if fields.setdefault("_end", outcome) is not outcome:
+            settle(self, outcome, here)
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """Mark a future made by hand as running; False if it has been cancelled."""
+        if self.__dict__.pop("_work", None) is not None:
+            return True
+        if self.cancelled():
+            return False
+        raise InvalidStateError(f"{self._state}: {self!r}")
+
+    def set_result(self, result: T) -> None:
+        """End a future made by hand with a value."""
+        if not settle(self, (result, None, None)):
+            raise InvalidStateError(f"{self._state}: {self!r}")
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """End a future made by hand with an error; None ends it with the value None, as in the standard library."""
+        traceback = None if exception is None else exception.__traceback__
+        if not settle(self, (None, exception, traceback)):
+            raise InvalidStateError(f"{self._state}: {self!r}")
+
+    def _follow(
+        self,
+        fn: Callable[..., Any],
+        pool: str | None,
+        *,
+        on_value: bool = False,
+        on_error: type[BaseException] | tuple[type[BaseException], ...] = (),
+        always: bool = False,
+    ) -> Future[Any]:
+        """Tie a new future to this one through *fn*."""
+        target: Future[Any] = Future(BARE, self.dispatcher or current_registry().callbacks)
+        executor = None if pool is None else current_registry().pool(pool)
+        link = Link(self, target, fn, executor, on_value=on_value, on_error=on_error, always=always)
+        if not self.add(link):
+            deliver(self, [link], None, may_block=False)
+        return target
+
+    def _call_back(self, callback: Callback) -> None:
+        if not self.add(callback):
+            callback.call(self, engine=False)
+
+
+def completed(value: T) -> Future[T]:
+    """Make a future that has ended with *value*."""
+    future: Future[T] = Future()
+    future.set_result(value)
+    return future
+
+
+def failed(error: BaseException) -> Future[Any]:
+    """Make a future that has ended with *error*."""
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return future

@@ -1,0 +1,3 @@
+"""
+`TaskGroup`: a block that no call made inside it outlives.
+"""

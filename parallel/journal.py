@@ -1,0 +1,3 @@
+"""
+What a map remembers between runs: which item ended, and how.
+"""

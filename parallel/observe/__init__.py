@@ -1,0 +1,3 @@
+"""
+Seeing what runs: timelines, graphs, traces, metrics and dumps, made from events.
+"""

@@ -1,0 +1,147 @@
+"""
+How a call ended, and who is told: the cells of a future's state.
+
+A future's state is never stored; it follows from two cells of its `__dict__`, each written once by one atomic step:
+
+    "_work"   what is to be run; whoever pops it has started the call, or cancelled it. Absent: not pending any more.
+    "_end"    an `Outcome`  the call ended while nobody watched, or
+              a `Watch`     somebody watched first; the outcome is in there, once there is one.
+
+The atomic steps are `dict.pop` and `dict.setdefault`: the one decides between running and cancelling, the other
+between an end that nobody watches, which costs no lock, and the full protocol of the standard library's futures.
+
+Source: the idea of a condition made only when observed comes from `concurrent.futures._base` of CPython 3.11, whose
+`wait` and `as_completed` read `_condition` and `_waiters` directly.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from contextvars import Context
+from types import CoroutineType, TracebackType
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+
+from parallel.coroutines import run_coroutine
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+Outcome: TypeAlias = tuple[Any, BaseException | None, TracebackType | None]
+"""A value, or an error and the traceback it had where it was raised. `error is CANCELLED`: there is neither."""
+
+CANCELLED: Final = CancelledError()
+"""Marks the outcome of a cancelled call. Never raised itself: its traceback would grow."""
+
+Work: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Context]
+"""A call that waits for a worker: function, positional and keyword arguments, the caller's context."""
+
+LockType: Final = type(threading.Lock())
+
+
+class StandardWaiter(Protocol):
+    """What `concurrent.futures.wait` and `as_completed` put into a future's `_waiters`."""
+
+    def add_result(self, future: Any, /) -> object: ...
+    def add_exception(self, future: Any, /) -> object: ...
+    def add_cancelled(self, future: Any, /) -> object: ...
+
+
+class Watch:
+    """
+    Who wants to know how one call ends.
+
+    `outcome` is written once, under `lock`. `entries` needs no lock: who adds one looks at `outcome` afterwards, and
+    takes its entry back if it came too late; who ends the call writes `outcome` first and takes all entries then.
+    """
+
+    __slots__ = ("_condition", "entries", "lock", "outcome", "waiters")
+
+    def __init__(self, outcome: Outcome | None = None) -> None:
+        self.lock = threading.RLock()
+        self.outcome = outcome
+        self.entries: list[Any] = []
+        self.waiters: list[StandardWaiter] = []
+        self._condition: threading.Condition | None = None
+
+    @property
+    def condition(self) -> threading.Condition:
+        """The condition that the standard library's functions expect; always the same one."""
+        with self.lock:
+            if self._condition is None:
+                self._condition = threading.Condition(self.lock)
+            return self._condition
+
+    def end(self, future: Any, outcome: Outcome) -> bool:
+        """Publish *outcome* and wake the standard waiters; False if there is one already."""
+        with self.lock:
+            if self.outcome is not None:
+                return False
+            self.outcome = outcome
+            for waiter in self.waiters:
+                _tell(waiter, future, outcome)
+            if self._condition is not None:
+                self._condition.notify_all()
+        return True
+
+    def drain(self) -> list[Any]:
+        """Take all entries, in the order in which they came. Only after the end."""
+        taken: list[Any] = []
+        self.entries.reverse()
+        while self.entries:
+            taken.append(self.entries.pop())
+        return taken
+
+    def add(self, entry: object) -> bool:
+        """Add *entry*; False if the call has ended and the caller has to act on it itself."""
+        self.entries.append(entry)
+        return self.outcome is None or not self.remove(entry)
+
+    def remove(self, entry: object) -> bool:
+        """Take *entry* back; False if it has been taken already."""
+        try:
+            self.entries.remove(entry)
+        except ValueError:
+            return False
+        return True
+
+    def feeds_only(self, entry: object) -> bool:
+        """Tell whether nobody but *entry* waits for this call."""
+        return not self.waiters and all(other is entry for other in self.entries)
+
+
+def _tell(waiter: StandardWaiter, future: object, outcome: Outcome) -> None:
+    error = outcome[1]
+    if error is None:
+        waiter.add_result(future)
+    elif error is CANCELLED:
+        waiter.add_cancelled(future)
+    else:
+        waiter.add_exception(future)
+
+
+def is_coroutine(value: object) -> TypeIs[CoroutineType[Any, Any, Any]]:
+    """Tell whether *value* is the coroutine of an `async def`."""
+    return type(value) is CoroutineType
+
+
+def attempt(context: Context, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
+    """Call *fn* in *context* and catch whatever comes out; a coroutine is run to its end."""
+    try:
+        value: Any = context.run(fn, *args, **kwargs)
+        if is_coroutine(value):
+            value = context.run(run_coroutine, value)
+    except BaseException as error:
+        return failure(error)
+    return (value, None, None)
+
+
+def failure(error: BaseException) -> Outcome:
+    """Make the outcome of an *error* just caught, without the catching frame in its traceback."""
+    traceback = error.__traceback__
+    if traceback is not None:
+        traceback = traceback.tb_next
+    # with_traceback(), as exceptions may be frozen: setting the attribute would raise.
+    error.with_traceback(traceback)
+    return (None, error, traceback)

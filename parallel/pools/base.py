@@ -1,0 +1,232 @@
+"""
+`Pool`: the executor that every kind implements; its statistics and its life.
+
+    Pool (what the user holds) ──▶ Engine (queue, workers) ◀── worker threads
+
+The two are apart so that a pool that nobody holds any more can be closed: workers keep their engine alive, never the
+pool. An engine takes calls until `close()`, and is gone after `join()`.
+
+State: `_pools` and `_engines`, weak and changed by single atomic steps; a pool's `_engine`, replaced only in a forked
+child, where one thread runs.
+
+Source: `threading._register_atexit` is where `concurrent.futures.thread` of CPython 3.9 and later joins its workers:
+earlier than `atexit`, while threads can still be started, so that what was accepted can run, its later stages too.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import sys
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, ParamSpec, TypeVar
+
+from attrs import frozen
+
+from parallel.context import Dispatcher, current_registry, era
+from parallel.futures import Future
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@frozen
+class PoolStats:
+    """
+    What a pool does at this moment; the numbers are taken one after the other, while the pool goes on.
+
+    Attributes:
+        workers: Threads, processes or loops that it has now.
+        queued: Calls that wait for a worker; cancelled ones count until a worker comes upon them.
+        running: Calls that a worker runs.
+        done: Calls that have ended since the pool was made.
+    """
+
+    workers: int
+    queued: int
+    running: int
+    done: int
+
+
+class Engine(ABC):
+    """
+    What runs the calls of one pool.
+
+    Attributes:
+        era: The `era()` in which it was made: in a forked child, an older one has no threads.
+    """
+
+    def __init__(self) -> None:
+        self.era = era()
+        _engines.add(self)
+
+    @abstractmethod
+    def close(self, cancel_futures: bool) -> None:
+        """
+        Take no more calls. Accepted ones are run, or cancelled unless they run already. Doesn't wait; idempotent.
+        """
+
+    @abstractmethod
+    def join(self) -> None:
+        """After `close`: wait until all calls have ended and no worker is left. Not from a worker of this engine."""
+
+    @abstractmethod
+    def idle(self) -> int:
+        """
+        Wait until no accepted call is left, and all that follows those calls has been handed on.
+
+        Returns:
+            How many calls, continuations and callbacks have been run so far: if two rounds over all pools return the
+            same, nothing was going on between them.
+        """
+
+    @abstractmethod
+    def stats(self) -> PoolStats:
+        """Count the workers and the calls."""
+
+    def owns_this_thread(self) -> bool:
+        """Tell whether the current thread is one of its workers: then it can't be waited for."""
+        return False
+
+
+class Pool(concurrent.futures.Executor):
+    """
+    An executor with a name and an engine.
+
+    Attributes:
+        kind: What `kind =` in a configuration calls it.
+        name: Its name in the configuration; empty for a pool used on its own.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, name: str = "", callbacks: Dispatcher | None = None) -> None:
+        self.name = name
+        self._callbacks = callbacks
+        self._closed = False
+        self._engine: Engine | None = None
+        self._renew()
+        _pools.add(self)
+
+    @abstractmethod
+    def _new_engine(self) -> Engine | None:
+        """Make the engine; called by the constructor, and again in a forked child."""
+
+    def _renew(self) -> None:
+        """Take a fresh engine, and see that it ends with this pool."""
+        self._engine = engine = self._new_engine()
+        if engine is None:
+            return
+        weakref.finalize(self, engine.close, False).atexit = False
+        if self._closed:
+            engine.close(False)
+
+    @property
+    def callbacks(self) -> Dispatcher:
+        """Who runs what follows a call of this pool where its own workers can't: its registry's callback threads."""
+        return self._callbacks or current_registry().callbacks
+
+    @abstractmethod
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """
+        Run `fn(*args, **kwargs)` on a worker and return the future of its value.
+
+        Arguments are passed as they are, futures too. A declared function runs as the plain one. What *fn* raises,
+        and a value that can't travel, come out of the future.
+
+        Raises:
+            PoolShutdownError: The pool has been shut down.
+            PoolBrokenError: The pool can't go on.
+            UnsuitableFunctionError: This kind of pool can't run such a function.
+        """
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """
+        Take no more calls. What was accepted is run; may be called again.
+
+        Args:
+            wait: Return only when all calls have ended and no worker is left. A worker of the pool itself doesn't wait.
+            cancel_futures: Cancel the calls that have not been started.
+        """
+        self._closed = True
+        engine = self._engine
+        if engine is not None:
+            engine.close(cancel_futures)
+            if wait and not engine.owns_this_thread():
+                engine.join()
+
+    def stats(self) -> PoolStats:
+        """Return what the pool does at this moment."""
+        engine = self._engine
+        return PoolStats(0, 0, 0, 0) if engine is None else engine.stats()
+
+    def idle(self) -> int:
+        """Wait until no accepted call is left; see `Engine.idle`."""
+        return 0 if self._engine is None else self._engine.idle()
+
+    @property
+    def label(self) -> str:
+        """What messages call it: `thread pool 'io'`."""
+        return f"{self.kind} pool {self.name!r}" if self.name else f"{self.kind} pool"
+
+    def __repr__(self) -> str:
+        stats = self.stats()
+        name = f" {self.name!r}" if self.name else ""
+        state = "shut down" if self._closed else "running"
+        return f"<{type(self).__name__}{name} {state} [calls: {stats.queued} queued, {stats.running} running]>"
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        raise TypeError(f"{self!r} can't be pickled: a pool belongs to its process; name it, and look it up there")
+
+
+def check_workers(max_workers: int | None, default: int) -> int:
+    """Return the number of workers to use, *default* for None; refuse what is no positive number."""
+    if max_workers is None:
+        return default
+    if isinstance(max_workers, bool) or not isinstance(max_workers, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"max_workers must be an int or None, found {max_workers!r}")
+    if max_workers < 1:
+        raise ValueError(f"max_workers must be 1 or more, found {max_workers}")
+    return max_workers
+
+
+def check_initializer(initializer: object) -> None:
+    """Refuse an initializer that can't be called."""
+    if initializer is not None and not callable(initializer):
+        raise TypeError(f"initializer must be callable or None, found {initializer!r}")
+
+
+def cpus() -> int:
+    """Count the CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) or 1
+    return os.cpu_count() or 1
+
+
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    """Give each pool a fresh engine: the threads, processes and sockets of the old one belong to the parent."""
+    _engines.clear()
+    for pool in list(_pools):
+        pool._renew()  # pyright: ignore[reportPrivateUsage]  # same module
+
+
+def _at_exit() -> None:
+    """Close every engine: accepted calls are run, or cancelled after an unhandled Ctrl-C."""
+    interrupted = issubclass(getattr(sys, "last_type", None) or Exception, KeyboardInterrupt)
+    engines = list(_engines)
+    for engine in engines:
+        engine.close(interrupted)
+    for engine in engines:
+        engine.join()
+
+
+threading._register_atexit(_at_exit)  # type: ignore[attr-defined]  # no public hook runs while threads can still start
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,3 @@
+"""
+Kind `dask`: a Dask cluster, or a local one.
+"""

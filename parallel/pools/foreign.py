@@ -1,0 +1,3 @@
+"""
+Kind `executor`: any `concurrent.futures.Executor` that an import string makes.
+"""

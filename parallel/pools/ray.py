@@ -1,0 +1,3 @@
+"""
+Kind `ray`: a Ray cluster, or a local one.
+"""

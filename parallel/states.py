@@ -1,0 +1,246 @@
+"""
+The state of a future, and waiting for its end; `futures` adds what may follow the end.
+
+State: the cells of `outcomes`. Besides, `dispatcher` (who runs what follows; it changes only when a future adopts
+another one) and `feeds` (the ties through which other futures end this one; dropped at the end).
+
+Source: the protocol is that of CPython 3.11's `concurrent/futures/_base.py`.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+from collections.abc import Generator
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
+
+from parallel.context import Dispatcher, era, this
+from parallel.errors import ForkedError
+from parallel.outcomes import CANCELLED, Outcome, StandardWaiter, Watch
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+T = TypeVar("T")
+
+BARE: Final = ()
+"""The work of a future that no engine runs: one made by hand, or the target of a link."""
+
+
+def is_future(value: object) -> TypeIs[concurrent.futures.Future[Any]]:
+    """Tell whether *value* is a future, ours or the standard library's."""
+    return isinstance(value, concurrent.futures.Future)
+
+
+def is_ours(value: object) -> TypeIs[State[Any]]:
+    """Tell whether *value* is a future of this library."""
+    return isinstance(value, State)
+
+
+class State(concurrent.futures.Future[T]):
+    """A future that can be looked at, waited for and ended, but tells nobody of its end by itself."""
+
+    dispatcher: Dispatcher | None = None
+    feeds: tuple[Any, ...] = ()
+
+    def __init__(self, work: object = BARE, dispatcher: Dispatcher | None = None) -> None:
+        """
+        Make a pending future.
+
+        Args:
+            work: For engines: what is to be run.
+            dispatcher: For engines: who runs what follows; None: the callback threads of the registry.
+        """
+        # The standard constructor is not called: it would make the condition that most futures never need.
+        self._work = work
+        if dispatcher is not None:
+            self.dispatcher = dispatcher
+
+    def take_work(self) -> Any:
+        """Start the call: hand its work to the first who asks, None to others. For engines."""
+        return self.__dict__.pop("_work", None)
+
+    # -- looking ----------------------------------------------------------------------------------------------------
+
+    def done(self) -> bool:
+        """Tell whether the call has ended: with a value, an error, or by cancellation."""
+        return self.ended() is not None
+
+    def cancelled(self) -> bool:
+        """Tell whether the call was cancelled."""
+        outcome = self.ended()
+        return outcome is not None and outcome[1] is CANCELLED
+
+    def running(self) -> bool:
+        """Tell whether the call has been started and has not ended."""
+        return self.ended() is None and "_work" not in self.__dict__
+
+    def result(self, timeout: float | None = None) -> T:
+        """
+        Wait for the call to end and return its value, or raise its exception.
+
+        Args:
+            timeout: Seconds to wait, None for ever. Bounds the waiting, not the call.
+
+        Raises:
+            TimeoutError: Nothing came in time; the call goes on.
+            CancelledError: The call was cancelled.
+        """
+        end: Any = self.__dict__.get("_end")
+        outcome = cast(Outcome, end) if type(end) is tuple else self.outcome(timeout)
+        value, error, traceback = outcome
+        if error is None:
+            return cast(T, value)
+        try:
+            # The traceback of the first raise each time, or it would grow by every call of result().
+            raise CancelledError if error is CANCELLED else error.with_traceback(traceback)
+        finally:
+            del self, end, outcome, error, traceback  # the error refers to this frame: break the cycle
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """
+        Wait for the call to end and return its exception, None if there was none.
+
+        Args:
+            timeout: Seconds to wait, None for ever. Bounds the waiting, not the call.
+
+        Raises:
+            TimeoutError: Nothing came in time; the call goes on.
+            CancelledError: The call was cancelled.
+        """
+        error = self.outcome(timeout)[1]
+        if error is CANCELLED:
+            raise CancelledError
+        return error
+
+    def __await__(self) -> Generator[Any, None, T]:
+        import asyncio
+
+        return asyncio.wrap_future(self).__await__()
+
+    def __repr__(self) -> str:
+        outcome = self.ended()
+        if outcome is None:
+            return f"<{type(self).__name__} at {id(self):#x} state={self._state.lower()}>"
+        value, error, _ = outcome
+        if error is CANCELLED:
+            how = "cancelled"
+        elif error is not None:
+            how = f"finished raised {type(error).__name__}"
+        else:
+            how = f"finished returned {type(value).__name__}"
+        return f"<{type(self).__name__} at {id(self):#x} state={how}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Future can't be pickled: pass its value with result(), or give the future itself to a task, "
+            "which waits for it"
+        )
+
+    # -- for the rooms above ----------------------------------------------------------------------------------------
+
+    def ended(self) -> Outcome | None:
+        """Return how the call ended, None if it has not."""
+        end: Any = self.__dict__.get("_end")
+        if type(end) is tuple:
+            return cast(Outcome, end)
+        if end is not None and end.outcome is not None:
+            return cast(Outcome, end.outcome)
+        if self.dispatcher is not None and self.dispatcher.era != era():
+            # The cell is overwritten: at the fork, a thread that is no more may have held the lock of a `Watch`.
+            forked: Outcome = (None, ForkedError(), None)
+            self.__dict__["_end"] = forked
+            return forked
+        return None
+
+    def end_with(self, outcome: Outcome) -> list[Any] | None:
+        """Publish *outcome*; return who is to be told, None if the future had ended already."""
+        fields = self.__dict__
+        fields.pop("_work", None)
+        end = fields.setdefault("_end", outcome)
+        if end is outcome:
+            return []
+        if type(end) is tuple or not end.end(self, outcome):
+            return None
+        return cast("list[Any]", end.drain())
+
+    def add(self, entry: object) -> bool:
+        """Register *entry*; False if the future has ended, and the caller has to act on it itself."""
+        if self.ended() is not None:
+            return False
+        end = self.__dict__.setdefault("_end", Watch())
+        return type(end) is not tuple and end.add(entry)
+
+    def remove(self, entry: object) -> bool:
+        """Take *entry* back; False if it has been taken."""
+        end = self.__dict__.get("_end")
+        return type(end) is Watch and end.remove(entry)
+
+    def outcome(self, timeout: float | None = None) -> Outcome:
+        """Wait for the end and return it."""
+        outcome = self.ended()
+        if outcome is None:
+            worker = this.worker
+            came = worker.wait(self, timeout) if worker is not None else self.sleep(timeout)
+            outcome = self.ended() if came else None
+            if outcome is None:
+                raise TimeoutError
+        return outcome
+
+    def sleep(self, timeout: float | None) -> bool:
+        """
+        Block this thread until the future has ended; False if *timeout* seconds came first. For engines.
+
+        `result` does the same where it may; a worker of a pool first looks for something better to do.
+        """
+        lock = threading.Lock()
+        lock.acquire()
+        if not self.add(lock):
+            return True
+        came = False
+        try:
+            if timeout is None:
+                came = lock.acquire()
+            else:
+                came = lock.acquire(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX))
+        finally:
+            # On a timeout, or an interrupt: if the entry is gone, the future has ended meanwhile.
+            if not came:
+                came = not self.remove(lock)
+        return came
+
+    # -- the standard library's fields, derived: `wait`, `as_completed` and asyncio read them ---------------------
+
+    @property
+    def _state(self) -> str:  # type: ignore[override]  # derived here, stored there
+        outcome = self.ended()
+        if outcome is not None:
+            return "CANCELLED_AND_NOTIFIED" if outcome[1] is CANCELLED else "FINISHED"
+        return "PENDING" if "_work" in self.__dict__ else "RUNNING"
+
+    @property
+    def _result(self) -> T | None:  # type: ignore[override]  # derived here, stored there
+        outcome = self.ended()
+        return None if outcome is None else outcome[0]
+
+    @property
+    def _exception(self) -> BaseException | None:  # type: ignore[override]  # derived here, stored there
+        outcome = self.ended()
+        return None if outcome is None or outcome[1] is CANCELLED else outcome[1]
+
+    @property
+    def _condition(self) -> threading.Condition:  # type: ignore[override]  # made here when first asked for
+        return self._watched().condition
+
+    @property
+    def _waiters(self) -> list[StandardWaiter]:  # type: ignore[override]  # made here when first asked for
+        return self._watched().waiters
+
+    def _watched(self) -> Watch:
+        """Return the one `Watch` of this future; one that ended unwatched gets one that tells so."""
+        self.ended()
+        end: Any = self.__dict__.setdefault("_end", Watch())
+        if type(end) is tuple:
+            end = self.__dict__.setdefault("_late", Watch(cast(Outcome, end)))
+        return cast(Watch, end)

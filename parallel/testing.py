@@ -1,0 +1,3 @@
+"""
+What a test-suite needs: inline mode and the pytest fixtures.
+"""

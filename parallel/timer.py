@@ -1,0 +1,3 @@
+"""
+The one timer thread: timeouts, waiting between attempts, rates.
+"""
