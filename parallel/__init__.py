@@ -8,7 +8,8 @@
 
     page = fetch("https://www.python.org").result()
 
-Names are handed on lazily (PEP 562): importing the package loads none of its rooms, starts no thread, reads no file.
+Names are handed on lazily (PEP 562): importing the package loads hardly any of its rooms, starts no thread and reads no
+file.
 """
 
 from __future__ import annotations
@@ -19,20 +20,96 @@ from typing import TYPE_CHECKING, Final
 from parallel.context import Home, registry_source
 
 if TYPE_CHECKING:
-    from parallel.combine import as_completed, first, gather, race, settle, wait
-    from parallel.errors import ParallelError
+    from parallel.call import result_of, unresolved
+    from parallel.combine import Settled, as_completed, first, gather, race, settle, wait
+    from parallel.deaths import WorkerDiedError
+    from parallel.errors import (
+        ConfigError,
+        DeadlockError,
+        ForkedError,
+        ParallelError,
+        PoolBrokenError,
+        PoolShutdownError,
+        RemoteError,
+        SerializationError,
+        StarvationError,
+        UnknownPoolError,
+        UnsuitableFunctionError,
+    )
     from parallel.futures import Future, completed, failed
+    from parallel.mapping import ParallelMap, parallel_map
+    from parallel.pools.base import Pool, PoolStats
+    from parallel.pools.inline import InlinePool
+    from parallel.pools.loop import LoopPool
+    from parallel.pools.process.pool import ProcessPool
+    from parallel.pools.thread import ThreadPool
+    from parallel.registry import Registry, configure, using
+    from parallel.streams import MapFuture
+    from parallel.tasks import Task, task
 
 __version__: Final = "0.1.0"
 
-_ROOMS: Final = {
-    "errors": ["ParallelError"],
-    "futures": ["Future", "completed", "failed"],
-    "combine": ["as_completed", "first", "gather", "race", "settle", "wait"],
-}
-_ROOM_OF: Final = {name: room for room, names in _ROOMS.items() for name in names}
+__all__ = [
+    "ConfigError",
+    "DeadlockError",
+    "ForkedError",
+    "Future",
+    "InlinePool",
+    "LoopPool",
+    "MapFuture",
+    "ParallelError",
+    "ParallelMap",
+    "Pool",
+    "PoolBrokenError",
+    "PoolShutdownError",
+    "PoolStats",
+    "ProcessPool",
+    "Registry",
+    "RemoteError",
+    "SerializationError",
+    "Settled",
+    "StarvationError",
+    "Task",
+    "ThreadPool",
+    "UnknownPoolError",
+    "UnsuitableFunctionError",
+    "WorkerDiedError",
+    "as_completed",
+    "completed",
+    "configure",
+    "failed",
+    "first",
+    "gather",
+    "parallel_map",
+    "race",
+    "result_of",
+    "settle",
+    "task",
+    "unresolved",
+    "using",
+    "wait",
+]
 
-__all__ = ["ParallelError"]
+_ROOMS: Final = {
+    "errors": "ConfigError DeadlockError ForkedError ParallelError PoolBrokenError PoolShutdownError RemoteError "
+    "SerializationError StarvationError UnknownPoolError UnsuitableFunctionError",
+    "deaths": "WorkerDiedError",
+    "futures": "Future completed failed",
+    "combine": "Settled as_completed first gather race settle wait",
+    "call": "result_of unresolved",
+    "pools.base": "Pool PoolStats",
+    "pools.inline": "InlinePool",
+    "pools.thread": "ThreadPool",
+    "pools.loop": "LoopPool",
+    "pools.process.pool": "ProcessPool",
+    "registry": "Registry configure using",
+    "streams": "MapFuture",
+    "tasks": "Task task",
+    "mapping": "ParallelMap parallel_map",
+}
+"""Where each name lives, room by room, ground to roof."""
+
+_ROOM_OF: Final = {name: room for room, names in _ROOMS.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> object:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     from asyncio import Runner
-    from concurrent.futures import Executor, Future
+    from concurrent.futures import Executor
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class Dispatcher(Protocol):
 class Waiter(Protocol):
     """How a worker thread waits for a future: by running it itself, or by lending its place to a spare worker."""
 
-    def wait(self, future: Future[Any], timeout: float | None) -> bool:
+    def wait(self, future: Any, timeout: float | None) -> bool:
         """Return once *future* has ended; False if *timeout* seconds came first (None: no limit)."""
         ...
 
@@ -120,6 +120,7 @@ def era() -> int:
 def _next_era() -> None:
     global _era
     _era += 1
+    this.worker = None  # its pool stayed in the parent
 
 
 if hasattr(os, "register_at_fork"):

@@ -44,10 +44,12 @@ class Feed:
 
     Attributes:
         adopts: The target's own function has run; it only waits for the source.
+        selects: The target may end before its sources: those that then serve nobody else are cancelled.
     """
 
     __slots__ = ("source", "target")
     adopts = True
+    selects = False
 
     def __init__(self, source: concurrent.futures.Future[Any], target: State[Any]) -> None:
         self.source = source
@@ -359,11 +361,11 @@ def serves_only(feed: Feed) -> bool:
     if not is_ours(source):
         return True
     end = source.__dict__.get("_end")
-    return type(end) is Watch and end.feeds_only(feed)
+    return end is None or (type(end) is Watch and end.feeds_only(feed))
 
 
 def release(future: State[Any]) -> None:
-    """Untie an ended *future* from what fed it; if it was cancelled, cancel what fed nothing else, up the chain."""
+    """Untie an ended *future* from what fed it; if it needs no more, cancel what fed nothing else, up the chain."""
     ended = [future]
     while ended:
         future = ended.pop()
@@ -371,7 +373,7 @@ def release(future: State[Any]) -> None:
         if not feeds:
             continue
         future.feeds = ()
-        if not future.cancelled():
+        if not (feeds[0].selects or future.cancelled()):
             continue
         for feed in feeds:
             source = feed.source

@@ -61,6 +61,11 @@ class State(concurrent.futures.Future[T]):
         """Start the call: hand its work to the first who asks, None to others. For engines."""
         return self.__dict__.pop("_work", None)
 
+    def is_queued_at(self, dispatcher: Dispatcher) -> bool:
+        """Tell whether this is a call that waits for a worker of *dispatcher*. For engines."""
+        work: object = self.__dict__.get("_work")
+        return self.dispatcher is dispatcher and type(work) is tuple and work is not BARE
+
     # -- looking ----------------------------------------------------------------------------------------------------
 
     def done(self) -> bool:

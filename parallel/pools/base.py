@@ -87,6 +87,10 @@ class Engine(ABC):
     def stats(self) -> PoolStats:
         """Count the workers and the calls."""
 
+    @abstractmethod
+    def abandon(self) -> None:
+        """In a forked child: let go of what belongs to the parent. Never waits."""
+
     def owns_this_thread(self) -> bool:
         """Tell whether the current thread is one of its workers: then it can't be waited for."""
         return False
@@ -158,6 +162,10 @@ class Pool(concurrent.futures.Executor):
             if wait and not engine.owns_this_thread():
                 engine.join()
 
+    def owns_this_thread(self) -> bool:
+        """Tell whether the current thread is one of its workers."""
+        return self._engine is not None and self._engine.owns_this_thread()
+
     def stats(self) -> PoolStats:
         """Return what the pool does at this moment."""
         engine = self._engine
@@ -199,19 +207,14 @@ def check_initializer(initializer: object) -> None:
         raise TypeError(f"initializer must be callable or None, found {initializer!r}")
 
 
-def cpus() -> int:
-    """Count the CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0)) or 1
-    return os.cpu_count() or 1
-
-
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
     """Give each pool a fresh engine: the threads, processes and sockets of the old one belong to the parent."""
+    for engine in list(_engines):
+        engine.abandon()
     _engines.clear()
     for pool in list(_pools):
         pool._renew()  # pyright: ignore[reportPrivateUsage]  # same module

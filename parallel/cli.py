@@ -1,0 +1,155 @@
+"""
+The command line: `python -m parallel check [FILE]` reads a configuration and shows it, or every mistake in it.
+
+Statuses: 0 right, 1 mistakes (told on standard error), 2 wrong usage, 130 after Ctrl-C, 141 when the reader of the
+output has gone away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from parallel.config import Config, PoolConfig, built_in, find, load
+from parallel.errors import ConfigError
+from parallel.options import TaskOptions, key_path
+
+_INTERRUPTED = 128 + 2  # as a shell tells of SIGINT
+_PIPE_CLOSED = 128 + 13  # and of SIGPIPE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run one command.
+
+    Args:
+        argv: The arguments after the program's name, None for those of this process.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        SystemExit: After `--help` and `--version` (status 0), and on wrong arguments (status 2).
+    """
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still unwritten goes nowhere
+        return _PIPE_CLOSED
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help(sys.stderr)
+        return 2
+    return _check(arguments.file)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from parallel import __version__
+
+    parser = argparse.ArgumentParser("python -m parallel", description="Look at a configuration of `parallel`.")
+    parser.add_argument("--version", action="version", version=f"parallel {__version__}")
+    commands = parser.add_subparsers(dest="command", title="commands")
+    about = "read a configuration, show its pools and task rules, or every mistake in it"
+    check = commands.add_parser("check", help=about, description=about[0].upper() + about[1:] + ".")
+    what = "a parallel.toml or pyproject.toml; without it, the one that programs started here would find"
+    check.add_argument("file", nargs="?", metavar="FILE", help=what)
+    return parser
+
+
+def _check(file: str | None) -> int:
+    """
+    Read a file, or what is found without one, and show what it says.
+    """
+    path = file or find()
+    try:
+        config = built_in() if path is None else load(path)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if path is None:
+        _say(f"No configuration: $PARALLEL_CONFIG isn't set, and from {os.getcwd()} upward there is no parallel.toml,")
+        _say("and no pyproject.toml with a table [tool.parallel]. Programs started here have the built-in pools:")
+    else:
+        named = " (named by $PARALLEL_CONFIG)" if not file and os.environ.get("PARALLEL_CONFIG") else ""
+        _say(f"{config.source}{named}: no mistakes")
+    _show(("Pool", "Kind", "Options"), list(_pools(config)))
+    if config.tasks:
+        _show(("Tasks", "Options"), list(_rules(config)))
+        _say("\nIf several rules match a task, the most specific one that says an option wins.")
+    else:
+        _say("\nNo rules for tasks.")
+    return 0
+
+
+def _pools(config: Config) -> Iterator[tuple[str, ...]]:
+    for name, pool in config.pools.items():
+        yield key_path(name), pool.kind, _said(pool, pool.arguments())
+
+
+def _rules(config: Config) -> Iterator[tuple[str, ...]]:
+    for pattern, options in config.tasks.items():
+        yield key_path(pattern), _said(options, {})
+
+
+def _said(options: PoolConfig | TaskOptions, resolved: dict[str, object]) -> str:
+    """
+    Write the options that differ from their defaults, with what they come to on this machine.
+    """
+    said = attrs.asdict(options, recurse=False, filter=lambda option, value: value != option.default)
+    here = {name: resolved.get(name, value) for name, value in said.items()}
+    parts = [f"{name} = {value!r}" + f" ({here[name]} here)" * (here[name] != value) for name, value in said.items()]
+    return ", ".join(parts) or "(defaults)"
+
+
+def _show(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """
+    Print a table: drawn by rich on a terminal, if it is installed, else as aligned text.
+    """
+    print()
+    rows = [tuple(map(_writable, row)) for row in rows]
+    if not (sys.stdout.isatty() and _drawn(heads, rows)):
+        widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+        for row in (heads, *rows):
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _drawn(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> bool:
+    """
+    Draw a table with rich; False if it isn't installed.
+    """
+    try:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+    except ImportError:
+        return False
+    table = Table(*heads)
+    for row in rows:
+        table.add_row(*(Text(cell, overflow="fold") for cell in row))  # Text: `[...]` is no markup here
+    Console().print(table)
+    return True
+
+
+def _say(line: str) -> None:
+    print(_writable(line))
+
+
+def _writable(text: str) -> str:
+    """
+    Escape what the encoding of standard output doesn't have.
+    """
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)

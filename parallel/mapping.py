@@ -1,0 +1,176 @@
+"""
+`@parallel_map` and `ParallelMap[P, R]`: a function of one item, declared to be called with many.
+
+    thumbnail(paths) ──▶ one call per item ──▶ MapFuture: the list of all values, or one by one, in input order
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Coroutine, Iterable
+from inspect import iscoroutinefunction
+from types import CoroutineType
+from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
+
+from parallel.context import Declared
+from parallel.futures import Future
+from parallel.streams import MapFuture, map_eagerly
+from parallel.tasks import Task, resolve, task
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+S = TypeVar("S")
+T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
+A_contra = TypeVar("A_contra", contravariant=True)
+B_contra = TypeVar("B_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
+
+class OfOne(Protocol[A_contra, T]):
+    """What maps over one iterable: it can be called with one item."""
+
+    def submit(self, item: A_contra, /) -> Future[T]:
+        """Call the function with one item."""
+        ...
+
+
+class OfTwo(Protocol[A_contra, B_contra, T]):
+    """What maps over two iterables: it can be called with an item of each."""
+
+    def submit(self, item: A_contra, other: B_contra, /) -> Future[T]:
+        """Call the function with one pair of items."""
+        ...
+
+
+class MapMethod(Protocol[A_contra, Q, R_co]):
+    """What binds to an object: a map whose function takes it first."""
+
+    def local_one(self, obj: A_contra, /, *args: Q.args, **kwargs: Q.kwargs) -> R_co:
+        """Run the function here and now."""
+        ...
+
+
+class ParallelMap(Declared, Generic[P, R]):
+    """
+    A function declared to run over many items, each in a call of its own.
+
+    Args:
+        task: The task of one item.
+
+    Attributes:
+        task: The same.
+    """
+
+    def __init__(self, task: Task[P, R]) -> None:
+        functools.update_wrapper(cast(Any, self), task.__wrapped__)
+        self.__wrapped__ = task.__wrapped__
+        self.task = task
+
+    @property
+    def name(self) -> str:
+        """Its name, `module:qualname`, what `[tasks."…"]` patterns are matched with."""
+        return self.task.name
+
+    @overload
+    def __call__(self: OfOne[A, T], items: Iterable[A], /) -> MapFuture[T]: ...
+    @overload
+    def __call__(self: OfTwo[A, B, T], items: Iterable[A], more: Iterable[B], /) -> MapFuture[T]: ...
+    def __call__(self: Any, *iterables: Iterable[Any]) -> MapFuture[Any]:
+        """
+        Call the function with each item, or each tuple of items of several iterables; the shortest ends it.
+
+        Returns:
+            The future of the list of all values, in input order; iterating it yields them as they come. The first
+            item that fails fails the whole.
+
+        Raises:
+            What an iterable raises, and what calling the task raises.
+        """
+        return map_eagerly(self.submit, iterables)
+
+    @overload  # pyright infers CoroutineType for `async def`, mypy Coroutine
+    def submit(self: ParallelMap[P, CoroutineType[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
+    @overload
+    def submit(self: ParallelMap[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
+    @overload
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
+    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Call the function with one item, as a task is called."""
+        return self.task(*args, **kwargs)
+
+    def local_one(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the plain function on one item, here and now."""
+        return self.task.local(*args, **kwargs)
+
+    def local(self, *iterables: Iterable[Any]) -> list[R]:
+        """Run the plain function over the items here and now, one after the other."""
+        one: Callable[..., R] = self.task.local
+        return [one(*items) for items in zip(*iterables, strict=False)]
+
+    def options(self, *, pool: str | None = None) -> Self:
+        """
+        Make the same map with other options; they win over the configuration.
+
+        Args:
+            pool: The pool to run in; None: as before.
+        """
+        return type(self)(self.task.options(pool=pool))
+
+    @overload  # over a class method, by way of the class
+    def __get__(self: MapMethod[type[S], Q, T], obj: None, owner: type[S]) -> ParallelMap[Q, T]: ...
+    @overload  # by way of the class
+    def __get__(self, obj: None, owner: type | None = None) -> Self: ...
+    @overload  # over a class method, by way of an object
+    def __get__(self: MapMethod[type[S], Q, T], obj: S, owner: type | None = None) -> ParallelMap[Q, T]: ...
+    @overload
+    def __get__(self: MapMethod[S, Q, T], obj: S, owner: type | None = None) -> ParallelMap[Q, T]: ...
+    @overload  # over a static method
+    def __get__(self, obj: object, owner: type | None = None) -> Self: ...
+    def __get__(self, obj: Any, owner: type | None = None) -> Any:
+        """Bind the map to an object, as a function is."""
+        bound: Any = self.task.__get__(obj, owner)
+        return self if bound is self.task else ParallelMap(bound)
+
+    def __repr__(self) -> str:
+        return f"<ParallelMap {self.name}>"
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        qualname: str = cast(Any, self).__qualname__
+        if resolve(self.__module__, qualname) is self:
+            return qualname
+        return type(self), (self.task,)
+
+
+class MapDecorator(Protocol):
+    """What `parallel_map(...)` with options returns."""
+
+    def __call__(self, fn: Callable[P, R], /) -> ParallelMap[P, R]: ...
+
+
+@overload
+def parallel_map(fn: Callable[P, R], /) -> ParallelMap[P, R]: ...
+@overload
+def parallel_map(*, pool: str | None = None) -> MapDecorator: ...
+def parallel_map(fn: Any = None, /, *, pool: str | None = None) -> Any:
+    """
+    Declare a function of one item: calling it with an iterable calls it with each item, and returns a `MapFuture`.
+
+    Works with and without parentheses, on all that `task` works on.
+
+    Args:
+        fn: The function; of several iterables it gets one item each.
+        pool: The pool to run in, by name; None: `processes`, and `loop` for `async def`. The configuration's
+            `[tasks."module:qualname"]` wins over it.
+    """
+    if fn is None:
+        return functools.partial(_declare, pool=pool)
+    return _declare(fn, pool=pool)
+
+
+def _declare(fn: Any, /, *, pool: str | None) -> ParallelMap[..., Any]:
+    plain = getattr(fn, "__func__", fn)
+    declare: Any = task(pool=pool or ("loop" if iscoroutinefunction(plain) else "processes"))
+    return ParallelMap(declare(fn))

@@ -1,0 +1,435 @@
+"""
+Kind `thread`: runs calls in this process, on at most `max_workers` threads.
+
+    submit() ──▶ _queue (FIFO) ──▶ worker thread ──▶ Future: value or error ──▶ what follows, on the same thread
+
+    a worker that waits for a future ──▶ runs it itself if it is queued here (helping)
+                                     └─▶ else lends its place to a spare worker until it goes on
+
+Guarantees:
+- Calls start in submission order and finish in any order. A thread is started only when no worker is idle.
+- A running call is never killed.
+- Waiting inside a call can't starve the pool: it helps or lends, up to `MAX_LENT`, then raises.
+- `shutdown()` may be called twice, and from a worker; with wait=True every other worker has exited on return.
+
+State: `_workers`, `_lent`, `_closed`, `_broken` are changed under `_lock`, which is re-entrant: a signal handler or a
+`__del__` may submit while it is held. `_queue` guards itself. `_idle` is changed by single atomic steps, by the worker
+itself and by whoever claims it with `popitem`. User code never runs while `_lock` is held.
+
+Source: the idea of the worker loop, CPython 3.11 `concurrent/futures/thread.py`; lending a place, Java's
+`ForkJoinPool.ManagedBlocker`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable
+from contextvars import copy_context
+from queue import Empty, SimpleQueue
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, TypeVar
+
+from parallel.config import cpus
+from parallel.context import Dispatcher, Step, plain_function, this
+from parallel.coroutines import close_loop
+from parallel.delivery import settle
+from parallel.errors import PoolBrokenError, PoolShutdownError, StarvationError
+from parallel.futures import Future
+from parallel.pools.base import Engine, Pool, PoolStats, check_initializer, check_workers
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+LOGGER = logging.getLogger("parallel")
+
+MAX_LENT: Final = 256
+"""Spare workers at a time. A thread costs some 100 KB; who waits deeper than this has a runaway recursion."""
+
+MAX_HELP: Final = 16
+"""How deep a worker runs awaited calls on its own stack: each level takes some of Python's 1,000 frames."""
+
+
+class ThreadPool(Pool):
+    """
+    A pool of threads; an `Executor` as `concurrent.futures.ThreadPoolExecutor` is, and with its arguments.
+
+    Args:
+        max_workers: Threads at most; None: 4 more than the CPUs that the process may use, 32 at most.
+        thread_name_prefix: What the threads are called; empty: after the pool.
+        initializer: Called at the start of each worker thread. If it raises, the pool is broken.
+        initargs: What it is called with.
+        name: The pool's name, for messages.
+        callbacks: Who runs what follows a call where the workers can't; None: the registry's callback threads.
+    """
+
+    kind: ClassVar[str] = "thread"
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        name: str = "",
+        callbacks: Dispatcher | None = None,
+    ) -> None:
+        check_initializer(initializer)
+        self._max_workers = check_workers(max_workers, min(32, cpus() + 4))
+        self._prefix = thread_name_prefix or f"parallel-{name or 'thread'}"
+        self._initializer = (initializer, initargs)
+        super().__init__(name, callbacks)
+
+    def _new_engine(self) -> Crew:
+        self._crew = Crew(self.label, self._max_workers, self._prefix, *self._initializer)
+        return self._crew
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run `fn(*args, **kwargs)` on a worker thread; see `Pool.submit`."""
+        crew = self._crew
+        plain = fn if type(fn) is FunctionType else plain_function(fn)
+        future: Future[T] = Future((plain, args, kwargs, copy_context()), crew)
+        crew.accept(future)
+        return future
+
+
+class Crew(Engine):
+    """The engine of a thread pool: one queue, and the workers that take from it. A `Dispatcher` too."""
+
+    def __init__(
+        self,
+        label: str,
+        max_workers: int,
+        prefix: str,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+    ) -> None:
+        self.label = label
+        self.initializer = initializer
+        self.initargs = initargs
+        self._prefix = prefix
+        self._limit = max_workers
+        self._queue: SimpleQueue[Step] = SimpleQueue()
+        self._lock = threading.RLock()
+        self._quiet = threading.Condition(self._lock)
+        self._workers: dict[Worker, None] = {}  # by age
+        self._leaving: list[threading.Thread] = []  # out of `_workers`, perhaps not yet ended
+        self._idle: dict[Worker, None] = {}  # about to sleep, or asleep, and claimed by nobody
+        self._lent = 0  # workers that wait inside a call, and may be replaced
+        self._closed = False
+        self._broken: BaseException | None = None  # what the initializer raised
+        self._names = itertools.count()
+        # Accepted steps are numbered, so that `idle` can compare them with the ended ones; looking takes a number too.
+        self._number = itertools.count().__next__
+        self._looks = 0
+        self._left_done = 0  # steps ended by workers that have left, or dropped
+        self._watchers = 0  # threads in `idle`, to be told when a worker runs dry
+        super().__init__()
+
+    # -- taking calls -------------------------------------------------------------------------------------------------
+
+    def accept(self, future: Future[Any]) -> None:
+        """
+        Queue a call.
+
+        Raises:
+            PoolShutdownError: The pool has been shut down.
+            PoolBrokenError: Its initializer failed.
+        """
+        if self._refuses():
+            raise self._refusal()
+        self._number()
+        self._queue.put(future)
+        self._wake()
+        if self._refuses() and future.take_work() is not None:
+            raise self._refusal()  # closed meanwhile, and perhaps no worker will come for it
+
+    def dispatch(self, step: Step) -> None:
+        """Queue what follows a call; taken after `close` too, as long as a worker is there."""
+        with self._lock:
+            if (self._closed and not self._workers) or self._broken is not None:
+                raise PoolShutdownError(self.label)
+            self._number()
+            self._queue.put(step)
+        self._wake()
+
+    def _refuses(self) -> bool:
+        return self._closed or self._broken is not None
+
+    def _refusal(self) -> Exception:
+        if self._broken is None:
+            return PoolShutdownError(self.label)
+        return self._broken_error()
+
+    def _broken_error(self) -> PoolBrokenError:
+        error = PoolBrokenError(self.label, f"its initializer raised {self._broken!r}")
+        error.__cause__ = self._broken
+        return error
+
+    def _wake(self) -> None:
+        """See that somebody comes for what was just queued."""
+        if self._idle:
+            try:
+                self._idle.popitem()
+            except KeyError:
+                pass  # another caller was faster
+            else:
+                return
+        if len(self._workers) < self._limit + self._lent:
+            self._hire()
+
+    def _hire(self) -> None:
+        """Start a worker if there is room for one."""
+        with self._lock:
+            if len(self._workers) >= self._limit + self._lent:
+                return
+            worker = Worker(self)
+            thread = threading.Thread(target=worker.run, name=f"{self._prefix}_{next(self._names)}")
+            self._workers[worker] = None
+            try:
+                thread.start()
+            except BaseException:
+                del self._workers[worker]
+                if not self._workers:
+                    raise
+                LOGGER.warning("%s could not start one more thread; it goes on with %d", self.label, len(self._workers))
+                return
+            worker.thread = thread
+
+    # -- what workers ask ---------------------------------------------------------------------------------------------
+
+    def next_step(self, worker: Worker) -> Step:
+        """Wait for something to do."""
+        if self._queue.empty():
+            if self._watchers:
+                self._tell_watchers()
+            self._idle[worker] = None
+        step = self._queue.get()
+        self._idle.pop(worker, None)
+        return step
+
+    def leave(self, worker: Worker, *, if_surplus: bool = False) -> bool:
+        """Strike *worker* off, if it has nothing left to do; True if it is to end."""
+        with self._lock:
+            if if_surplus:
+                if len(self._workers) <= self._limit + self._lent:
+                    return False
+            elif not self._queue.empty():
+                self._queue.put(_GO_HOME)  # behind the calls that are left
+                return False
+            self._strike_off(worker)
+            if self._closed and self._workers:
+                self._queue.put(_GO_HOME)  # for the next one
+            self._quiet.notify_all()
+        return True
+
+    def _strike_off(self, worker: Worker) -> None:
+        del self._workers[worker]
+        self._left_done += worker.done
+        self._leaving = [thread for thread in self._leaving if thread.is_alive()]
+        if worker.thread is not None:
+            self._leaving.append(worker.thread)
+
+    def lend(self) -> None:
+        """
+        Make room for a spare worker, as one is about to wait inside a call.
+
+        Raises:
+            StarvationError: There are too many spare workers already.
+        """
+        with self._lock:
+            if self._lent >= MAX_LENT:
+                raise StarvationError(self.label, self._lent)
+            self._lent += 1
+        if not self._queue.empty():
+            self._wake()
+
+    def unlend(self) -> None:
+        """Take the place back; a worker too many leaves when it is idle."""
+        with self._lock:
+            self._lent -= 1
+            if len(self._workers) > self._limit + self._lent:
+                self._queue.put(_GO_HOME_IF_SURPLUS)
+
+    def break_down(self, error: BaseException) -> None:
+        """Refuse and fail everything, as the initializer raised *error*."""
+        with self._lock:
+            if self._broken is None:
+                self._broken = error
+        for step in self._drain():
+            if is_call(step):
+                settle(step, (None, self._broken_error(), None), self)
+            else:
+                step.run_on(self)
+
+    def _drain(self) -> list[Step]:
+        """Take everything out of the queue."""
+        steps: list[Step] = []
+        try:
+            while True:
+                steps.append(self._queue.get_nowait())
+        except Empty:
+            return steps
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def close(self, cancel_futures: bool) -> None:
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                if self._workers:
+                    self._queue.put(_GO_HOME)
+        if cancel_futures:
+            self._cancel_queued()
+
+    def _cancel_queued(self) -> None:
+        """Cancel the queued calls; what follows calls that have ended stays."""
+        steps = self._drain()
+        with self._lock:
+            for step in steps:
+                if is_call(step):
+                    self._left_done += 1
+                else:
+                    self._queue.put(step)
+        for step in steps:
+            if is_call(step):
+                step.cancel()
+
+    def join(self) -> None:
+        with self._quiet:
+            while self._workers:
+                self._quiet.wait()
+            leaving = list(self._leaving)
+        for thread in leaving:
+            thread.join()
+
+    def idle(self) -> int:
+        with self._quiet:
+            self._watchers += 1
+            try:
+                while True:
+                    # In this order: if the two are equal, there was nothing to do when the first was read.
+                    done = self._done()
+                    if done == self._accepted():
+                        return done
+                    self._quiet.wait()
+            finally:
+                self._watchers -= 1
+
+    def _tell_watchers(self) -> None:
+        with self._quiet:
+            self._quiet.notify_all()
+
+    def _done(self) -> int:
+        with self._lock:
+            return self._left_done + sum(worker.done for worker in self._workers)
+
+    def _accepted(self) -> int:
+        with self._lock:
+            number = self._number() - self._looks
+            self._looks += 1
+            return number
+
+    def stats(self) -> PoolStats:
+        with self._lock:
+            done = self._done()
+            queued = min(self._queue.qsize(), max(self._accepted() - done, 0))
+            return PoolStats(
+                workers=len(self._workers), queued=queued, running=max(self._accepted() - done - queued, 0), done=done
+            )
+
+    def owns_this_thread(self) -> bool:
+        worker = this.worker
+        return isinstance(worker, Worker) and worker.crew is self
+
+    def abandon(self) -> None:
+        """In a forked child: a worker that forked inside a call must not go on with the parent's queue."""
+        self._drain()
+        self._closed = True
+        self._workers = dict.fromkeys(worker for worker in self._workers if worker is this.worker)
+        self._lock = threading.RLock()
+        self._quiet = threading.Condition(self._lock)
+        self._queue.put(_GO_HOME)
+
+
+class Worker:
+    """
+    One thread of a crew, and how it waits.
+
+    Attributes:
+        done: Steps that it has ended; written by itself alone.
+    """
+
+    __slots__ = ("_depth", "crew", "done", "thread")
+
+    def __init__(self, crew: Crew) -> None:
+        self.crew = crew
+        self.done = 0
+        self.thread: threading.Thread | None = None
+        self._depth = 0
+
+    def run(self) -> None:
+        """Take steps and run them until sent home."""
+        this.worker = self
+        crew = self.crew
+        try:
+            if crew.initializer is not None:
+                crew.initializer(*crew.initargs)
+        except BaseException as error:
+            crew.break_down(error)
+        while True:
+            step = crew.next_step(self)
+            if isinstance(step, _GoHome):
+                if crew.leave(self, if_surplus=step.if_surplus):
+                    break
+                continue
+            try:
+                step.run_on(crew)
+            except BaseException:
+                LOGGER.exception("%s: a step got out of hand; the worker goes on", crew.label)
+            del step  # a call must not live until the next one comes
+            self.done += 1
+        close_loop()
+
+    def wait(self, future: Future[Any], timeout: float | None) -> bool:
+        """Wait for *future*: run it if it is queued here, else lend this place; see `Waiter`."""
+        crew = self.crew
+        if timeout is None and self._depth < MAX_HELP and future.is_queued_at(crew):
+            self._depth += 1
+            try:
+                future.run_on(crew)
+            finally:
+                self._depth -= 1
+            if future.done():
+                return True
+        crew.lend()
+        try:
+            return future.sleep(timeout)
+        finally:
+            crew.unlend()
+
+
+def is_call(step: Step) -> TypeIs[Future[Any]]:
+    """Tell a queued call from what follows one."""
+    return isinstance(step, Future)
+
+
+class _GoHome:
+    """Tells a worker to end."""
+
+    __slots__ = ("if_surplus",)
+
+    def __init__(self, *, if_surplus: bool) -> None:
+        self.if_surplus = if_surplus
+
+    def run_on(self, here: Dispatcher) -> None:
+        """Nothing is left to run for a worker that has gone."""
+
+
+_GO_HOME: Final = _GoHome(if_surplus=False)
+_GO_HOME_IF_SURPLUS: Final = _GoHome(if_surplus=True)

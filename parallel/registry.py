@@ -1,0 +1,352 @@
+"""
+The registry: owns the named pools, opens each on first use, shuts them down, runs the callbacks.
+
+    a task ──▶ current registry ──▶ options of the task ──▶ pool, opened if it is not ──▶ submit
+
+Guarantees:
+- A pool is opened once, whoever asks first; opening starts no thread and no process: the first call does.
+- `shutdown` runs accepted chains dry, their later stages too, before it closes the pools.
+- A forked child has the same configuration and no open pool.
+
+State: `_pools`, `_callbacks` and `_state` of a registry, guarded by its `_lock`; the program's default registry,
+guarded by `_default_lock`. No user code runs while one of them is held. Nothing else in the library remembers
+anything between calls; `reset` forgets it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from contextvars import Token
+from importlib import import_module
+from types import TracebackType
+from typing import Any, Final, Self, cast
+
+import parallel.config
+from parallel import context
+from parallel.config import Config, PoolConfig, cpus
+from parallel.context import REGISTRY, Home, registry_source
+from parallel.errors import ConfigError, PoolShutdownError, UnknownPoolError
+from parallel.options import TaskOptions
+from parallel.pools import KINDS
+from parallel.pools.base import Pool
+from parallel.pools.thread import Crew
+
+_CALLBACK_THREADS: Final = min(32, cpus() + 4)
+"""As many as a thread pool has by default: callbacks are short or wait, and a waiting one lends its place."""
+
+
+class Registry:
+    """
+    Named pools and the rules that route tasks to them; a context manager.
+
+    In a `with` block it is the current registry: the tasks called there, and in what they call, go to its pools; at
+    the end of the block it is shut down, after an interrupt with *cancel_futures*.
+
+    Args:
+        source: A mapping as a TOML file would hold it, the path of a TOML file, or None: what is found from the
+            working directory upward, read when the first pool is asked for.
+
+    Raises:
+        ConfigError: The configuration can't be used; it tells every mistake.
+    """
+
+    def __init__(self, source: str | os.PathLike[str] | Mapping[str, object] | None = None) -> None:
+        self._config = None if source is None else _read(source)
+        self._lock = threading.RLock()
+        self._pools: dict[str, Pool] = {}
+        self._callbacks: Crew | None = None
+        self._shut = False
+        self._drained: threading.Thread | None = None
+        self._entered: list[Token[Home | None]] = []
+        self.edition = object()
+        """Changes when what a task has looked up here is no longer true."""
+        _registries.add(self)
+
+    @classmethod
+    def from_toml(cls, path: str | os.PathLike[str]) -> Self:
+        """Make a registry from a `parallel.toml`, or from the `[tool.parallel]` table of a `pyproject.toml`."""
+        return cls(path)
+
+    @property
+    def config(self) -> Config:
+        """The configuration, found and read now if it was not given."""
+        config = self._config
+        if config is None:
+            config = self._config = parallel.config.discover()
+        return config
+
+    @property
+    def callbacks(self) -> Crew:
+        """The threads that run what follows calls whose own workers can't."""
+        with self._lock:
+            crew = self._callbacks
+            if crew is None:
+                crew = self._callbacks = Crew("the callback threads", _CALLBACK_THREADS, "parallel-callback")
+            return crew
+
+    def pool(self, name: str, /) -> Pool:
+        """
+        Return the pool of that name, opened if it is not.
+
+        Raises:
+            UnknownPoolError: No pool has this name.
+            PoolShutdownError: The registry has been shut down.
+            ConfigError: The configuration, found only now, can't be used.
+        """
+        return self._pools.get(name) or self._open(name)
+
+    def pool_for(self, task: str, declared: TaskOptions, said: TaskOptions) -> Pool:
+        """
+        Return the pool that a task runs in.
+
+        Args:
+            task: Its name, `module:qualname`.
+            declared: What its decorator says.
+            said: What `.options()` says; it wins over the configuration, which wins over the decorator.
+
+        Raises:
+            As `pool` does.
+        """
+        if self._shut:
+            self._check_open()
+        options = said.over(self.config.options_for(task).over(declared))
+        try:
+            return self.pool(cast(str, options.pool))
+        except UnknownPoolError as error:
+            raise UnknownPoolError(error.name, error.known, task) from None
+
+    def _check_open(self) -> None:
+        """Refuse calls from outside after a shutdown; what is accepted may go on calling while it runs dry."""
+        if self._shut and context.this.worker is None:
+            raise PoolShutdownError("the registry")
+
+    def _open(self, name: str) -> Pool:
+        self._check_open()
+        config = self.config.pools.get(name)
+        if config is None:
+            raise UnknownPoolError(name, sorted(self.config.pools))
+        made = _make(name, config, lambda: self.callbacks, self.config.source)
+        with self._lock:
+            pool = self._pools.setdefault(name, made)
+        if pool is not made:
+            made.shutdown(wait=False)  # another thread was faster; this one has started nothing
+        return pool
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """
+        Take no more calls from outside, run what was accepted, with all that is chained to it, and close the pools.
+
+        May be called again. Called by a worker of its own it doesn't wait.
+
+        Args:
+            wait: Return only when all that is done; else it goes on behind.
+            cancel_futures: Cancel what has not been started.
+        """
+        with self._lock:
+            self._shut = True
+            self.edition = object()
+            thread = self._drained
+            if thread is None:
+                thread = threading.Thread(target=self._run_dry, args=(cancel_futures,), name="parallel-shutdown")
+                self._drained = thread
+                thread.start()
+        if cancel_futures:
+            for pool in self._open_pools():
+                pool.shutdown(wait=False, cancel_futures=True)
+        if wait and not self._owns_this_thread():
+            thread.join()
+
+    def _run_dry(self, cancel_futures: bool) -> None:
+        """Wait until nothing is left to do, then close the pools and end the callback threads."""
+        context.this.worker = None
+        done: list[int] | None = None
+        while not cancel_futures and done != (now := self._idle()):
+            done = now
+        for pool in self._open_pools():
+            pool.shutdown(wait=False, cancel_futures=cancel_futures)
+        for pool in self._open_pools():
+            pool.shutdown(wait=True)
+        crew = self._callbacks
+        if crew is not None:
+            crew.idle()
+            crew.close(cancel_futures=False)
+            crew.join()
+
+    def _idle(self) -> list[int]:
+        """
+        Wait for each pool to have nothing to do.
+
+        Returns:
+            How many calls each has ended. Twice the same: nothing went on between, or it would have left a trace.
+        """
+        counts = [pool.idle() for pool in self._open_pools()]
+        return [*counts, self._callbacks.idle()] if self._callbacks is not None else counts
+
+    def _open_pools(self) -> list[Pool]:
+        with self._lock:
+            return list(self._pools.values())
+
+    def _owns_this_thread(self) -> bool:
+        crew = self._callbacks
+        return any(pool.owns_this_thread() for pool in self._open_pools()) or (
+            crew is not None and crew.owns_this_thread()
+        )
+
+    def after_fork_in_child(self) -> None:
+        """Forget the open pools: their workers stayed in the parent."""
+        self._lock = threading.RLock()
+        self._pools = {}
+        self._callbacks = None
+        self._drained = None
+        self.edition = object()
+
+    def __enter__(self) -> Self:
+        self._entered.append(REGISTRY.set(self))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        REGISTRY.reset(self._entered.pop())
+        if not self._entered:
+            self.shutdown(cancel_futures=kind is not None and not issubclass(kind, Exception))
+
+    def __repr__(self) -> str:
+        state = "shut down" if self._shut else "running"
+        source = "not read yet" if self._config is None else self._config.source
+        pools = ", ".join(repr(pool) for pool in self._open_pools()) or "none"
+        return f"<Registry {state} [configuration: {source}; open pools: {pools}]>"
+
+
+def _read(source: str | os.PathLike[str] | Mapping[str, object]) -> Config:
+    if isinstance(source, Mapping):
+        return parallel.config.from_mapping(source)
+    return parallel.config.load(source)
+
+
+def _make(name: str, config: PoolConfig, callbacks: Callable[[], Crew], source: str) -> Pool:
+    """Make the pool that *config* describes; in a worker process, inline instead of more processes."""
+    kind = "inline" if config.kind == "process" and context.in_worker_process else config.kind
+    module, _, attribute = KINDS[kind].partition(":")
+    make: Callable[..., Pool] = getattr(import_module(module), attribute)
+    arguments = config.arguments() if kind == config.kind else {}
+    if isinstance(initializer := arguments.get("initializer"), str):
+        arguments["initializer"] = _resolved(initializer, f"pools.{name}.initializer", source)
+    return make(**arguments, name=name, callbacks=_LateCallbacks(callbacks))
+
+
+def _resolved(import_string: str, key: str, source: str) -> object:
+    """Import what a string of a configuration names."""
+    module, _, path = import_string.partition(":")
+    try:
+        found: object = import_module(module)
+        for attribute in path.split("."):
+            found = getattr(found, attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(source, [f"{key}: expected something to import, found {import_string!r}: {error}"]) from error
+    return found
+
+
+class _LateCallbacks:
+    """The callback threads of a registry, made when the first step comes: a pool that chains nothing needs none."""
+
+    __slots__ = ("_crew", "era")
+
+    def __init__(self, crew: Callable[[], Crew]) -> None:
+        self._crew = crew
+        self.era = context.era()
+
+    def dispatch(self, step: context.Step) -> None:
+        """Queue what follows a call."""
+        self._crew().dispatch(step)
+
+
+_registries: weakref.WeakSet[Registry] = weakref.WeakSet()
+_default: Registry | None = None
+_default_lock = threading.RLock()
+
+
+def default_registry() -> Registry:
+    """Return the program's default registry: the one that `configure` set, or one that finds its configuration."""
+    global _default
+    if _default is None:
+        with _default_lock:
+            if _default is None:
+                _default = Registry()
+    return _default
+
+
+def configure(source: str | os.PathLike[str] | Mapping[str, object] | None = None) -> Registry:
+    """
+    Set the program's default registry. The one before runs what it has accepted, then closes its pools.
+
+    Args:
+        source: A mapping as a TOML file would hold it, the path of a TOML file, or None: search again, from the
+            working directory upward.
+
+    Raises:
+        ConfigError: The configuration can't be used; it tells every mistake, and the registry before stays.
+    """
+    global _default
+    registry = Registry(parallel.config.find() or {} if source is None else source)
+    with _default_lock:
+        before, _default = _default, registry
+    if before is not None:
+        before.shutdown(wait=False)
+    return registry
+
+
+@contextmanager
+def using(source: Registry | str | os.PathLike[str] | Mapping[str, object]) -> Generator[Registry]:
+    """
+    Make a registry the current one for a block.
+
+    Args:
+        source: A registry, which stays open after the block; or what makes one, a mapping or a path, which is shut
+            down at the end.
+    """
+    if not isinstance(source, Registry):
+        with Registry(source) as registry:
+            yield registry
+        return
+    token = REGISTRY.set(source)
+    try:
+        yield source
+    finally:
+        REGISTRY.reset(token)
+
+
+def reset() -> None:
+    """Shut the default registry down and forget it: the next call starts from the configuration files. For tests."""
+    global _default
+    with _default_lock:
+        before, _default = _default, None
+    if before is not None:
+        before.shutdown()
+
+
+def _after_fork_in_child() -> None:
+    global _default_lock
+    _default_lock = threading.RLock()
+    for registry in list(_registries):
+        registry.after_fork_in_child()
+
+
+def _at_exit() -> None:
+    """Run every registry dry, or cancel what is queued after an unhandled Ctrl-C."""
+    last: Any = getattr(sys, "last_type", None)
+    interrupted = last is not None and issubclass(last, KeyboardInterrupt)
+    for registry in list(_registries):
+        registry.shutdown(cancel_futures=interrupted)
+
+
+registry_source(default_registry)
+# After the hook of `pools.base`, so it runs before that one: the pools must be open while chains run dry.
+threading._register_atexit(_at_exit)  # type: ignore[attr-defined]  # see `pools.base`
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,349 @@
+"""
+`@task` and `Task[P, R]`: a plain function, declared to run in a pool.
+
+    task(1, 2) ──▶ current registry ──▶ the task's pool there (looked up once) ──▶ Future
+
+A task keeps its function's name, docstring and signature. It is sent to other processes by reference,
+`module:qualname`, and runs there as the plain function.
+
+State: `_route`, what was looked up in the last registry, replaced as a whole; nothing else changes after making.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from types import CoroutineType
+from typing import Any, Final, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
+
+from parallel.call import ATOMS, submit_call
+from parallel.context import Declared, current_registry, name_of
+from parallel.errors import UnsuitableFunctionError
+from parallel.futures import Future
+from parallel.options import TaskOptions
+from parallel.registry import Registry
+from parallel.streams import MapFuture, map_eagerly
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+T = TypeVar("T")
+U = TypeVar("U")
+S = TypeVar("S")
+S_contra = TypeVar("S_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+
+_NOWHERE: Final[tuple[object, Callable[..., Future[Any]]]] = (None, Future)
+"""The route of a task that has not been called yet; no registry has the edition None."""
+
+
+class Method(Protocol[S_contra, Q, R_co]):
+    """What binds to an object S: a task whose function takes it first. (mypy compares methods, not type arguments.)"""
+
+    def local(self, obj: S_contra, /, *args: Q.args, **kwargs: Q.kwargs) -> R_co:
+        """Run the function here and now."""
+        ...
+
+
+class Task(Declared, Generic[P, R]):
+    """
+    A declared function. Calling it submits the call and returns its `Future`.
+
+    Arguments that are futures, at the top level or one level down in an exact list, tuple or dict, are waited for
+    without holding a worker, and passed as values.
+
+    Attributes:
+        name: `module:qualname`, what `[tasks."…"]` patterns are matched with.
+    """
+
+    name: str
+    __qualname__: str
+
+    def __init__(self, fn: Callable[P, R], declared: TaskOptions) -> None:
+        functools.update_wrapper(self, fn)
+        self.__wrapped__ = fn
+        self._declared = declared
+        self._said = TaskOptions()
+        self._bound: tuple[Any, ...] = ()
+        self._route: tuple[object, Callable[..., Future[Any]]] = _NOWHERE
+        self.name = name_of(fn)
+
+    # R is the raw return type: a coroutine for `async def`, unwrapped by the first two overloads.
+    @overload  # pyright infers CoroutineType for `async def`, mypy Coroutine
+    def __call__(self: Task[P, CoroutineType[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
+    @overload
+    def __call__(self: Task[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        """
+        Submit the call to the task's pool.
+
+        Raises:
+            UnknownPoolError: No pool has the name that the task, or the configuration, gives.
+            PoolShutdownError: The registry has been shut down.
+            UnsuitableFunctionError: The pool can't run such a function.
+        """
+        registry = cast(Registry, current_registry())
+        edition, submit = self._route
+        if edition is not registry.edition:
+            submit = self._look_up(registry)
+        if self._bound:
+            args = (*self._bound, *args)
+        for arg in args:
+            if type(arg) not in ATOMS:
+                return submit_call(submit, self.__wrapped__, args, kwargs)
+        if kwargs:
+            return submit_call(submit, self.__wrapped__, args, kwargs)
+        return submit(self.__wrapped__, *args)
+
+    def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the plain function here and now, and return what it returns."""
+        return cast(R, self.__wrapped__(*self._bound, *args, **kwargs))
+
+    def options(self, *, pool: str | None = None) -> Self:
+        """
+        Make the same task with other options; they win over the configuration.
+
+        Args:
+            pool: The pool to run in; None: as before.
+        """
+        other = self._copy()
+        other._said = TaskOptions(pool=pool).over(self._said)
+        return other
+
+    @overload  # values or futures; defaults work because a Task matches Callable[[A]]
+    def submit(self: Callable[[], Future[T]]) -> Future[T]: ...
+    @overload
+    def submit(self: Callable[[A], Future[T]], a: A | Future[A], /) -> Future[T]: ...
+    @overload
+    def submit(self: Callable[[A, B], Future[T]], a: A | Future[A], b: B | Future[B], /) -> Future[T]: ...
+    @overload
+    def submit(
+        self: Callable[[A, B, C], Future[T]], a: A | Future[A], b: B | Future[B], c: C | Future[C], /
+    ) -> Future[T]: ...
+    def submit(self: Callable[..., Future[Any]], *args: Any) -> Future[Any]:
+        """Call the task; the same as calling it, typed for arguments that are values or futures of them."""
+        return self(*args)
+
+    @overload
+    def map(self: Callable[[A], Future[T]], items: Iterable[A], /) -> MapFuture[T]: ...
+    @overload
+    def map(self: Callable[[A, B], Future[T]], items: Iterable[A], more: Iterable[B], /) -> MapFuture[T]: ...
+    def map(self: Callable[..., Future[Any]], *iterables: Iterable[Any]) -> MapFuture[Any]:
+        """
+        Call the task once per item, or per tuple of items of several iterables, the shortest of which ends it.
+
+        Returns:
+            The future of the list of all values, in input order; iterating it yields them as they come.
+        """
+        return map_eagerly(self, iterables)
+
+    @overload  # a Task matches here too: a Future is Awaitable
+    def then(self: Callable[Q, Future[T]], fn: Callable[[T], Awaitable[U]], /) -> Task[Q, U]: ...
+    @overload
+    def then(self: Callable[Q, Future[T]], fn: Callable[[T], U], /) -> Task[Q, U]: ...
+    def then(self: Any, fn: Callable[[Any], Any], /) -> Task[Any, Any]:
+        """
+        Make the task that calls this one and then *fn* with its value, each stage in its own pool.
+
+        Args:
+            fn: A task, or a plain function, which runs where `Future.then` would run it.
+        """
+        return TaskChain(self, fn)
+
+    @overload  # over a class method, by way of the class
+    def __get__(self: Method[type[S], Q, T], obj: None, owner: type[S]) -> Task[Q, T]: ...
+    @overload  # by way of the class
+    def __get__(self, obj: None, owner: type | None = None) -> Self: ...
+    @overload  # over a class method, by way of an object
+    def __get__(self: Method[type[S], Q, T], obj: S, owner: type | None = None) -> Task[Q, T]: ...
+    @overload
+    def __get__(self: Method[S, Q, T], obj: S, owner: type | None = None) -> Task[Q, T]: ...
+    @overload  # over a static method
+    def __get__(self, obj: object, owner: type | None = None) -> Self: ...
+    def __get__(self, obj: Any, owner: type | None = None) -> Any:
+        """Bind the task to an object, as a function is."""
+        return self if obj is None else self._bound_to(obj)
+
+    def _bound_to(self, obj: Any) -> Task[..., Any]:
+        bound = self._copy()
+        bound._bound = (obj,)
+        return bound
+
+    def _look_up(self, registry: Registry) -> Callable[..., Future[Any]]:
+        """Find the pool in *registry* and remember it."""
+        edition = registry.edition
+        submit = registry.pool_for(self.name, _built_in(self.__wrapped__, self._declared), self._said).submit
+        self._route = (edition, submit)
+        return submit
+
+    def _copy(self) -> Self:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.__wrapped__ = self.__wrapped__
+        other._route = _NOWHERE
+        return other
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}>"
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        if self._bound:
+            return _bind, (_unbound(self), self._bound[0], self._said)
+        qualname: str = self.__qualname__
+        found = resolve(self.__module__, qualname)
+        if found is self:
+            return qualname
+        if isinstance(found, Declared) and found.__wrapped__ is self.__wrapped__:
+            return _with_options, (found, self._said)
+        return _remade, (type(self), self.__wrapped__, self._declared, self._said)
+
+
+class StaticTask(Task[P, R]):
+    """A task over a static method: it binds to nothing."""
+
+    def __get__(self, obj: Any, owner: type | None = None) -> Any:
+        """Return the task itself."""
+        return self
+
+
+class ClassTask(Task[P, R]):
+    """A task over a class method: it binds to the class."""
+
+    def __get__(self, obj: Any, owner: type | None = None) -> Any:
+        """Bind the task to the class."""
+        return self._bound_to(owner if owner is not None else type(obj))
+
+
+class TaskChain(Task[P, R]):
+    """A task made of two stages: a task, and a task or function that gets its value."""
+
+    def __init__(self, first: Task[P, Any], fn: Callable[[Any], Any]) -> None:
+        if not callable(fn):
+            raise TypeError(f"the stage of a chain must be callable, found {fn!r}")
+        self._first = first
+        self._fn: Callable[[Any], Any] = fn
+        super().__init__(self._run, TaskOptions())
+        self.name = f"{first.name} → {getattr(fn, 'name', None) or name_of(fn)}"
+
+    def _run(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run all stages here and now."""
+        value = self._first.local(*args, **kwargs)
+        return cast(R, plain_call(self._fn, value))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Call the first stage, and chain the second to its future."""
+        return self._first(*args, **kwargs).then(self._fn)
+
+    def options(self, *, pool: str | None = None) -> Self:
+        """Refuse: each stage has options of its own."""
+        raise TypeError(f"a chain has no options of its own: set them on its stages, before chaining ({self.name})")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TaskChain, (self._first, self._fn)
+
+
+def plain_call(fn: Callable[[Any], Any], value: Any) -> Any:
+    """Call *fn* here and now, a task too."""
+    declared: Any = fn
+    return declared.local(value) if isinstance(fn, Declared) else fn(value)
+
+
+class TaskDecorator(Protocol):
+    """What `task(...)` with options returns."""
+
+    def __call__(self, fn: Callable[P, R], /) -> Task[P, R]: ...
+
+
+@overload
+def task(fn: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def task(*, pool: str | None = None) -> TaskDecorator: ...
+def task(fn: Any = None, /, *, pool: str | None = None) -> Any:
+    """
+    Declare a function: calling it submits the call to a pool and returns a `Future`.
+
+    Works with and without parentheses, on functions, methods, `async def`, classes and other callables, and over
+    `@staticmethod` and `@classmethod`.
+
+    Args:
+        fn: The function.
+        pool: The pool to run in, by name; None: `threads`, and `loop` for `async def`. The configuration's
+            `[tasks."module:qualname"]` wins over it.
+
+    Raises:
+        UnsuitableFunctionError: *fn* is a generator function.
+    """
+    declared = TaskOptions(pool=pool)
+    if fn is None:
+        return functools.partial(_declare, declared=declared)
+    return _declare(fn, declared=declared)
+
+
+def _declare(fn: Any, /, *, declared: TaskOptions) -> Task[..., Any]:
+    if isinstance(fn, staticmethod):
+        return StaticTask(_checked(cast(Any, fn).__func__), declared)
+    if isinstance(fn, classmethod):
+        return ClassTask(_checked(cast(Any, fn).__func__), declared)
+    return Task(_checked(fn), declared)
+
+
+def _checked(fn: Any) -> Callable[..., Any]:
+    """Refuse what can't be a task."""
+    if isinstance(fn, Declared):
+        raise TypeError(f"{fn!r} is declared already; use its options() to change how it runs")
+    if not callable(fn):
+        raise TypeError(f"only something callable can be declared, found {fn!r}")
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise UnsuitableFunctionError(
+            name_of(fn), "is a generator function, whose values come one by one: return a list, or declare its parts"
+        )
+    return cast("Callable[..., Any]", fn)
+
+
+def _built_in(fn: Callable[..., Any], declared: TaskOptions) -> TaskOptions:
+    """Fill in what the decorator left open."""
+    return declared.over(TaskOptions(pool="loop" if inspect.iscoroutinefunction(fn) else "threads"))
+
+
+def resolve(module: str, qualname: str) -> object:
+    """Return what a name means now, None if nothing."""
+    found: object = sys.modules.get(module)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _unbound(bound: Task[..., Any]) -> Task[..., Any]:
+    plain = bound._copy()  # pyright: ignore[reportPrivateUsage]  # same module
+    plain._bound = ()  # pyright: ignore[reportPrivateUsage]  # same module
+    plain._said = TaskOptions()  # pyright: ignore[reportPrivateUsage]  # same module
+    return plain
+
+
+def _bind(plain: Task[..., Any], obj: Any, said: TaskOptions) -> Task[..., Any]:
+    """Make a bound task again, from its pickle."""
+    bound = _with_options(plain, said)
+    bound._bound = (obj,)  # pyright: ignore[reportPrivateUsage]  # same module
+    return bound
+
+
+def _with_options(plain: Task[..., Any], said: TaskOptions) -> Task[..., Any]:
+    """Make a task with options again, from its pickle; of a map, its task of one item."""
+    plain = getattr(plain, "task", plain)
+    other = plain._copy()  # pyright: ignore[reportPrivateUsage]  # same module
+    other._said = said  # pyright: ignore[reportPrivateUsage]  # same module
+    return other
+
+
+def _remade(
+    kind: type[Task[..., Any]], fn: Callable[..., Any], declared: TaskOptions, said: TaskOptions
+) -> Task[..., Any]:
+    """Make a task of a lambda or closure again, from its pickle."""
+    return _with_options(kind(fn, declared), said)
