@@ -14,9 +14,10 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
+from parallel.checks import key_path
 from parallel.config import Config, PoolConfig, built_in, find, load
 from parallel.errors import ConfigError
-from parallel.options import TaskOptions, key_path
+from parallel.options import TaskOptions
 
 _INTERRUPTED = 128 + 2  # as a shell tells of SIGINT
 _PIPE_CLOSED = 128 + 13  # and of SIGPIPE

@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args, get_or
 import attrs
 from attrs import field, frozen
 
+from parallel.checks import checked, described, did_you_mean, key_path, mistakes_in, only_table, strict_converter
 from parallel.errors import ConfigError
-from parallel.options import TaskOptions, checked, described, did_you_mean, key_path, only_table, strict_converter
+from parallel.options import TaskOptions
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -363,7 +364,7 @@ def _read(tables: object, source: str, at: tuple[str, ...]) -> Config:
     try:
         read = _converter().structure(tables, _Tables)
     except (ValueError, ExceptionGroup) as error:
-        mistakes += _lines(error, at)
+        mistakes += mistakes_in(error, at, _unknown)
     if mistakes:
         raise ConfigError(source, sorted(mistakes))
     return Config(source, {**_BUILT_IN, **read.pools}, read.tasks)
@@ -394,29 +395,6 @@ def _table(value: object) -> Mapping[object, object]:
     Give a table, an empty one for anything else.
     """
     return cast("Mapping[object, object]", value) if isinstance(value, Mapping) else {}
-
-
-def _lines(error: Exception, at: tuple[object, ...]) -> Iterator[str]:
-    """
-    Tell the mistakes in an error of the converter, a line each.
-    """
-    from cattrs import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
-
-    if isinstance(error, ClassValidationError):
-        fields, rest = error.group_exceptions()
-        for each, field_note in fields:
-            yield from _lines(each, (*at, field_note.name))
-        for each in rest:
-            yield from _lines(each, at)
-    elif isinstance(error, IterableValidationError):
-        for each, item_note in error.group_exceptions()[0]:
-            yield from _lines(each, (*at, item_note.index))
-    elif isinstance(error, ForbiddenExtraKeysError):
-        yield from (_unknown(key, error.cl, at) for key in sorted(error.extra_fields, key=str))
-    elif isinstance(error, KeyError):
-        yield f"{key_path(*at)}: required, found nothing"
-    else:
-        yield f"{key_path(*at)}: {str(error).removeprefix(f'{at[-1]}: ')}" if at else str(error)
 
 
 def _unknown(key: object, cls: type, at: tuple[object, ...]) -> str:
