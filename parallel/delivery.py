@@ -216,8 +216,11 @@ def settle(future: State[Any], outcome: Outcome, here: Dispatcher | None = None,
     entries = future.end_with(outcome)
     if entries is None:
         return False
-    release(future)
-    if entries:
+    if future.feeds:
+        release(future)
+    if len(entries) == 1 and type(entries[0]) is LockType:
+        entries[0].release()  # the usual case, without the ceremony
+    elif entries:
         deliver(future, entries, here, may_block)
     return True
 

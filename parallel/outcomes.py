@@ -56,22 +56,21 @@ class Watch:
     takes its entry back if it came too late; who ends the call writes `outcome` first and takes all entries then.
     """
 
-    __slots__ = ("_condition", "entries", "lock", "outcome", "waiters")
+    __slots__ = ("_standard", "entries", "lock", "outcome")
 
     def __init__(self, outcome: Outcome | None = None) -> None:
         self.lock = threading.RLock()
         self.outcome = outcome
         self.entries: list[Any] = []
-        self.waiters: list[StandardWaiter] = []
-        self._condition: threading.Condition | None = None
+        self._standard: tuple[threading.Condition, list[StandardWaiter]] | None = None
 
     @property
-    def condition(self) -> threading.Condition:
-        """The condition that the standard library's functions expect; always the same one."""
+    def standard(self) -> tuple[threading.Condition, list[StandardWaiter]]:
+        """The condition and the list of waiters that the standard library's functions expect; always the same."""
         with self.lock:
-            if self._condition is None:
-                self._condition = threading.Condition(self.lock)
-            return self._condition
+            if self._standard is None:
+                self._standard = (threading.Condition(self.lock), [])
+            return self._standard
 
     def end(self, future: Any, outcome: Outcome) -> bool:
         """Publish *outcome* and wake the standard waiters; False if there is one already."""
@@ -79,18 +78,23 @@ class Watch:
             if self.outcome is not None:
                 return False
             self.outcome = outcome
-            for waiter in self.waiters:
-                _tell(waiter, future, outcome)
-            if self._condition is not None:
-                self._condition.notify_all()
+            if self._standard is not None:
+                condition, waiters = self._standard
+                for waiter in waiters:
+                    _tell(waiter, future, outcome)
+                condition.notify_all()
         return True
 
     def drain(self) -> list[Any]:
         """Take all entries, in the order in which they came. Only after the end."""
         taken: list[Any] = []
-        self.entries.reverse()
-        while self.entries:
-            taken.append(self.entries.pop())
+        entries = self.entries
+        entries.reverse()
+        try:
+            while entries:
+                taken.append(entries.pop())
+        except IndexError:
+            pass  # who had added the last one too late took it back
         return taken
 
     def add(self, entry: object) -> bool:
@@ -108,7 +112,7 @@ class Watch:
 
     def feeds_only(self, entry: object) -> bool:
         """Tell whether nobody but *entry* waits for this call."""
-        return not self.waiters and all(other is entry for other in self.entries)
+        return not (self._standard is not None and self._standard[1]) and all(other is entry for other in self.entries)
 
 
 def _tell(waiter: StandardWaiter, future: object, outcome: Outcome) -> None:

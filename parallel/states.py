@@ -201,7 +201,9 @@ class State(concurrent.futures.Future[T]):
         """
         lock = threading.Lock()
         lock.acquire()
-        if not self.add(lock):
+        fields = self.__dict__
+        end = fields.get("_end") or fields.setdefault("_end", Watch())
+        if type(end) is tuple or not end.add(lock):
             return True
         came = False
         try:
@@ -236,11 +238,11 @@ class State(concurrent.futures.Future[T]):
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]  # made here when first asked for
-        return self._watched().condition
+        return self._watched().standard[0]
 
     @property
     def _waiters(self) -> list[StandardWaiter]:  # type: ignore[override]  # made here when first asked for
-        return self._watched().waiters
+        return self._watched().standard[1]
 
     def _watched(self) -> Watch:
         """Return the one `Watch` of this future; one that ended unwatched gets one that tells so."""
