@@ -122,6 +122,7 @@ class Crew(Engine):
         self._idle: dict[Worker, None] = {}  # about to sleep, or asleep, and claimed by nobody
         self._lent = 0  # workers that wait inside a call, and may be replaced
         self._closed = False
+        self._sending_home = False  # _GO_HOME is in the queue, or in a worker's hands
         self._broken: BaseException | None = None  # what the initializer raised
         self._names = itertools.count()
         # Accepted steps are numbered, so that `idle` can compare them with the ended ones; looking takes a number too.
@@ -145,7 +146,11 @@ class Crew(Engine):
             raise self._refusal()
         self._number()
         self._queue.put(future)
-        self._wake()
+        try:
+            self._wake()
+        except BaseException:
+            future.take_work()  # no thread could be started: nobody may come upon it later
+            raise
         if self._refuses() and future.take_work() is not None:
             raise self._refusal()  # closed meanwhile, and perhaps no worker will come for it
 
@@ -200,6 +205,8 @@ class Crew(Engine):
                 LOGGER.warning("%s could not start one more thread; it goes on with %d", self.label, len(self._workers))
                 return
             worker.thread = thread
+            if self._closed:
+                self._send_home()
 
     # -- what workers ask ---------------------------------------------------------------------------------------------
 
@@ -223,10 +230,18 @@ class Crew(Engine):
                 self._queue.put(_GO_HOME)  # behind the calls that are left
                 return False
             self._strike_off(worker)
+            if not if_surplus:
+                self._sending_home = False
             if self._closed and self._workers:
-                self._queue.put(_GO_HOME)  # for the next one
+                self._send_home()
             self._quiet.notify_all()
         return True
+
+    def _send_home(self) -> None:
+        """Have the workers end, one after the other. One token goes round: two would chase each other for ever."""
+        if not self._sending_home:
+            self._sending_home = True
+            self._queue.put(_GO_HOME)
 
     def _strike_off(self, worker: Worker) -> None:
         del self._workers[worker]
@@ -261,44 +276,37 @@ class Crew(Engine):
         with self._lock:
             if self._broken is None:
                 self._broken = error
-        for step in self._drain():
-            if is_call(step):
-                settle(step, (None, self._broken_error(), None), self)
-            else:
-                step.run_on(self)
+        self._end_queued(lambda future: settle(future, (None, self._broken_error(), None), self))
 
-    def _drain(self) -> list[Step]:
-        """Take everything out of the queue."""
-        steps: list[Step] = []
+    def _end_queued(self, end: Callable[[Future[Any]], object]) -> None:
+        """Take the calls out of the queue and end them; what follows other calls stays in."""
+        calls: list[Future[Any]] = []
+        others: list[Step] = []
         try:
             while True:
-                steps.append(self._queue.get_nowait())
+                step = self._queue.get_nowait()
+                if is_call(step):
+                    calls.append(step)
+                else:
+                    others.append(step)
         except Empty:
-            return steps
+            for step in others:
+                self._queue.put(step)
+        for future in calls:
+            end(future)
+        with self._lock:
+            self._left_done += len(calls)
+            self._quiet.notify_all()
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
     def close(self, cancel_futures: bool) -> None:
         with self._lock:
-            if not self._closed:
-                self._closed = True
-                if self._workers:
-                    self._queue.put(_GO_HOME)
+            self._closed = True
+            if self._workers:
+                self._send_home()
         if cancel_futures:
-            self._cancel_queued()
-
-    def _cancel_queued(self) -> None:
-        """Cancel the queued calls; what follows calls that have ended stays."""
-        steps = self._drain()
-        with self._lock:
-            for step in steps:
-                if is_call(step):
-                    self._left_done += 1
-                else:
-                    self._queue.put(step)
-        for step in steps:
-            if is_call(step):
-                step.cancel()
+            self._end_queued(lambda future: future.cancel())
 
     def join(self) -> None:
         with self._quiet:
@@ -315,7 +323,7 @@ class Crew(Engine):
                 while True:
                     # In this order: if the two are equal, there was nothing to do when the first was read.
                     done = self._done()
-                    if done == self._accepted():
+                    if done == self._accepted() or not self._workers:
                         return done
                     self._quiet.wait()
             finally:
@@ -349,12 +357,12 @@ class Crew(Engine):
 
     def abandon(self) -> None:
         """In a forked child: a worker that forked inside a call must not go on with the parent's queue."""
-        self._drain()
-        self._closed = True
-        self._workers = dict.fromkeys(worker for worker in self._workers if worker is this.worker)
         self._lock = threading.RLock()
         self._quiet = threading.Condition(self._lock)
-        self._queue.put(_GO_HOME)
+        self._closed = True
+        self._end_queued(lambda future: future.take_work())
+        self._sending_home = False
+        self._send_home()
 
 
 class Worker:
