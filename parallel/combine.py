@@ -16,18 +16,18 @@ import concurrent.futures
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast, overload
 
 from attrs import frozen
 
-from parallel.context import Dispatcher
+from parallel.context import Dispatcher, current_registry
 from parallel.delivery import Feed, outcome_of
 from parallel.delivery import settle as end
 from parallel.futures import Future
 from parallel.outcomes import CANCELLED, Outcome
-from parallel.states import BARE, State, is_ours
+from parallel.states import BARE, State, is_future, is_ours
 
 T = TypeVar("T")
 T1 = TypeVar("T1")
@@ -309,9 +309,18 @@ class _Member(Feed):
 
 
 def _meet(futures: Sequence[AnyFuture[Any]], meeting: _Meeting) -> Future[Any]:
+    for future in futures:
+        check_future(future)
     target: Future[Any] = Future(BARE, _common_dispatcher(futures))
     meet(futures, meeting, target)
     return target
+
+
+def check_future(value: object) -> None:
+    """Refuse what is no future."""
+    if not is_future(value):
+        hint = "; await it, or make a future of it with a task" if isinstance(value, Awaitable) else ""
+        raise TypeError(f"only futures can be combined and waited for, found {value!r}{hint}")
 
 
 def meet(futures: Sequence[AnyFuture[Any]], meeting: _Meeting, target: State[Any]) -> None:
@@ -348,10 +357,11 @@ def _tell(feed: Feed, outcome: Outcome) -> None:
         end(target, feed.passed(outcome), may_block=False)
 
 
-def _common_dispatcher(futures: Sequence[AnyFuture[Any]]) -> Dispatcher | None:
-    """Return the dispatcher that all *futures* share, None if they don't."""
+def _common_dispatcher(futures: Sequence[AnyFuture[Any]]) -> Dispatcher:
+    """Return the dispatcher that all *futures* share, else the callback threads."""
     dispatchers = {future.dispatcher if is_ours(future) else None for future in futures}
-    return dispatchers.pop() if len(dispatchers) == 1 else None
+    shared = dispatchers.pop() if len(dispatchers) == 1 else None
+    return shared or current_registry().callbacks
 
 
 class _Arrival(Feed):
@@ -378,11 +388,14 @@ class _Arrivals(Generic[F]):
     """
     The ended ones of some futures, in the order in which they end.
 
-    State: `_arrived` and `_bell`, the future that the iterating thread waits for, guarded by `_lock`.
+    State: `_ties` to those that have not arrived, `_arrived`, and `_bell`, the future that the iterating thread waits
+    for; guarded by `_lock`.
     """
 
     def __init__(self, futures: Iterable[F]) -> None:
-        self._futures = list(dict.fromkeys(futures))
+        self._ties: dict[AnyFuture[Any], _Arrival] = {future: _Arrival(future, self) for future in futures}
+        for future in self._ties:
+            check_future(future)
         self._lock = threading.RLock()
         self._arrived: deque[F] = deque()
         self._bell: Future[None] | None = None
@@ -390,6 +403,7 @@ class _Arrivals(Generic[F]):
     def note(self, future: Any) -> Future[None] | None:
         """Note an arrival; return the bell to ring."""
         with self._lock:
+            del self._ties[future]  # who iterates may drop the future, and its value with it
             self._arrived.append(future)
             bell, self._bell = self._bell, None
         return bell
@@ -397,18 +411,20 @@ class _Arrivals(Generic[F]):
     def come(self, timeout: float | None) -> Generator[F, None, None]:
         """Yield the futures as they arrive."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        ties = [_Arrival(future, self) for future in self._futures]
-        for tie in ties:
-            attach(tie)
-        missing, self._futures = len(self._futures), []
+        missing = len(self._ties)
         try:
+            self._attach()
             while missing:
                 yield self._next(deadline, missing)
                 missing -= 1
         finally:
-            for tie in ties:
+            for tie in list(self._ties.values()):
                 if is_ours(tie.source):
                     tie.source.remove(tie)
+
+    def _attach(self) -> None:
+        for tie in list(self._ties.values()):
+            attach(tie)
 
     def _next(self, deadline: float | None, missing: int) -> F:
         while True:

@@ -58,6 +58,14 @@ class Waiter(Protocol):
         """Return once *future* has ended; False if *timeout* seconds came first (None: no limit)."""
         ...
 
+    def lend(self) -> None:
+        """Give this thread's place to a spare worker, as it is about to wait for something else."""
+        ...
+
+    def unlend(self) -> None:
+        """Take the place back."""
+        ...
+
 
 class Home(Protocol):
     """What futures, and pools used on their own, need of a registry."""

@@ -21,11 +21,11 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 
 from parallel.context import Dispatcher, Step, current_registry, era
 from parallel.errors import PoolShutdownError
-from parallel.outcomes import CANCELLED, LockType, Outcome, Watch, attempt
+from parallel.outcomes import CANCELLED, LockType, Outcome, Watch, Work, attempt
 from parallel.states import State, is_future, is_ours
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Link(Feed):
         executor: Executor | None,
         *,
         on_value: bool = False,
-        on_error: type[BaseException] | tuple[type[BaseException], ...] = (),
+        on_error: tuple[type[BaseException], ...] = (),
         always: bool = False,
     ) -> None:
         if not callable(fn):
@@ -102,7 +102,8 @@ class Link(Feed):
             return False
         if error is None:
             return not self.on_value
-        return error is CANCELLED or not isinstance(error, self.on_error)
+        # As `except` does, by the types alone: isinstance() may run code of the user's.
+        return error is CANCELLED or not any(caught in type(error).__mro__ for caught in self.on_error)
 
     def run(self, outcome: Outcome) -> tuple[State[Any], Outcome] | None:
         """
@@ -115,16 +116,19 @@ class Link(Feed):
         if target.take_work() is None:
             return None
         target.feeds = ()
+        result = attempt(self._work(outcome))
+        try:
+            return _after_finally(target, result, outcome) if self.always else _adopted(target, result)
+        finally:
+            del self, target, result, outcome  # an error refers to this frame: break the cycle
+
+    def _work(self, outcome: Outcome) -> Work:
+        """Return what is to be called."""
         value, error, _ = outcome
         args = () if self.always else (value,) if error is None else (error,)
-        executor = self.executor
-        if executor is None:
-            result = attempt(self.context, _called, (self.fn, args), {})
-        else:
-            result = attempt(self.context, executor.submit, (self.fn, *args), {})
-        if self.always:
-            return _after_finally(target, result, outcome)
-        return _adopted(target, result)
+        if self.executor is None:
+            return _called, (self.fn, args), {}, self.context
+        return self.executor.submit, (self.fn, *args), {}, self.context
 
 
 class _Restore(Feed):
@@ -185,6 +189,7 @@ class _LinkStep:
         ended = self._link.run(self._outcome)
         if ended is not None:
             settle(*ended, here)
+        del self, ended  # an error refers to this frame: break the cycle
 
 
 class _CallbackStep:
@@ -222,49 +227,71 @@ def settle(future: State[Any], outcome: Outcome, here: Dispatcher | None = None,
         entries[0].release()  # the usual case, without the ceremony
     elif entries:
         deliver(future, entries, here, may_block)
+    del future, outcome, entries  # an error of what follows refers to this frame: break the cycle
     return True
+
+
+_Told: TypeAlias = deque[tuple[State[Any], list[Any]]]
+"""Futures that have ended, each with those who are to be told."""
 
 
 def deliver(source: State[Any], entries: list[Any], here: Dispatcher | None, may_block: bool) -> None:
     """Tell *entries* that *source* has ended, then those whom that ends, and so on, without recursion."""
-    told: deque[tuple[State[Any], list[Any]]] = deque([(source, entries)])
-    callbacks: list[tuple[Callback, State[Any]]] = []
+    told: _Told = deque([(source, entries)])
+    callbacks: deque[tuple[Callback, State[Any]]] = deque()
+    del source, entries  # an error of what follows refers to this frame: keep nothing in it, see `_tell` too
     while told:
-        source, entries = told.popleft()
-        outcome = source.outcome()
-        links: list[Link] = []
-        calls = len(callbacks)
-        for entry in entries:
-            if type(entry) is LockType:
-                entry.release()
-            elif type(entry) is Callback:
-                callbacks.append((entry, source))
-            elif entry.passes(outcome):
-                target = entry.pass_on(outcome)
-                if target is not None:
-                    _end(target, entry.passed(outcome), told)
-            else:
-                links.append(entry)
-        if not links:
-            continue
-        # What runs on this thread goes first: a link beside a callback or another link gets a thread of its own.
-        alone = len(links) == 1 and calls == len(callbacks)
-        for link in links:
-            dispatcher = source.dispatcher or cast(Dispatcher, link.target.dispatcher)
-            if dispatcher is INLINE or (dispatcher is here and alone):
-                ended = link.run(outcome)
-                if ended is not None:
-                    _end(*ended, told)
-            else:
-                _dispatch_link(dispatcher, link, outcome, told)
-    for callback, future in callbacks:
+        _tell(told, callbacks, here)
+    while callbacks:
         if may_block:
-            callback.call(future, engine=here is not None)
+            callbacks[0][0].call(callbacks.popleft()[1], engine=here is not None)
         else:
-            _dispatch_callback(callback, future)
+            _dispatch_callback(*callbacks.popleft())
 
 
-def _end(future: State[Any], outcome: Outcome, told: deque[tuple[State[Any], list[Any]]]) -> None:
+def _tell(told: _Told, callbacks: deque[tuple[Callback, State[Any]]], here: Dispatcher | None) -> None:
+    """Tell all who wait for the next future in *told*; callbacks are left for later."""
+    source, entries = told.popleft()
+    outcome = source.outcome()
+    calls = len(callbacks)
+    links = [entry for entry in entries if _needs_user_code(entry, source, outcome, told, callbacks)]
+    # What runs on this thread goes first: a link beside a callback or another link gets a thread of its own.
+    alone = len(links) == 1 and calls == len(callbacks)
+    links.reverse()
+    while links:
+        dispatcher = source.dispatcher or cast(Dispatcher, links[-1].target.dispatcher)
+        if dispatcher is INLINE or (dispatcher is here and alone):
+            _run_link(links.pop(), outcome, told)
+        else:
+            _dispatch_link(dispatcher, links.pop(), outcome, told)
+    del source, entries, outcome
+
+
+def _needs_user_code(
+    entry: Any, source: State[Any], outcome: Outcome, told: _Told, callbacks: deque[tuple[Callback, State[Any]]]
+) -> bool:
+    """See to *entry* at once if no code of the user's is involved, note a callback; True for a link that is left."""
+    if type(entry) is LockType:
+        entry.release()
+    elif type(entry) is Callback:
+        callbacks.append((entry, source))
+    elif not entry.passes(outcome):
+        return True
+    else:
+        target = entry.pass_on(outcome)
+        if target is not None:
+            _end(target, entry.passed(outcome), told)
+    return False
+
+
+def _run_link(link: Link, outcome: Outcome, told: _Told) -> None:
+    ended = link.run(outcome)
+    if ended is not None:
+        _end(*ended, told)
+    del link, outcome, ended
+
+
+def _end(future: State[Any], outcome: Outcome, told: _Told) -> None:
     """End *future*; who is to be told of it goes to *told*."""
     entries = future.end_with(outcome)
     if entries is not None:
@@ -273,9 +300,7 @@ def _end(future: State[Any], outcome: Outcome, told: deque[tuple[State[Any], lis
             told.append((future, entries))
 
 
-def _dispatch_link(
-    dispatcher: Dispatcher, link: Link, outcome: Outcome, told: deque[tuple[State[Any], list[Any]]]
-) -> None:
+def _dispatch_link(dispatcher: Dispatcher, link: Link, outcome: Outcome, told: _Told) -> None:
     try:
         _dispatch(dispatcher, _LinkStep(link, outcome))
     except PoolShutdownError as error:
@@ -359,38 +384,39 @@ def outcome_of(future: concurrent.futures.Future[Any]) -> Outcome:
 
 
 def serves_only(feed: Feed) -> bool:
-    """Tell whether nobody but *feed* waits for its source."""
+    """Tell whether nobody but the target of *feed* waits for its source."""
     source = feed.source
     if not is_ours(source):
-        return True
+        return len(getattr(source, "_done_callbacks", ())) <= 1 and not getattr(source, "_waiters", ())
     end = source.__dict__.get("_end")
-    return end is None or (type(end) is Watch and end.feeds_only(feed))
+    return end is None or (type(end) is Watch and end.feeds_only(feed.target))
 
 
 def release(future: State[Any]) -> None:
-    """Untie an ended *future* from what fed it; if it needs no more, cancel what fed nothing else, up the chain."""
-    ended = [future]
-    while ended:
-        future = ended.pop()
-        feeds = future.feeds
-        if not feeds:
+    """Untie an ended *future* from what fed it; if it was to select among that, cancel the rest."""
+    feeds = future.feeds
+    future.feeds = ()
+    if feeds and feeds[0].selects:
+        cancel_sources(feeds)
+
+
+def cancel_sources(feeds: tuple[Feed, ...]) -> None:
+    """Cancel what leads to an ended future and to nothing else, up the chain, without recursion."""
+    left = list(feeds)
+    while left:
+        feed = left.pop()
+        source = feed.source
+        if not serves_only(feed):
             continue
-        future.feeds = ()
-        if not (feeds[0].selects or future.cancelled()):
+        if not is_ours(source):
+            source.cancel()
             continue
-        for feed in feeds:
-            source = feed.source
-            if not is_ours(source):
-                source.cancel()
-            elif source.ended() is None and serves_only(feed):
-                source.remove(feed)
-                if source.__dict__.get("_work") is None:
-                    source.cancel()
-                elif source.take_work() is not None:
-                    entries = source.end_with((None, CANCELLED, None))
-                    ended.append(source)
-                    if entries:
-                        deliver(source, entries, None, may_block=True)
+        source.remove(feed)
+        further = source.feeds
+        if source.ended() is None and source.is_pending() and settle(source, (None, CANCELLED, None)):
+            left += further
+        elif further:
+            source.cancel()  # it runs, and waits for a future that its function returned
 
 
 class _Inline:

@@ -13,12 +13,13 @@ How a future knows its state is in `states`; where what follows it runs, and in 
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from concurrent.futures import InvalidStateError
+from importlib import import_module
 from typing import Any, TypeVar, cast, overload
 
 from parallel.context import Dispatcher, current_registry
-from parallel.delivery import Callback, Link, deliver, serves_only, settle
+from parallel.delivery import Callback, Link, cancel_sources, deliver, serves_only, settle
 from parallel.outcomes import CANCELLED, Work, attempt
 from parallel.states import BARE, State, is_ours
 
@@ -76,7 +77,7 @@ class Future(State[T]):
             pool: As for `then`.
         """
         caught, fn = (Exception, exc) if fn is None else (exc, fn)
-        return self._follow(fn, pool, on_error=caught)
+        return self._follow(fn, pool, on_error=tuple(_exception_types(caught)))
 
     def finally_(self, fn: Callable[[], object], /, *, pool: str | None = None) -> Future[T]:
         """
@@ -104,6 +105,15 @@ class Future(State[T]):
         """
         self._call_back(Callback(fn, on_cancel=True))
 
+    def __await__(self) -> Generator[Any, None, T]:
+        """Wait on an event loop of asyncio: `value = await future`. What cancels the waiting cancels the call."""
+        # Imported late, as asyncio is heavy and most programs never await; the arrow still points down.
+        yield from import_module("parallel.awaits").ended(self)
+        try:
+            return self.result()
+        finally:
+            del self  # an error refers to this frame: break the cycle
+
     def cancel(self) -> bool:
         """
         Cancel the call unless it has started, and what led only to it; what follows it is cancelled too.
@@ -126,7 +136,9 @@ class Future(State[T]):
             if not is_ours(source):
                 return bool(source.cancel())
             link = source
-        settle(link, (None, CANCELLED, None))
+        feeds = link.feeds
+        if settle(link, (None, CANCELLED, None)):
+            cancel_sources(feeds)
         return self.cancelled()
 
     # -- for engines, and for whoever made the future by hand -------------------------------------------------------
@@ -137,17 +149,11 @@ class Future(State[T]):
         work: Work | None = fields.pop("_work", None)
         if work is None:
             return
-        fn, args, kwargs, context = work
-        outcome = attempt(context, fn, args, kwargs)
-        del (
-            work,
-            fn,
-            args,
-            kwargs,
-            context,
-        )  # what is watched next may take long: don't keep the arguments alive
+        outcome = attempt(work)
+        del work  # what follows may take long: don't keep the arguments alive
         if fields.setdefault("_end", outcome) is not outcome:
             settle(self, outcome, here)
+        del self, fields, outcome  # an error refers to this frame: break the cycle
 
     def set_running_or_notify_cancel(self) -> bool:
         """Mark a future made by hand as running; False if it has been cancelled."""
@@ -164,6 +170,9 @@ class Future(State[T]):
 
     def set_exception(self, exception: BaseException | None) -> None:
         """End a future made by hand with an error; None ends it with the value None, as in the standard library."""
+        given: object = exception
+        if isinstance(given, type):
+            exception = cast("type[BaseException]", given)()  # as `raise` does
         traceback = None if exception is None else exception.__traceback__
         if not settle(self, (None, exception, traceback)):
             raise InvalidStateError(f"{self._state}: {self!r}")
@@ -174,7 +183,7 @@ class Future(State[T]):
         pool: str | None,
         *,
         on_value: bool = False,
-        on_error: type[BaseException] | tuple[type[BaseException], ...] = (),
+        on_error: tuple[type[BaseException], ...] = (),
         always: bool = False,
     ) -> Future[Any]:
         """Tie a new future to this one through *fn*."""
@@ -188,6 +197,17 @@ class Future(State[T]):
     def _call_back(self, callback: Callback) -> None:
         if not self.add(callback):
             callback.call(self, engine=False)
+
+
+def _exception_types(caught: object) -> Iterator[type[BaseException]]:
+    """Yield the types in what `except` would take: a type, or a tuple of such, nested or not."""
+    if isinstance(caught, tuple):
+        for one in cast("tuple[object, ...]", caught):
+            yield from _exception_types(one)
+    elif isinstance(caught, type) and issubclass(caught, BaseException):
+        yield caught
+    else:
+        raise TypeError(f"catch() takes exception types, or a tuple of them, found {caught!r}")
 
 
 def completed(value: T) -> Future[T]:

@@ -23,6 +23,7 @@ from contextvars import Context
 from types import CoroutineType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
+from parallel.context import Waiter, this
 from parallel.coroutines import run_coroutine
 
 if TYPE_CHECKING:
@@ -43,9 +44,38 @@ LockType: Final = type(threading.Lock())
 class StandardWaiter(Protocol):
     """What `concurrent.futures.wait` and `as_completed` put into a future's `_waiters`."""
 
+    event: threading.Event
+
     def add_result(self, future: Any, /) -> object: ...
     def add_exception(self, future: Any, /) -> object: ...
     def add_cancelled(self, future: Any, /) -> object: ...
+
+
+class _LendingEvent(threading.Event):
+    """The event on which a worker thread waits in a function of the standard library: its place is lent meanwhile."""
+
+    def __init__(self, worker: Waiter) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if self.is_set():
+            return True
+        self._worker.lend()
+        try:
+            return super().wait(timeout)
+        finally:
+            self._worker.unlend()
+
+
+class _Waiters(list[StandardWaiter]):
+    """The standard waiters of one future; the one that a worker thread adds gets a lending event."""
+
+    def append(self, waiter: StandardWaiter) -> None:
+        worker = this.worker
+        if worker is not None and not isinstance(waiter.event, _LendingEvent):
+            waiter.event = _LendingEvent(worker)
+        super().append(waiter)
 
 
 class Watch:
@@ -69,7 +99,7 @@ class Watch:
         """The condition and the list of waiters that the standard library's functions expect; always the same."""
         with self.lock:
             if self._standard is None:
-                self._standard = (threading.Condition(self.lock), [])
+                self._standard = (threading.Condition(self.lock), _Waiters())
             return self._standard
 
     def end(self, future: Any, outcome: Outcome) -> bool:
@@ -110,9 +140,11 @@ class Watch:
             return False
         return True
 
-    def feeds_only(self, entry: object) -> bool:
-        """Tell whether nobody but *entry* waits for this call."""
-        return not (self._standard is not None and self._standard[1]) and all(other is entry for other in self.entries)
+    def feeds_only(self, target: object) -> bool:
+        """Tell whether nobody waits for this call but ties to *target*."""
+        return not (self._standard is not None and self._standard[1]) and all(
+            getattr(entry, "target", entry) is target for entry in self.entries
+        )
 
 
 def _tell(waiter: StandardWaiter, future: object, outcome: Outcome) -> None:
@@ -130,14 +162,18 @@ def is_coroutine(value: object) -> TypeIs[CoroutineType[Any, Any, Any]]:
     return type(value) is CoroutineType
 
 
-def attempt(context: Context, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
-    """Call *fn* in *context* and catch whatever comes out; a coroutine is run to its end."""
+def attempt(work: Work) -> Outcome:
+    """Do *work* and catch whatever comes out; a coroutine is run to its end."""
+    fn, args, kwargs, context = work
     try:
         value: Any = context.run(fn, *args, **kwargs)
         if is_coroutine(value):
             value = context.run(run_coroutine, value)
     except BaseException as error:
         return failure(error)
+    finally:
+        # The error's traceback refers to the frames below the user's, this one too: keep nothing alive from there.
+        del work, fn, args, kwargs, context
     return (value, None, None)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
-from collections.abc import Generator
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
 
@@ -60,6 +59,10 @@ class State(concurrent.futures.Future[T]):
     def take_work(self) -> Any:
         """Start the call: hand its work to the first who asks, None to others. For engines."""
         return self.__dict__.pop("_work", None)
+
+    def is_pending(self) -> bool:
+        """Tell whether this neither has been started nor has ended. For engines."""
+        return "_work" in self.__dict__
 
     def is_queued_at(self, dispatcher: Dispatcher) -> bool:
         """Tell whether this is a call that waits for a worker of *dispatcher*. For engines."""
@@ -118,11 +121,6 @@ class State(concurrent.futures.Future[T]):
         if error is CANCELLED:
             raise CancelledError
         return error
-
-    def __await__(self) -> Generator[Any, None, T]:
-        import asyncio
-
-        return asyncio.wrap_future(self).__await__()
 
     def __repr__(self) -> str:
         outcome = self.ended()

@@ -49,7 +49,10 @@ class InlinePool(Pool):
         finally:
             self._running -= 1
             self._done += 1
-        return future
+        try:
+            return future
+        finally:
+            del future  # an error refers to this frame: break the cycle
 
     def stats(self) -> PoolStats:
         """Return what the pool does at this moment."""

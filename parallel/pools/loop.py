@@ -186,6 +186,7 @@ class LoopEngine(Engine):
         self._in_flight -= 1
         settle(future, outcome, may_block=False)
         self._ended(future)
+        del future, outcome  # an error refers to this frame: break the cycle
 
     def _ended(self, future: Future[Any]) -> None:
         with self._lock:
@@ -263,3 +264,9 @@ class _LoopThread:
         if self._engine.brings(future):
             raise DeadlockError(f"the thread of {self._engine.label}")
         return future.sleep(timeout)
+
+    def lend(self) -> None:
+        """Nothing can take the place of a loop's thread."""
+
+    def unlend(self) -> None:
+        """Nothing was lent."""

@@ -421,6 +421,14 @@ class Worker:
         finally:
             crew.unlend()
 
+    def lend(self) -> None:
+        """Give this place to a spare worker; see `Waiter`."""
+        self.crew.lend()
+
+    def unlend(self) -> None:
+        """Take the place back."""
+        self.crew.unlend()
+
 
 def is_call(step: Step) -> TypeIs[Future[Any]]:
     """Tell a queued call from what follows one."""
