@@ -15,7 +15,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from asyncio import Runner
@@ -92,10 +92,12 @@ class Declared:
 
     Attributes:
         __wrapped__: The plain function.
+        bound_args: What it is bound to: the object of a method, or nothing.
     """
 
     __slots__ = ("__wrapped__",)
     __wrapped__: Callable[..., Any]
+    bound_args: tuple[Any, ...] = ()
 
 
 class _ThisThread(threading.local):
@@ -156,12 +158,12 @@ def enter_worker_process() -> None:
     in_worker_process = True
 
 
-def plain_function(fn: Callable[..., T]) -> Callable[..., T]:
-    """Return *fn* itself, or the plain function inside a declared one."""
+def undeclared(fn: Callable[..., T], args: tuple[Any, ...]) -> tuple[Callable[..., T], tuple[Any, ...]]:
+    """Return *fn* and *args*, or for a declared function the plain one inside, and the object that it is bound to."""
     plain: Any = fn
     while isinstance(plain, Declared):
-        plain = plain.__wrapped__
-    return cast("Callable[..., T]", plain)
+        plain, args = plain.__wrapped__, (*plain.bound_args, *args)
+    return plain, args
 
 
 def name_of(fn: Callable[..., Any]) -> str:

@@ -303,7 +303,7 @@ def _end(future: State[Any], outcome: Outcome, told: _Told) -> None:
 def _dispatch_link(dispatcher: Dispatcher, link: Link, outcome: Outcome, told: _Told) -> None:
     try:
         _dispatch(dispatcher, _LinkStep(link, outcome))
-    except PoolShutdownError as error:
+    except Exception as error:  # there is no thread any more, or none could be started
         if link.target.take_work() is not None:
             _end(link.target, (None, error, None), told)
 
@@ -311,8 +311,8 @@ def _dispatch_link(dispatcher: Dispatcher, link: Link, outcome: Outcome, told: _
 def _dispatch_callback(callback: Callback, future: State[Any]) -> None:
     try:
         _dispatch(future.dispatcher or current_registry().callbacks, _CallbackStep(callback, future))
-    except PoolShutdownError:
-        LOGGER.warning("no callback thread is left for %r: a callback was not called", future)
+    except Exception:
+        LOGGER.exception("no callback thread could be had for %r: a callback was not called", future)
 
 
 def _dispatch(dispatcher: Dispatcher, step: Step) -> None:

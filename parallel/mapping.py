@@ -67,6 +67,7 @@ class ParallelMap(Declared, Generic[P, R]):
     def __init__(self, task: Task[P, R]) -> None:
         functools.update_wrapper(cast(Any, self), task.__wrapped__)
         self.__wrapped__ = task.__wrapped__
+        self.bound_args = task.bound_args
         self.task = task
 
     @property

@@ -69,7 +69,7 @@ class Task(Declared, Generic[P, R]):
         self.__wrapped__ = fn
         self._declared = declared
         self._said = TaskOptions()
-        self._bound: tuple[Any, ...] = ()
+        self.bound_args = ()
         self._route: tuple[object, Callable[..., Future[Any]]] = _NOWHERE
         self.name = name_of(fn)
 
@@ -93,8 +93,8 @@ class Task(Declared, Generic[P, R]):
         edition, submit = self._route
         if edition is not registry.edition:
             submit = self._look_up(registry)
-        if self._bound:
-            args = (*self._bound, *args)
+        if self.bound_args:
+            args = (*self.bound_args, *args)
         for arg in args:
             if type(arg) not in ATOMS:
                 return submit_call(submit, self.__wrapped__, args, kwargs)
@@ -104,7 +104,7 @@ class Task(Declared, Generic[P, R]):
 
     def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the plain function here and now, and return what it returns."""
-        return cast(R, self.__wrapped__(*self._bound, *args, **kwargs))
+        return cast(R, self.__wrapped__(*self.bound_args, *args, **kwargs))
 
     def options(self, *, pool: str | None = None) -> Self:
         """
@@ -173,7 +173,7 @@ class Task(Declared, Generic[P, R]):
 
     def _bound_to(self, obj: Any) -> Task[..., Any]:
         bound = self._copy()
-        bound._bound = (obj,)
+        bound.bound_args = (obj,)
         return bound
 
     def _look_up(self, registry: Registry) -> Callable[..., Future[Any]]:
@@ -194,8 +194,8 @@ class Task(Declared, Generic[P, R]):
         return f"<Task {self.name}>"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        if self._bound:
-            return _bind, (_unbound(self), self._bound[0], self._said)
+        if self.bound_args:
+            return _bind, (_unbound(self), self.bound_args[0], self._said)
         qualname: str = self.__qualname__
         found = resolve(self.__module__, qualname)
         if found is self:
@@ -322,7 +322,7 @@ def resolve(module: str, qualname: str) -> object:
 
 def _unbound(bound: Task[..., Any]) -> Task[..., Any]:
     plain = bound._copy()  # pyright: ignore[reportPrivateUsage]  # same module
-    plain._bound = ()  # pyright: ignore[reportPrivateUsage]  # same module
+    plain.bound_args = ()
     plain._said = TaskOptions()  # pyright: ignore[reportPrivateUsage]  # same module
     return plain
 
@@ -330,7 +330,7 @@ def _unbound(bound: Task[..., Any]) -> Task[..., Any]:
 def _bind(plain: Task[..., Any], obj: Any, said: TaskOptions) -> Task[..., Any]:
     """Make a bound task again, from its pickle."""
     bound = _with_options(plain, said)
-    bound._bound = (obj,)  # pyright: ignore[reportPrivateUsage]  # same module
+    bound.bound_args = (obj,)
     return bound
 
 

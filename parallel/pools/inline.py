@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import ClassVar, ParamSpec, TypeVar
 
-from parallel.context import Dispatcher, plain_function
+from parallel.context import Dispatcher, undeclared
 from parallel.delivery import INLINE
 from parallel.errors import PoolShutdownError
 from parallel.futures import Future
@@ -42,7 +42,8 @@ class InlinePool(Pool):
         """Run `fn(*args, **kwargs)` here and now; see `Pool.submit`."""
         if self._closed:
             raise PoolShutdownError(self.label)
-        future: Future[T] = Future((plain_function(fn), args, kwargs, copy_context()), INLINE)
+        plain, values = undeclared(fn, args)
+        future: Future[T] = Future((plain, values, kwargs, copy_context()), INLINE)
         self._running += 1
         try:
             future.run_on(INLINE)

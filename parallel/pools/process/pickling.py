@@ -1,0 +1,144 @@
+"""
+How values travel: the standard pickle, and cloudpickle for what that can't pickle.
+
+    dumps ──▶ pickle, protocol 5 ──(can't)──▶ cloudpickle, loaded when first needed
+
+The rule, the same for every start method:
+- What a worker can import travels by reference; what it can't (a lambda, a closure, a class made in a function)
+  travels by value, as it is at the time of the call.
+- What `__main__` defines travels by reference, as the start of a worker imports it too: its classes are the same on
+  both sides. Where no worker can import it (a prompt, a notebook, `python -c`), it travels by value.
+- What multiprocessing knows how to send (connections, sockets) travels by its rules.
+
+Guarantee: no lock is held here; pickling runs user code.
+
+State: the table of `_Pickler`, a copy of what is registered elsewhere, replaced as a whole when that has grown.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import importlib
+import os
+import pickle
+import sys
+from functools import cache
+from io import BytesIO
+from multiprocessing.reduction import ForkingPickler
+from types import FunctionType
+from typing import Any, ClassVar, Final
+
+loads = pickle.loads
+
+MAIN: Final = ("__main__", "__mp_main__")
+"""What the main module is called: in the program, and in a process that multiprocessing started, which has both."""
+
+_NOT_THIS_WAY: Final = (pickle.PicklingError, TypeError, AttributeError)
+"""What the standard pickle raises for what it can't pickle, and cloudpickle perhaps can."""
+
+
+_ATOMS: Final = frozenset({int, float, str, bytes, bool, type(None)})
+"""Types that need none of the rules: calls with nothing else are pickled in a third of the time."""
+
+
+def dumps(value: object, main_by_value: bool) -> bytes:
+    """
+    Pickle *value*.
+
+    Args:
+        value: Anything.
+        main_by_value: No worker can import `__main__`.
+    """
+    if type(value) in _ATOMS:
+        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    try:
+        data = _dumps(_standard_pickler(), value)
+    except _NOT_THIS_WAY:
+        return _dumps(_value_pickler(main_by_value), value)
+    if main_by_value and any(name.encode() in data for name in MAIN):
+        return _dumps(_value_pickler(main_by_value), value)
+    return data
+
+
+def dumps_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], main_by_value: bool) -> bytes:
+    """Pickle the arguments of a call."""
+    if not kwargs and _ATOMS.issuperset(map(type, args)):
+        return pickle.dumps((args, kwargs), pickle.HIGHEST_PROTOCOL)
+    return dumps((args, kwargs), main_by_value)
+
+
+def main_is_importable() -> bool:
+    """Tell whether a worker can import this program's `__main__`: it has a name (`python -m`), or a file."""
+    main = sys.modules["__main__"]
+    if getattr(getattr(main, "__spec__", None), "name", None) is not None:
+        return True
+    path = getattr(main, "__file__", None)
+    return isinstance(path, str) and os.path.exists(path)
+
+
+def lookup(module: str, qualname: str) -> Any:
+    """
+    Return what *qualname* names in a module that has been imported.
+
+    Raises:
+        KeyError, AttributeError: There is no such thing.
+    """
+    found: Any = sys.modules[module]
+    for name in qualname.split("."):
+        found = getattr(found, name)
+    return found
+
+
+def _dumps(pickler: Any, value: object) -> bytes:
+    file = BytesIO()
+    pickler(file, pickle.HIGHEST_PROTOCOL).dump(value)
+    return file.getvalue()
+
+
+class _Pickler(pickle.Pickler):
+    """The standard pickler, with multiprocessing's ways to send what needs more than bytes."""
+
+    dispatch_table = {}  # noqa: RUF012  # a plain dict: asking a ChainMap for each object is slow
+    seen: ClassVar[tuple[int, int]] = (0, 0)
+
+
+def _standard_pickler() -> type[_Pickler]:
+    """Return the standard pickler, brought up to what `copyreg` and multiprocessing know by now."""
+    extra: dict[type, Any] = getattr(ForkingPickler, "_extra_reducers")  # noqa: B009  # there is no public way to read it
+    known = (len(extra), len(copyreg.dispatch_table))
+    if known != _Pickler.seen:
+        _Pickler.dispatch_table = {**copyreg.dispatch_table, **extra}
+        _Pickler.seen = known
+    return _Pickler
+
+
+@cache
+def _value_pickler(main_by_value: bool) -> Any:
+    """Make the pickler that sends by value what can't be imported; in a function, as few processes need cloudpickle."""
+    # Typed as anything: cloudpickle has no types.
+    cloudpickle: Any = importlib.import_module("cloudpickle")
+
+    class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
+        """cloudpickle, except that what `__main__` defines stays itself where the other side has it too."""
+
+        @property
+        def dispatch_table(self) -> dict[type, Any]:
+            return {**_standard_pickler().dispatch_table, **cloudpickle.Pickler.dispatch_table}
+
+        def reducer_override(self, obj: Any) -> Any:
+            if not main_by_value and _is_of_main(obj):
+                return NotImplemented
+            inherited: Any = super()
+            return inherited.reducer_override(obj)
+
+    return ValuePickler
+
+
+def _is_of_main(obj: object) -> bool:
+    """Tell whether *obj* is a class or function that `__main__` has under its own name."""
+    if not isinstance(obj, type | FunctionType) or obj.__module__ not in MAIN:
+        return False
+    try:
+        return lookup(obj.__module__, obj.__qualname__) is obj
+    except (KeyError, AttributeError):
+        return False

@@ -1,0 +1,106 @@
+"""
+Kind `process`: runs calls in child processes, at most `max_workers` at a time.
+
+    submit() ──▶ pickled ──▶ a worker process ──▶ value or error, pickled ──▶ Future ──▶ what follows: callback threads
+
+Guarantees:
+- Calls start in submission order and finish in any order. A worker is started only when none is free.
+- A worker that dies costs the call that it ran, which fails with `WorkerDiedError`; the pool goes on.
+- What can't travel fails its own call with `SerializationError`.
+- `shutdown()` may be called twice; with wait=True every worker has exited on return.
+
+How the calls come to the workers is in `engine`, the bytes in `wire`, the child's side in `worker`.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from collections.abc import Callable
+from multiprocessing.context import BaseContext
+from typing import Any, ClassVar, ParamSpec, TypeVar
+
+from parallel.config import cpus
+from parallel.context import Dispatcher
+from parallel.futures import Future
+from parallel.pools.base import Pool, check_initializer, check_workers
+from parallel.pools.process.engine import Settings, Staff
+from parallel.pools.process.pickling import main_is_importable
+from parallel.pools.process.worker import Setup
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class ProcessPool(Pool):
+    """
+    A pool of processes; an `Executor` as `concurrent.futures.ProcessPoolExecutor` is, and with its arguments.
+
+    Functions, arguments and values have to be picklable, by the standard pickle or by cloudpickle: lambdas and
+    closures are. A script has to start its calls under `if __name__ == "__main__":`, as each worker imports it.
+
+    Args:
+        max_workers: Processes at most; None: as many as the CPUs that this process may use.
+        mp_context: How they are started: `"forkserver"`, `"spawn"`, `"fork"`, or a context of multiprocessing. None:
+            forkserver on Linux, spawn elsewhere. Under fork all are started by the first call; those that take the
+            place of others later are forked while threads of the pool run, which fork can't make safe.
+        initializer: Called at the start of each worker. If it raises, the pool is broken.
+        initargs: What it is called with.
+        max_tasks_per_child: Calls after which a worker is replaced; None: never. Works with every start method.
+        name: The pool's name, for messages.
+        callbacks: Who runs what follows a call; None: the registry's callback threads.
+
+    Raises:
+        TypeError, ValueError: An argument is none of these.
+    """
+
+    kind: ClassVar[str] = "process"
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: str | BaseContext | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        name: str = "",
+        callbacks: Dispatcher | None = None,
+    ) -> None:
+        check_initializer(initializer)
+        self._max_workers = check_workers(max_workers, cpus())
+        self._context = _context(mp_context)
+        self._setup = Setup(initializer, initargs, main_by_value=not main_is_importable())
+        self._max_tasks = _check_tasks(max_tasks_per_child)
+        super().__init__(name, callbacks)
+
+    def _new_engine(self) -> Staff:
+        thread_name = f"parallel-{self.name or 'process'}"
+        self._staff = Staff(
+            Settings(self.label, thread_name, self._max_workers, self._context, self._setup, self._max_tasks)
+        )
+        return self._staff
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run `fn(*args, **kwargs)` in a worker process; see `Pool.submit`."""
+        return self._staff.submit(fn, args, kwargs, self.callbacks)
+
+
+def _context(given: str | BaseContext | None) -> BaseContext:
+    if isinstance(given, BaseContext):
+        return given
+    if given is None:
+        given = "forkserver" if sys.platform == "linux" else "spawn"
+    if not isinstance(given, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may not check types
+        raise TypeError(f"mp_context must be a start method, a context of multiprocessing or None, found {given!r}")
+    return multiprocessing.get_context(given)
+
+
+def _check_tasks(max_tasks: int | None) -> int | None:
+    if max_tasks is None:
+        return None
+    if isinstance(max_tasks, bool) or not isinstance(max_tasks, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"max_tasks_per_child must be an int or None, found {max_tasks!r}")
+    if max_tasks < 1:
+        raise ValueError(f"max_tasks_per_child must be 1 or more, found {max_tasks}")
+    return max_tasks

@@ -1,0 +1,67 @@
+"""
+What the pool makes of a worker's answer: the outcome of the call.
+
+Nothing here raises: a value or an exception that can't be loaded is the outcome of its own call. Nothing has state.
+Loading runs user code; it is done with no lock held.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from parallel.errors import RemoteError, RemoteTraceback, SerializationError
+from parallel.outcomes import Outcome
+from parallel.pools.process.failures import InWords, load_error, load_words
+from parallel.pools.process.pickling import loads
+from parallel.pools.process.wire import FAILED, NOT_FOUND, RESULT, UNREADABLE, UNSENDABLE, Frame
+
+_WHAT: Final = {
+    NOT_FOUND: ("the function {}", "a worker has to be able to import the module that defines it"),
+    UNREADABLE: ("the arguments of {}", "they were pickled, but a worker can't load them"),
+    UNSENDABLE: ("the value of {}", "return what it is made from, or something that can be pickled"),
+}
+"""What it is that can't travel, and what to do about it."""
+
+
+def outcome_of(name: str, frame: Frame) -> Outcome:
+    """Return how the call of the function *name* ended, after the worker's answer."""
+    kind, _, first, second = frame
+    if kind == RESULT:
+        try:
+            return (loads(second), None, None)
+        except BaseException as problem:  # the value's own code runs here
+            return (None, cant_travel(f"the value of {name}", problem, "it can't be loaded here"), None)
+    error = error_of(first, second)
+    if kind != FAILED:
+        what, advice = _WHAT[kind]
+        error = cant_travel(what.format(name), error, advice)
+    return (None, error, None)
+
+
+def error_of(first: bytes | memoryview, second: bytes | memoryview) -> BaseException:
+    """Return the exception that a worker sent, its remote traceback as its cause; a stand-in if it can't be loaded."""
+    words = load_words(second)
+    try:
+        error = load_error(first)
+    except BaseException:  # its own code runs here; or it could not be pickled, and there is nothing to load
+        error = RemoteError(words.type_name, words.message, words.traceback)
+    _tell_of_origin(error, words)
+    return error
+
+
+def cant_travel(what: str, error: BaseException, advice: str) -> SerializationError:
+    """Make the error of a call for which something can't travel, because of *error*."""
+    try:
+        why = f"{type(error).__name__}: {error}"
+    except BaseException as problem:  # its text is made by user code
+        why = f"{type(error).__name__}, whose text can't be made: {type(problem).__name__}"
+    failure = SerializationError(what, why, advice)
+    failure.__cause__ = error
+    return failure
+
+
+def _tell_of_origin(error: BaseException, words: InWords) -> None:
+    # By the base's own setter, as the exception may be frozen.
+    BaseException.__setattr__(error, "__cause__", RemoteTraceback(words.traceback))
+    if words.notes and not getattr(error, "__notes__", None):
+        BaseException.__setattr__(error, "__notes__", list(words.notes))
