@@ -12,11 +12,11 @@ from collections.abc import Callable
 from types import FunctionType, MethodType
 from typing import Any
 
-from parallel.context import undeclared
+from parallel.context import name_of, undeclared
 from parallel.outcomes import Outcome
 from parallel.pools.process.peer import Call
 from parallel.pools.process.pickling import dumps, dumps_arguments
-from parallel.pools.process.references import name_of, refer
+from parallel.pools.process.references import refer
 from parallel.pools.process.replies import cant_travel
 from parallel.pools.process.wire import CALL, CALL_VALUE, pack
 

@@ -77,12 +77,6 @@ def refer(fn: Any, main_by_value: bool) -> Reference | None:
     return reference
 
 
-def name_of(fn: object) -> str:
-    """Say what messages call *fn*: `module:qualname`, of its class if it has none of its own."""
-    named: Any = fn if isinstance(getattr(fn, "__qualname__", None), str) else type(fn)
-    return f"{named.__module__}:{named.__qualname__}"
-
-
 def resolve(key: bytes) -> Any:
     """
     Return what a reference leads to in this process, its module imported if need be.

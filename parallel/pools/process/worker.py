@@ -52,7 +52,7 @@ from parallel.pools.process.wire import (
 )
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
+    pass
 
 GRACE: Final = 0.5
 """Seconds between the death of the pool's process and that of a busy worker; an idle one needs them to clean up."""
@@ -156,11 +156,16 @@ def _call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any])
 
 
 class _Sleeper:
-    """How a worker process waits for a future of some pool of its own: it sleeps."""
+    """How a worker process waits for a future of some pool of its own: it sleeps, and its place stays empty."""
 
-    def wait(self, future: Future[Any], timeout: float | None) -> bool:
-        ours: Any = future  # the standard library's never ask
-        return bool(ours.sleep(timeout))
+    def wait(self, future: Any, timeout: float | None) -> bool:
+        return bool(future.sleep(timeout))
+
+    def lend(self) -> None:
+        """Nobody could take the place: the pool, in another process, has as many workers as it may have."""
+
+    def unlend(self) -> None:
+        """It was not lent."""
 
     def lend(self) -> None:
         """Nothing can take the place of a worker process."""

@@ -1,0 +1,179 @@
+"""
+The examples, the README's program and its two commands, run as a user would run them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+INDEX = EXAMPLES / "index_sources.py"
+TIMEOUT = 300
+"""Seconds that only a deadlock reaches."""
+
+SOURCES = {
+    "good.py": b"import os, json\nfrom os import path\n\nclass A:\n    def f(self): ...\n\nasync def g(): ...\n",
+    "package/latin.py": b"# -*- coding: latin-1 -*-\nimport os\nname = '\xe9'\n",
+    "escapes.py": b"pattern = '\\d' is 'd'\n",
+    "encoding.py": b"a = 1\nb = 2\nc = '\xff'\n",
+    "syntax.py": b"def f(:\n",
+    "cookie.py": b"# coding: klingon\n",
+    "nulls.py": b"a = 1\0\n",
+    "site-packages/other.py": b"import never\n",
+}
+
+
+def run(*command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program of this Python and return how it ended."""
+    arguments = [sys.executable, *map(str, command)]
+    return subprocess.run(arguments, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=TIMEOUT)
+
+
+def environment() -> dict[str, str]:
+    """Return the environment without what would change where tasks run."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PARALLEL_")}
+
+
+def rows(database: Path, query: str) -> list[tuple[object, ...]]:
+    """Query a database file."""
+    connection = sqlite3.connect(database)
+    try:
+        return connection.execute(query).fetchall()
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """Make a small tree of good and bad files."""
+    folder = tmp_path / "sources"
+    for name, content in SOURCES.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+def test_index_summary(sources: Path, tmp_path: Path) -> None:
+    """The summary counts files, definitions, imports and the errors by kind, and nobody's warnings are shown."""
+    ended = run(INDEX, sources, cwd=tmp_path)
+
+    assert ended.returncode == 0, ended.stderr
+    assert "indexing 7 files" in ended.stdout
+    assert "3 indexed, 4 skipped" in ended.stdout
+    assert "2 functions, 1 classes" in ended.stdout
+    assert "os (2), json (1)" in ended.stdout
+    assert "UnicodeDecodeError (1)" in ended.stdout
+    assert re.search(
+        r"^errors .*SyntaxError \([23]\)", ended.stdout, re.MULTILINE
+    )  # null bytes: ValueError before 3.12
+    assert "plain loop" not in ended.stdout
+    assert "Warning" not in ended.stderr
+
+
+def test_index_database(sources: Path, tmp_path: Path) -> None:
+    """The database holds every good file's definitions and imports, and a second run replaces them."""
+    for _ in range(2):
+        assert run(INDEX, sources, cwd=tmp_path).returncode == 0
+
+    database = tmp_path / "sources.sqlite"
+    good = str(sources / "good.py")
+    assert rows(database, "SELECT count(*) FROM files") == [(3,)]
+    assert rows(database, "SELECT * FROM definitions ORDER BY line") == [
+        (good, "class", "A", 4),
+        (good, "function", "f", 5),
+        (good, "function", "g", 7),
+    ]
+    assert rows(database, "SELECT DISTINCT module FROM imports ORDER BY module") == [("json",), ("os",)]
+
+
+def test_index_compare(sources: Path, tmp_path: Path) -> None:
+    """With --compare it tells how long a plain loop takes."""
+    ended = run(INDEX, sources, "--compare", "--database", tmp_path / "elsewhere.sqlite", cwd=tmp_path)
+
+    assert ended.returncode == 0, ended.stderr
+    assert re.search(r"^plain loop +[0-9.]+ s, [0-9.]+ times as long$", ended.stdout, re.MULTILINE)
+    assert rows(tmp_path / "elsewhere.sqlite", "SELECT count(*) FROM files") == [(3,)]
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "good.py"])
+def test_index_needs_a_folder(sources: Path, folder: str, tmp_path: Path) -> None:
+    """What is no folder is a usage error, and no database is made."""
+    ended = run(INDEX, sources / folder, cwd=tmp_path)
+
+    assert ended.returncode == 2
+    assert "is no folder" in ended.stderr
+    assert not (tmp_path / "sources.sqlite").exists()
+
+
+def test_index_bad_database(sources: Path, tmp_path: Path) -> None:
+    """A file that is no database is left as it is."""
+    (tmp_path / "notes.txt").write_text("no database\n" * 100)
+    ended = run(INDEX, sources, "--database", "notes.txt", cwd=tmp_path)
+
+    assert ended.returncode == 1
+    assert ended.stderr == "notes.txt: file is not a database\n"
+    assert (tmp_path / "notes.txt").read_text() == "no database\n" * 100
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX process groups")
+@pytest.mark.parametrize("send", [os.killpg, os.kill], ids=["group", "parent"])
+def test_index_interrupted(send: Callable[[int, int], None], tmp_path: Path) -> None:
+    """Ctrl-C ends the program with status 130 and a message, and what was stored can be read."""
+    with subprocess.Popen(
+        [sys.executable, INDEX],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as program:
+        assert program.stderr is not None
+        try:
+            assert program.stderr.readline().startswith("indexing: ")
+            send(program.pid, signal.SIGINT)
+            rest = program.stderr.read()
+            status = program.wait(TIMEOUT)
+        except BaseException:
+            os.killpg(program.pid, signal.SIGKILL)
+            raise
+
+    assert status == 130
+    assert rest.splitlines()[-1] == "interrupted: sources.sqlite holds what was indexed so far"
+    assert "Traceback" not in rest
+    database = tmp_path / "sources.sqlite"
+    assert rows(database, "PRAGMA integrity_check") == [("ok",)]
+    [(stored,)] = rows(database, "SELECT count(*) FROM files")
+    assert isinstance(stored, int)
+    assert stored > 0
+
+
+@pytest.mark.parametrize(
+    ("pool", "threads"), [("loop", "1, such as parallel-loop"), ("threads", r"\d+, such as parallel-threads_\d+")]
+)
+def test_fetch_pages(pool: str, threads: str, tmp_path: Path) -> None:
+    """The same program fetches its pages on a loop or in threads, as its configuration says."""
+    folder = tmp_path / "examples"
+    shutil.copytree(EXAMPLES, folder)
+    configuration = folder / "parallel.toml"
+    said = configuration.read_text()
+    assert said.count('pool = "loop"') == 1
+    configuration.write_text(said.replace('pool = "loop"', f'pool = "{pool}"'))
+    ended = run(folder / "fetch_pages.py", cwd=tmp_path)
+
+    assert ended.returncode == 0, ended.stderr
+    assert "pages    261 of 300" in ended.stdout
+    assert "errors   ServerError (22), ConnectionResetError (17)" in ended.stdout
+    assert re.search(f"^threads  {threads}$", ended.stdout, re.MULTILINE)
