@@ -52,9 +52,12 @@ class State(concurrent.futures.Future[T]):
             dispatcher: For engines: who runs what follows; None: the callback threads of the registry.
         """
         # The standard constructor is not called: it would make the condition that most futures never need.
-        self._work = work
+        # The dict must be there before a second thread asks for it: CPython 3.11 makes it when first asked for, and
+        # if the collector runs in that very moment, two threads get two dicts that free the same values.
+        fields = self.__dict__
+        fields["_work"] = work
         if dispatcher is not None:
-            self.dispatcher = dispatcher
+            fields["dispatcher"] = dispatcher
 
     def take_work(self) -> Any:
         """Start the call: hand its work to the first who asks, None to others. For engines."""

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from enum import Enum
 from functools import partial
@@ -57,6 +58,9 @@ LOGGER = logging.getLogger("parallel")
 
 STILLBORN: Final = 3
 """Workers in a row that may die before they are ready. One is an accident, and each costs 0.1 s under spawn."""
+
+PAUSES: Final = (0.01, 0.1)
+"""Seconds between the tries to start a worker: while one takes that long, calls that wait only for it fail that late."""
 
 GUARD_HINT: Final = (
     "a script has to start its work under `if __name__ == '__main__':`, because each worker imports the script first"
@@ -263,10 +267,19 @@ class Staff(Engine):
         failure: Exception | None = None
         try:
             while self._may_start():
-                self._hire()
+                self._hire_patiently()
         except Exception as error:  # the system refuses, or the initializer can't be pickled
             failure = error
         self._reactor.tell(partial(self._starter_left, threading.current_thread(), failure))
+
+    def _hire_patiently(self) -> None:
+        """Start a worker; if the system refuses, or the fork server has died, see whether it is better in a moment."""
+        for pause in PAUSES:
+            try:
+                return self._hire()
+            except (OSError, EOFError):
+                time.sleep(pause)
+        self._hire()
 
     def _may_start(self) -> bool:
         with self._lock:

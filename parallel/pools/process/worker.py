@@ -167,12 +167,6 @@ class _Sleeper:
     def unlend(self) -> None:
         """It was not lent."""
 
-    def lend(self) -> None:
-        """Nothing can take the place of a worker process."""
-
-    def unlend(self) -> None:
-        """Nothing was lent."""
-
 
 def _leave_it_to_the_pool(signum: int, frame: FrameType | None) -> None:
     """
