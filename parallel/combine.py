@@ -22,7 +22,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar, cast, overload
 
 from attrs import frozen
 
-from parallel.context import Dispatcher, current_registry
+from parallel.context import Declared, Dispatcher, current_registry
 from parallel.delivery import Feed, outcome_of
 from parallel.delivery import settle as end
 from parallel.futures import Future
@@ -319,7 +319,13 @@ def _meet(futures: Sequence[AnyFuture[Any]], meeting: _Meeting) -> Future[Any]:
 def check_future(value: object) -> None:
     """Refuse what is no future."""
     if not is_future(value):
-        hint = "; await it, or make a future of it with a task" if isinstance(value, Awaitable) else ""
+        hint = ""
+        if isinstance(value, Declared):
+            hint = "; call it first"
+        elif isinstance(value, Awaitable):
+            hint = "; await it, or make a future of it with a task"
+        elif isinstance(value, Iterable):
+            hint = "; pass futures one by one: gather(*futures)"
         raise TypeError(f"only futures can be combined and waited for, found {value!r}{hint}")
 
 

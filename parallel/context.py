@@ -15,7 +15,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     from asyncio import Runner
@@ -91,13 +91,11 @@ class Declared:
     The base of a declared function. An executor that is handed one runs the plain function in it.
 
     Attributes:
-        __wrapped__: The plain function.
-        bound_args: What it is bound to: the object of a method, or nothing.
+        __wrapped__: The plain function, bound as the declared one is.
     """
 
     __slots__ = ("__wrapped__",)
     __wrapped__: Callable[..., Any]
-    bound_args: tuple[Any, ...] = ()
 
 
 class _ThisThread(threading.local):
@@ -158,12 +156,12 @@ def enter_worker_process() -> None:
     in_worker_process = True
 
 
-def undeclared(fn: Callable[..., T], args: tuple[Any, ...]) -> tuple[Callable[..., T], tuple[Any, ...]]:
-    """Return *fn* and *args*, or for a declared function the plain one inside, and the object that it is bound to."""
+def plain_function(fn: Callable[..., T]) -> Callable[..., T]:
+    """Return *fn*, or for a declared function the plain one inside."""
     plain: Any = fn
     while isinstance(plain, Declared):
-        plain, args = plain.__wrapped__, (*plain.bound_args, *args)
-    return plain, args
+        plain = plain.__wrapped__
+    return cast("Callable[..., T]", plain)
 
 
 def name_of(fn: Callable[..., Any]) -> str:

@@ -231,6 +231,11 @@ def settle(future: State[Any], outcome: Outcome, here: Dispatcher | None = None,
     return True
 
 
+def alive(dispatcher: Dispatcher | None) -> Dispatcher | None:
+    """Return *dispatcher*, None if it stayed in the parent of this forked process."""
+    return dispatcher if dispatcher is not None and dispatcher.era == era() else None
+
+
 _Told: TypeAlias = deque[tuple[State[Any], list[Any]]]
 """Futures that have ended, each with those who are to be told."""
 
@@ -259,7 +264,7 @@ def _tell(told: _Told, callbacks: deque[tuple[Callback, State[Any]]], here: Disp
     alone = len(links) == 1 and calls == len(callbacks)
     links.reverse()
     while links:
-        dispatcher = source.dispatcher or cast(Dispatcher, links[-1].target.dispatcher)
+        dispatcher = alive(source.dispatcher) or cast(Dispatcher, links[-1].target.dispatcher)
         if dispatcher is INLINE or (dispatcher is here and alone):
             _run_link(links.pop(), outcome, told)
         else:
@@ -310,7 +315,7 @@ def _dispatch_link(dispatcher: Dispatcher, link: Link, outcome: Outcome, told: _
 
 def _dispatch_callback(callback: Callback, future: State[Any]) -> None:
     try:
-        _dispatch(future.dispatcher or current_registry().callbacks, _CallbackStep(callback, future))
+        _dispatch(alive(future.dispatcher) or current_registry().callbacks, _CallbackStep(callback, future))
     except Exception:
         LOGGER.exception("no callback thread could be had for %r: a callback was not called", future)
 

@@ -55,8 +55,12 @@ class UnknownPoolError(ParallelError, LookupError):
 
     def __str__(self) -> str:
         asked = f" (asked for by {self.asked_by})" if self.asked_by else ""
+        from difflib import get_close_matches  # only mistakes pay for it
+
+        near = get_close_matches(self.name, self.known, n=1)
+        nearest = f" (did you mean {near[0]!r}?)" if near else ""
         known = ", ".join(self.known)
-        return f"no pool named {self.name!r}{asked}; known: {known}; a table [pools.{self.name}] would make it"
+        return f"no pool named {self.name!r}{nearest}{asked}; known: {known}; a table [pools.{self.name}] would make it"
 
 
 class PoolShutdownError(ParallelError, RuntimeError):

@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import Any, TypeVar, cast, overload
 
 from parallel.context import Dispatcher, current_registry
-from parallel.delivery import Callback, Link, cancel_sources, deliver, serves_only, settle
+from parallel.delivery import Callback, Link, alive, cancel_sources, deliver, serves_only, settle
 from parallel.outcomes import CANCELLED, Work, attempt
 from parallel.states import BARE, State, is_ours
 
@@ -76,6 +76,8 @@ class Future(State[T]):
             fn: Takes the error.
             pool: As for `then`.
         """
+        if fn is None and isinstance(exc, type | tuple):
+            raise TypeError(f"catch({exc!r}) needs a function too: catch({exc!r}, fn)")
         caught, fn = (Exception, exc) if fn is None else (exc, fn)
         return self._follow(fn, pool, on_error=tuple(_exception_types(caught)))
 
@@ -170,9 +172,7 @@ class Future(State[T]):
 
     def set_exception(self, exception: BaseException | None) -> None:
         """End a future made by hand with an error; None ends it with the value None, as in the standard library."""
-        given: object = exception
-        if isinstance(given, type):
-            exception = cast("type[BaseException]", given)()  # as `raise` does
+        exception = _exception(exception)
         traceback = None if exception is None else exception.__traceback__
         if not settle(self, (None, exception, traceback)):
             raise InvalidStateError(f"{self._state}: {self!r}")
@@ -187,7 +187,7 @@ class Future(State[T]):
         always: bool = False,
     ) -> Future[Any]:
         """Tie a new future to this one through *fn*."""
-        target: Future[Any] = Future(BARE, self.dispatcher or current_registry().callbacks)
+        target: Future[Any] = Future(BARE, alive(self.dispatcher) or current_registry().callbacks)
         executor = None if pool is None else current_registry().pool(pool)
         link = Link(self, target, fn, executor, on_value=on_value, on_error=on_error, always=always)
         if not self.add(link):
@@ -197,6 +197,14 @@ class Future(State[T]):
     def _call_back(self, callback: Callback) -> None:
         if not self.add(callback):
             callback.call(self, engine=False)
+
+
+def _exception(given: object) -> BaseException | None:
+    """Return what `set_exception` is given; of a type, an instance, as `raise` does."""
+    error: object = given() if isinstance(given, type) else given
+    if not isinstance(error, BaseException | None):
+        raise TypeError(f"only an exception, or None, can be set as one, found {given!r}")
+    return error
 
 
 def _exception_types(caught: object) -> Iterator[type[BaseException]]:

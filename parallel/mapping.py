@@ -15,7 +15,7 @@ from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overl
 from parallel.context import Declared
 from parallel.futures import Future
 from parallel.streams import MapFuture, map_eagerly
-from parallel.tasks import Task, resolve, task
+from parallel.tasks import Task, dress, find_again, resolve, task
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -65,9 +65,8 @@ class ParallelMap(Declared, Generic[P, R]):
     """
 
     def __init__(self, task: Task[P, R]) -> None:
-        functools.update_wrapper(cast(Any, self), task.__wrapped__)
+        dress(self, task.__wrapped__)
         self.__wrapped__ = task.__wrapped__
-        self.bound_args = task.bound_args
         self.task = task
 
     @property
@@ -141,7 +140,7 @@ class ParallelMap(Declared, Generic[P, R]):
     def __reduce__(self) -> str | tuple[Any, ...]:
         qualname: str = cast(Any, self).__qualname__
         if resolve(self.__module__, qualname) is self:
-            return qualname
+            return find_again, (self.__module__, qualname)
         return type(self), (self.task,)
 
 

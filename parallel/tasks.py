@@ -6,7 +6,8 @@
 A task keeps its function's name, docstring and signature. It is sent to other processes by reference,
 `module:qualname`, and runs there as the plain function.
 
-State: `_route`, what was looked up in the last registry, replaced as a whole; nothing else changes after making.
+State: what was looked up in the last registry, the one item of `_route`, replaced as a whole and shared with the bound
+copies of a task. Nothing else changes after making.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import functools
 import inspect
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from types import CoroutineType
-from typing import Any, Final, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
+from importlib import import_module
+from types import CoroutineType, FunctionType, MethodType
+from typing import Any, Generic, ParamSpec, Protocol, Self, TypeAlias, TypeVar, cast, overload
 
 from parallel.call import ATOMS, submit_call
 from parallel.context import Declared, current_registry, name_of
@@ -38,8 +40,8 @@ A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
 
-_NOWHERE: Final[tuple[object, Callable[..., Future[Any]]]] = (None, Future)
-"""The route of a task that has not been called yet; no registry has the edition None."""
+_Route: TypeAlias = list[tuple[object, Callable[..., Future[Any]]]]
+"""One item: a registry's edition, and the `submit` of the pool that the task has there."""
 
 
 class Method(Protocol[S_contra, Q, R_co]):
@@ -65,12 +67,12 @@ class Task(Declared, Generic[P, R]):
     __qualname__: str
 
     def __init__(self, fn: Callable[P, R], declared: TaskOptions) -> None:
-        functools.update_wrapper(self, fn)
+        dress(self, fn)
         self.__wrapped__ = fn
         self._declared = declared
         self._said = TaskOptions()
-        self.bound_args = ()
-        self._route: tuple[object, Callable[..., Future[Any]]] = _NOWHERE
+        self._object: tuple[Any, ...] = ()  # what it is bound to, or nothing
+        self._route = _no_route()
         self.name = name_of(fn)
 
     # R is the raw return type: a coroutine for `async def`, unwrapped by the first two overloads.
@@ -90,11 +92,9 @@ class Task(Declared, Generic[P, R]):
             UnsuitableFunctionError: The pool can't run such a function.
         """
         registry = cast(Registry, current_registry())
-        edition, submit = self._route
+        edition, submit = self._route[0]
         if edition is not registry.edition:
             submit = self._look_up(registry)
-        if self.bound_args:
-            args = (*self.bound_args, *args)
         for arg in args:
             if type(arg) not in ATOMS:
                 return submit_call(submit, self.__wrapped__, args, kwargs)
@@ -104,7 +104,7 @@ class Task(Declared, Generic[P, R]):
 
     def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the plain function here and now, and return what it returns."""
-        return cast(R, self.__wrapped__(*self.bound_args, *args, **kwargs))
+        return cast(R, self.__wrapped__(*args, **kwargs))
 
     def options(self, *, pool: str | None = None) -> Self:
         """
@@ -173,33 +173,46 @@ class Task(Declared, Generic[P, R]):
 
     def _bound_to(self, obj: Any) -> Task[..., Any]:
         bound = self._copy()
-        bound.bound_args = (obj,)
+        bound._object = (obj,)
+        bound.__wrapped__ = MethodType(self.__wrapped__, obj)
+        bound._route = self._route
         return bound
 
     def _look_up(self, registry: Registry) -> Callable[..., Future[Any]]:
         """Find the pool in *registry* and remember it."""
         edition = registry.edition
         submit = registry.pool_for(self.name, _built_in(self.__wrapped__, self._declared), self._said).submit
-        self._route = (edition, submit)
+        self._route[0] = (edition, submit)
         return submit
 
     def _copy(self) -> Self:
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other.__wrapped__ = self.__wrapped__
-        other._route = _NOWHERE
+        other._route = _no_route()
         return other
+
+    def __eq__(self, other: object) -> bool:
+        """Bound tasks are equal as methods are: if they are bound to the same object, and say the same."""
+        if self is other:
+            return True
+        one: Any = other
+        bound = self._object and isinstance(other, Task)
+        return bool(bound and self.__wrapped__ == one.__wrapped__ and self._said == one._said)
+
+    def __hash__(self) -> int:
+        return hash(self.__wrapped__) if self._object else object.__hash__(self)
 
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        if self.bound_args:
-            return _bind, (_unbound(self), self.bound_args[0], self._said)
+        if self._object:
+            return _bind, (_unbound(self), self._object[0], self._said)
         qualname: str = self.__qualname__
         found = resolve(self.__module__, qualname)
         if found is self:
-            return qualname
+            return find_again, (self.__module__, qualname)
         if isinstance(found, Declared) and found.__wrapped__ is self.__wrapped__:
             return _with_options, (found, self._said)
         return _remade, (type(self), self.__wrapped__, self._declared, self._said)
@@ -239,7 +252,8 @@ class TaskChain(Task[P, R]):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call the first stage, and chain the second to its future."""
-        return self._first(*args, **kwargs).then(self._fn)
+        first: Callable[..., Future[Any]] = self._first
+        return first(*self._object, *args, **kwargs).then(self._fn)
 
     def options(self, *, pool: str | None = None) -> Self:
         """Refuse: each stage has options of its own."""
@@ -299,7 +313,8 @@ def _checked(fn: Any) -> Callable[..., Any]:
     if isinstance(fn, Declared):
         raise TypeError(f"{fn!r} is declared already; use its options() to change how it runs")
     if not callable(fn):
-        raise TypeError(f"only something callable can be declared, found {fn!r}")
+        hint = f"; did you mean task(pool={fn!r})?" if isinstance(fn, str) else ""
+        raise TypeError(f"only something callable can be declared, found {fn!r}{hint}")
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         raise UnsuitableFunctionError(
             name_of(fn), "is a generator function, whose values come one by one: return a list, or declare its parts"
@@ -312,26 +327,50 @@ def _built_in(fn: Callable[..., Any], declared: TaskOptions) -> TaskOptions:
     return declared.over(TaskOptions(pool="loop" if inspect.iscoroutinefunction(fn) else "threads"))
 
 
+def dress(declared: Declared, fn: Callable[..., Any]) -> None:
+    """Give *declared* the name, documentation and attributes of *fn*, but none that hide what it has itself."""
+    functools.update_wrapper(cast(Any, declared), fn, updated=())
+    kind = type(declared)
+    attributes = vars(declared)
+    attributes["__module__"], _, name = name_of(fn).partition(":")
+    attributes.setdefault("__qualname__", name)
+    attributes.setdefault("__name__", name.rpartition(".")[2])
+    if type(fn) is FunctionType:
+        attributes.update((name, value) for name, value in vars(fn).items() if not hasattr(kind, name))
+
+
 def resolve(module: str, qualname: str) -> object:
-    """Return what a name means now, None if nothing."""
+    """Return what a name means now, before it binds to anything; None if nothing."""
     found: object = sys.modules.get(module)
     for part in qualname.split("."):
-        found = getattr(found, part, None)
+        found = inspect.getattr_static(found, part, None)
     return found
 
 
+def find_again(module: str, qualname: str) -> object:
+    """Find a declared function by its name, from its pickle."""
+    import_module(module)
+    found = resolve(module, qualname)
+    if not isinstance(found, Declared):
+        raise AttributeError(f"module {module!r} has no declared function {qualname!r}, found {found!r}")
+    return found
+
+
+def _no_route() -> _Route:
+    """Make the route of a task that has not been called yet; no registry has the edition None."""
+    return [(None, Future)]
+
+
 def _unbound(bound: Task[..., Any]) -> Task[..., Any]:
-    plain = bound._copy()  # pyright: ignore[reportPrivateUsage]  # same module
-    plain.bound_args = ()
-    plain._said = TaskOptions()  # pyright: ignore[reportPrivateUsage]  # same module
+    plain = _with_options(bound, TaskOptions())
+    plain._object = ()  # pyright: ignore[reportPrivateUsage]  # same module
+    plain.__wrapped__ = cast(MethodType, bound.__wrapped__).__func__
     return plain
 
 
 def _bind(plain: Task[..., Any], obj: Any, said: TaskOptions) -> Task[..., Any]:
     """Make a bound task again, from its pickle."""
-    bound = _with_options(plain, said)
-    bound.bound_args = (obj,)
-    return bound
+    return _with_options(plain, said)._bound_to(obj)  # pyright: ignore[reportPrivateUsage]  # same module
 
 
 def _with_options(plain: Task[..., Any], said: TaskOptions) -> Task[..., Any]:

@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import wraps
@@ -140,9 +140,10 @@ class Gate:
 
     def open(self) -> None:
         """Let all calls go on, those to come too."""
-        self._listener.close()
-        for connection in self._inside:
-            connection.close()
+        for end in (self._listener, *self._inside):  # shut down, as a forked child may have them open as well
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
         self._inside.clear()
 
     def __enter__(self) -> Gate:
@@ -154,11 +155,8 @@ class Gate:
 
 def wait_at(address: tuple[str, int], value: Any = None) -> Any:
     """Wait at the gate, then return *value*."""
-    try:
-        with socket.create_connection(address, timeout=PATIENCE) as connection:
-            connection.recv(1)
-    except (ConnectionRefusedError, ConnectionResetError):
-        pass  # it is open
+    with suppress(ConnectionError), socket.create_connection(address, timeout=PATIENCE) as connection:
+        connection.recv(1)  # an error: it is open
     return value
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import ClassVar, ParamSpec, TypeVar
 
-from parallel.context import Dispatcher, undeclared
+from parallel.context import Dispatcher, plain_function
 from parallel.delivery import INLINE
 from parallel.errors import PoolShutdownError
 from parallel.futures import Future
@@ -42,8 +42,7 @@ class InlinePool(Pool):
         """Run `fn(*args, **kwargs)` here and now; see `Pool.submit`."""
         if self._closed:
             raise PoolShutdownError(self.label)
-        plain, values = undeclared(fn, args)
-        future: Future[T] = Future((plain, values, kwargs, copy_context()), INLINE)
+        future: Future[T] = Future((plain_function(fn), args, kwargs, copy_context()), INLINE)
         self._running += 1
         try:
             future.run_on(INLINE)

@@ -23,7 +23,7 @@ from contextvars import copy_context
 from types import FunctionType
 from typing import Any, ClassVar, Final, ParamSpec, TypeVar, overload
 
-from parallel.context import Dispatcher, name_of, this, undeclared
+from parallel.context import Dispatcher, name_of, plain_function, this
 from parallel.delivery import settle
 from parallel.errors import DeadlockError, PoolShutdownError, UnsuitableFunctionError
 from parallel.futures import Future
@@ -69,7 +69,7 @@ class LoopPool(Pool):
         Raises:
             UnsuitableFunctionError: *fn* is no coroutine function.
         """
-        fn, args = undeclared(fn, args)
+        fn = plain_function(fn)
         check_coroutine_function(fn)
         future: Future[Any] = Future((fn, args, kwargs, copy_context()), self.callbacks)
         self._loop.accept(future)

@@ -32,7 +32,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, TypeVar
 
 from parallel.config import cpus
-from parallel.context import Dispatcher, Step, this, undeclared
+from parallel.context import Dispatcher, Step, plain_function, this
 from parallel.coroutines import close_loop
 from parallel.delivery import settle
 from parallel.errors import PoolBrokenError, PoolShutdownError, StarvationError
@@ -92,8 +92,8 @@ class ThreadPool(Pool):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `fn(*args, **kwargs)` on a worker thread; see `Pool.submit`."""
         crew = self._crew
-        plain, values = (fn, args) if type(fn) is FunctionType else undeclared(fn, args)
-        future: Future[T] = Future((plain, values, kwargs, copy_context()), crew)
+        plain = fn if type(fn) is FunctionType else plain_function(fn)
+        future: Future[T] = Future((plain, args, kwargs, copy_context()), crew)
         crew.accept(future)
         return future
 

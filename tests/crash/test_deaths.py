@@ -257,9 +257,8 @@ def test_initializer_raises(method: str) -> None:
 def test_initializer_that_can_not_be_loaded() -> None:
     """So does one whose arguments explode in the worker."""
     explosive = process_jobs.Explosive(ValueError("damp"))
-    with ProcessPool(1, "spawn", jobs.remember, (explosive,)) as pool:
-        with pytest.raises(PoolBrokenError, match="damp"):
-            pool.submit(jobs.nothing).result(PATIENCE)
+    with ProcessPool(1, "spawn", jobs.remember, (explosive,)) as pool, pytest.raises(PoolBrokenError, match="damp"):
+        pool.submit(jobs.nothing).result(PATIENCE)
 
 
 def test_initializer_that_can_not_be_pickled() -> None:
@@ -274,9 +273,9 @@ def test_initializer_that_can_not_be_pickled() -> None:
 def test_initializer_dies(tmp_path: Path, method: str) -> None:
     """An initializer that kills its worker breaks the pool after a few tries: no endless respawning."""
     note = tmp_path / "starts"
-    with ProcessPool(1, method, process_jobs.initializer_that_dies_with_note, (str(note),)) as pool:
-        with pytest.raises(PoolBrokenError, match="before they were ready, the last with exit code 9"):
-            pool.submit(jobs.nothing).result(PATIENCE)
+    pool = ProcessPool(1, method, process_jobs.initializer_that_dies_with_note, (str(note),))
+    with pool, pytest.raises(PoolBrokenError, match="before they were ready, the last with exit code 9"):
+        pool.submit(jobs.nothing).result(PATIENCE)
     assert len(note.read_text()) == 3
 
 
@@ -322,7 +321,7 @@ print(pool.submit(jobs.double, 1).result())
     assert result.stdout == ""
 
 
-# -- the process of the pool dies ---------------------------------------------------------------------------------------
+# -- the process of the pool dies -------------------------------------------------------------------------------------
 
 ORPHANS = """
 import os, signal, sys

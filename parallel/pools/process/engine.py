@@ -60,7 +60,7 @@ STILLBORN: Final = 3
 """Workers in a row that may die before they are ready. One is an accident, and each costs 0.1 s under spawn."""
 
 PAUSES: Final = (0.01, 0.1)
-"""Seconds between the tries to start a worker: while one takes that long, calls that wait only for it fail that late."""
+"""Seconds between the tries to start a worker; calls that nobody else could run fail that much later."""
 
 GUARD_HINT: Final = (
     "a script has to start its work under `if __name__ == '__main__':`, because each worker imports the script first"
@@ -494,10 +494,21 @@ class Staff(Engine):
     def join(self) -> None:
         if self.era != era():
             return
-        with self._quiet:
-            while self._life is not Life.GONE:
-                self._quiet.wait()
-        self._reactor.join()
+        try:
+            with self._quiet:
+                while self._life is not Life.GONE:
+                    self._quiet.wait()
+            self._reactor.join()
+        except KeyboardInterrupt:  # whoever interrupts this wait does not want to wait for what runs
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """Cancel the calls that are queued, and kill the workers that run the others: these fail."""
+        self.close(True)
+        with self._lock:
+            busy = [peer for peer in self._roster.staff if peer.given is not None]
+        self._reactor.tell(lambda: [peer.kill() for peer in busy if peer in self._roster])
 
     def abandon(self) -> None:
         """In a forked child: the workers are the parent's. `wire` has the child close their sockets."""

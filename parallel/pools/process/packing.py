@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import FunctionType, MethodType
 from typing import Any
 
-from parallel.context import name_of, undeclared
+from parallel.context import name_of, plain_function
 from parallel.outcomes import Outcome
 from parallel.pools.process.peer import Call
 from parallel.pools.process.pickling import dumps, dumps_arguments
@@ -30,9 +30,7 @@ class Packer:
 
     def pack(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | Outcome:
         """Return the call, or how it ended if it can't be sent."""
-        plain: Any = fn
-        if type(fn) is not FunctionType:
-            plain, args = undeclared(fn, args)
+        plain: Any = fn if type(fn) is FunctionType else plain_function(fn)
         if type(plain) is MethodType:
             # By its function, which may be sent by reference: the method's name may be bound to a task.
             plain, args = plain.__func__, (plain.__self__, *args)
