@@ -57,11 +57,14 @@ def _run(argv: Sequence[str] | None) -> int:
     return _check(arguments.file)
 
 
-def _parser() -> argparse.ArgumentParser:
-    from parallel import __version__
+def _version() -> str:
+    """Ask the package, which is there already: it stands above this room."""
+    return str(sys.modules["parallel"].__version__)
 
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m parallel", description="Look at a configuration of `parallel`.")
-    parser.add_argument("--version", action="version", version=f"parallel {__version__}")
+    parser.add_argument("--version", action="version", version=f"parallel {_version()}")
     commands = parser.add_subparsers(dest="command", title="commands")
     about = "read a configuration, show its pools and task rules, or every mistake in it"
     check = commands.add_parser("check", help=about, description=about[0].upper() + about[1:] + ".")

@@ -12,9 +12,11 @@ a fork, when no other thread runs. Nothing here needs a lock.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
@@ -165,7 +167,27 @@ def plain_function(fn: Callable[..., T]) -> Callable[..., T]:
 
 
 def name_of(fn: Callable[..., Any]) -> str:
-    """Name *fn* for people, `module:qualname`, whatever kind of callable it is."""
-    fn = getattr(fn, "func", fn)
-    qualname = getattr(fn, "__qualname__", None) or type(fn).__qualname__
-    return f"{getattr(fn, '__module__', None) or type(fn).__module__}:{qualname}"
+    """Name *fn* for people and for patterns, `module:qualname`, whatever kind of callable it is."""
+    module = module_of(fn)
+    if module in _MAIN:
+        spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+        module = "__main__" if spec is None else spec.name  # its real name under `python -m`
+    fn = _named(fn)
+    return f"{module}:{getattr(fn, '__qualname__', None) or type(fn).__qualname__}"
+
+
+def module_of(fn: Callable[..., Any]) -> str:
+    """Return the name of the module that *fn* was defined in, whatever kind of callable it is."""
+    fn = _named(fn)
+    return str(getattr(fn, "__module__", None) or type(fn).__module__)
+
+
+def _named(fn: Any) -> Any:
+    """Return what names *fn*: of a partial, its function."""
+    while isinstance(fn, partial):
+        fn = cast(Any, fn).func
+    return fn
+
+
+_MAIN = ("__main__", "__mp_main__")
+"""What the program's main module is called, in the program and in the worker processes of multiprocessing."""

@@ -8,8 +8,8 @@ Guarantees:
 - `shutdown` runs accepted chains dry, their later stages too, before it closes the pools.
 - A forked child has the same configuration and no open pool.
 
-State: `_pools`, `_callbacks` and `_state` of a registry, guarded by its `_lock`; the program's default registry,
-guarded by `_default_lock`. No user code runs while one of them is held. Nothing else in the library remembers
+State: `_pools`, `_callbacks`, `_shut` and `_entered` of a registry, guarded by its `_lock`; the program's default
+registry, guarded by `_default_lock`. No user code runs while one of them is held. Nothing else in the library remembers
 anything between calls; `reset` forgets it.
 """
 
@@ -21,7 +21,7 @@ import threading
 import weakref
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from contextvars import Token
+from contextvars import ContextVar, Token
 from importlib import import_module
 from types import TracebackType
 from typing import Any, Final, Self, cast
@@ -62,7 +62,7 @@ class Registry:
         self._callbacks: Crew | None = None
         self._shut = False
         self._drained: threading.Thread | None = None
-        self._entered: list[Token[Home | None]] = []
+        self._entered = 0  # blocks that it is current in
         self.edition = object()
         """Changes when what a task has looked up here is no longer true."""
         _registries.add(self)
@@ -206,14 +206,21 @@ class Registry:
         self.edition = object()
 
     def __enter__(self) -> Self:
-        self._entered.append(REGISTRY.set(self))
+        with self._lock:
+            self._entered += 1
+        _ENTERED.set((*_ENTERED.get(), REGISTRY.set(self)))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        REGISTRY.reset(self._entered.pop())
-        if not self._entered:
+        *outer, token = _ENTERED.get()
+        _ENTERED.set(tuple(outer))
+        REGISTRY.reset(token)
+        with self._lock:
+            self._entered -= 1
+            last = self._entered == 0
+        if last:
             self.shutdown(cancel_futures=kind is not None and not issubclass(kind, Exception))
 
     def __repr__(self) -> str:
@@ -265,6 +272,9 @@ class _LateCallbacks:
         """Queue what follows a call."""
         self._crew().dispatch(step)
 
+
+_ENTERED: ContextVar[tuple[Token[Home | None], ...]] = ContextVar("parallel.entered", default=())
+"""How to leave the blocks of registries that this context is in, the innermost last."""
 
 _registries: weakref.WeakSet[Registry] = weakref.WeakSet()
 _default: Registry | None = None

@@ -21,7 +21,7 @@ from types import CoroutineType, FunctionType, MethodType
 from typing import Any, Generic, ParamSpec, Protocol, Self, TypeAlias, TypeVar, cast, overload
 
 from parallel.call import ATOMS, submit_call
-from parallel.context import Declared, current_registry, name_of
+from parallel.context import Declared, current_registry, module_of, name_of
 from parallel.errors import UnsuitableFunctionError
 from parallel.futures import Future
 from parallel.options import TaskOptions
@@ -252,7 +252,7 @@ class TaskChain(Task[P, R]):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call the first stage, and chain the second to its future."""
-        first: Callable[..., Future[Any]] = self._first
+        first = cast("Callable[..., Future[Any]]", self._first)
         return first(*self._object, *args, **kwargs).then(self._fn)
 
     def options(self, *, pool: str | None = None) -> Self:
@@ -332,9 +332,10 @@ def dress(declared: Declared, fn: Callable[..., Any]) -> None:
     functools.update_wrapper(cast(Any, declared), fn, updated=())
     kind = type(declared)
     attributes = vars(declared)
-    attributes["__module__"], _, name = name_of(fn).partition(":")
-    attributes.setdefault("__qualname__", name)
-    attributes.setdefault("__name__", name.rpartition(".")[2])
+    qualname = name_of(fn).partition(":")[2]
+    attributes.setdefault("__module__", module_of(fn))
+    attributes.setdefault("__qualname__", qualname)
+    attributes.setdefault("__name__", qualname.rpartition(".")[2])
     if type(fn) is FunctionType:
         attributes.update((name, value) for name, value in vars(fn).items() if not hasattr(kind, name))
 
