@@ -85,6 +85,18 @@ def gather(
 def gather(*futures: AnyFuture[T]) -> Future[tuple[T, ...]]: ...
 @overload
 def gather(*futures: AnyFuture[T], return_exceptions: bool) -> Future[tuple[T | BaseException, ...]]: ...
+@overload  # of several types
+def gather(*futures: AnyFuture[Any], return_exceptions: bool) -> Future[tuple[Any, ...]]: ...
+@overload  # of several types
+def gather(
+    a: AnyFuture[Any],
+    b: AnyFuture[Any],
+    c: AnyFuture[Any],
+    d: AnyFuture[Any],
+    e: AnyFuture[Any],
+    /,
+    *more: AnyFuture[Any],
+) -> Future[tuple[Any, ...]]: ...
 def gather(*futures: AnyFuture[Any], return_exceptions: bool = False) -> Future[Any]:
     """
     Make the future of all values, one per future, in the order given.
@@ -103,13 +115,27 @@ def gather(*futures: AnyFuture[Any], return_exceptions: bool = False) -> Future[
 @overload
 def settle(a: AnyFuture[T1], b: AnyFuture[T2], /) -> Future[tuple[Settled[T1], Settled[T2]]]: ...
 @overload
+def settle(
+    a: AnyFuture[T1], b: AnyFuture[T2], c: AnyFuture[T3], /
+) -> Future[tuple[Settled[T1], Settled[T2], Settled[T3]]]: ...
+@overload
 def settle(*futures: AnyFuture[T]) -> Future[tuple[Settled[T], ...]]: ...
+@overload  # of several types
+def settle(
+    a: AnyFuture[Any], b: AnyFuture[Any], c: AnyFuture[Any], d: AnyFuture[Any], /, *more: AnyFuture[Any]
+) -> Future[tuple[Settled[Any], ...]]: ...
 def settle(*futures: AnyFuture[Any]) -> Future[Any]:
     """Make the future of how all ended, one `Settled` per future, in the order given; it never fails."""
     return _meet(futures, _Everyone(lambda outcomes: tuple(_settled(outcome) for outcome in outcomes)))
 
 
-def race(*futures: AnyFuture[T]) -> Future[T]:
+@overload
+def race(a: AnyFuture[T1], b: AnyFuture[T2], /) -> Future[T1 | T2]: ...
+@overload
+def race(*futures: AnyFuture[T]) -> Future[T]: ...
+@overload  # of several types
+def race(a: AnyFuture[Any], b: AnyFuture[Any], c: AnyFuture[Any], /, *more: AnyFuture[Any]) -> Future[Any]: ...
+def race(*futures: AnyFuture[Any]) -> Future[Any]:
     """
     Make the future that ends as the first of these to end, in whatever way. The others go on.
 
@@ -119,7 +145,13 @@ def race(*futures: AnyFuture[T]) -> Future[T]:
     return _meet(_some(futures, "race"), _Race())
 
 
-def first(*futures: AnyFuture[T]) -> Future[T]:
+@overload
+def first(a: AnyFuture[T1], b: AnyFuture[T2], /) -> Future[T1 | T2]: ...
+@overload
+def first(*futures: AnyFuture[T]) -> Future[T]: ...
+@overload  # of several types
+def first(a: AnyFuture[Any], b: AnyFuture[Any], c: AnyFuture[Any], /, *more: AnyFuture[Any]) -> Future[Any]: ...
+def first(*futures: AnyFuture[Any]) -> Future[Any]:
     """
     Make the future of the first value. The other futures go on.
 

@@ -45,6 +45,15 @@ class OfTwo(Protocol[A_contra, B_contra, T]):
         ...
 
 
+class OfMany(Protocol[T]):
+    """What maps over any number of iterables."""
+
+    @property
+    def submit(self) -> Callable[..., Future[T]]:
+        """Call the function with an item of each."""
+        ...
+
+
 class MapMethod(Protocol[A_contra, Q, R_co]):
     """What binds to an object: a map whose function takes it first."""
 
@@ -78,6 +87,10 @@ class ParallelMap(Declared, Generic[P, R]):
     def __call__(self: OfOne[A, T], items: Iterable[A], /) -> MapFuture[T]: ...
     @overload
     def __call__(self: OfTwo[A, B, T], items: Iterable[A], more: Iterable[B], /) -> MapFuture[T]: ...
+    @overload  # more are not checked
+    def __call__(
+        self: OfMany[T], a: Iterable[Any], b: Iterable[Any], c: Iterable[Any], /, *more: Iterable[Any]
+    ) -> MapFuture[T]: ...
     def __call__(self: Any, *iterables: Iterable[Any]) -> MapFuture[Any]:
         """
         Call the function with each item, or each tuple of items of several iterables; the shortest ends it.

@@ -127,6 +127,10 @@ class Task(Declared, Generic[P, R]):
     def submit(
         self: Callable[[A, B, C], Future[T]], a: A | Future[A], b: B | Future[B], c: C | Future[C], /
     ) -> Future[T]: ...
+    @overload  # more are not checked
+    def submit(
+        self: Callable[..., Future[T]], a: object, b: object, c: object, d: object, /, *more: object
+    ) -> Future[T]: ...
     def submit(self: Callable[..., Future[Any]], *args: Any) -> Future[Any]:
         """Call the task; the same as calling it, typed for arguments that are values or futures of them."""
         return self(*args)
@@ -135,6 +139,10 @@ class Task(Declared, Generic[P, R]):
     def map(self: Callable[[A], Future[T]], items: Iterable[A], /) -> MapFuture[T]: ...
     @overload
     def map(self: Callable[[A, B], Future[T]], items: Iterable[A], more: Iterable[B], /) -> MapFuture[T]: ...
+    @overload  # more are not checked
+    def map(
+        self: Callable[..., Future[T]], a: Iterable[Any], b: Iterable[Any], c: Iterable[Any], /, *more: Iterable[Any]
+    ) -> MapFuture[T]: ...
     def map(self: Callable[..., Future[Any]], *iterables: Iterable[Any]) -> MapFuture[Any]:
         """
         Call the task once per item, or per tuple of items of several iterables, the shortest of which ends it.

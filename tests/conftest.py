@@ -94,8 +94,7 @@ def _descriptors() -> dict[int, str]:
 
 def _files() -> dict[str, str]:
     """The temporary files; `pymp-*` is multiprocessing's folder."""
-    names = [*os.listdir(tempfile.gettempdir()), *(f"shm/{name}" for name in os.listdir("/dev/shm"))]
-    return {name: f"file {name}" for name in names if not name.startswith("pymp-")}
+    return {name: f"file {name}" for name in os.listdir(tempfile.gettempdir()) if not name.startswith("pymp-")}
 
 
 def _threads() -> dict[int, str]:

@@ -1,90 +1,252 @@
-from typing import assert_type
+"""
+The public API as users write it; checked by mypy and pyright, never run.
+"""
 
-from parallel import Future, MapFuture, gather, parallel_map, task
+import asyncio
+import concurrent.futures
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, assert_type
+
+from parallel import (
+    Future,
+    InlinePool,
+    LoopPool,
+    MapFuture,
+    ProcessPool,
+    Registry,
+    Settled,
+    ThreadPool,
+    as_completed,
+    completed,
+    configure,
+    first,
+    gather,
+    parallel_map,
+    race,
+    result_of,
+    settle,
+    task,
+    unresolved,
+    using,
+    wait,
+)
+
+# -- tasks ------------------------------------------------------------------------------------------------------------
 
 
 @task
-def f(x: int, y: str = "") -> float:
-    return x
+def scale(x: int, factor: str = "", *, unit: str = "") -> float:
+    return float(x)
 
 
 @task(pool="threads")
-async def g(x: int) -> str:
+async def fetch(x: int) -> str:
     return str(x)
 
 
 @task
-def h(x: str) -> bytes:
-    return x.encode()
+def encode(text: str) -> bytes:
+    return text.encode()
 
 
-assert_type(f(1), Future[float])
-assert_type(f(1, y="a"), Future[float])
-assert_type(g(1), Future[str])
-assert_type(f(1).then(str), Future[str])
-assert_type(g(1).then(len), Future[int])
-assert_type(f.map([1]), MapFuture[float])
-assert_type(g.then(len)(1), Future[int])
-assert_type(g.then(h)(1), Future[bytes])
-assert_type(g.then(h).map([1]), MapFuture[bytes])
-assert_type(gather(f(1), g(2)), Future[tuple[float, str]])
+@task
+def now() -> float:
+    return 0.0
 
 
-@parallel_map
-def m(x: int, z: float = 0) -> str:
-    return ""
+@task()
+def three(a: int, b: str, c: float) -> None: ...
 
 
-assert_type(m([1]), MapFuture[str])
-assert_type(m([1], [2.0]), MapFuture[str])
-assert_type(m.local([1]), list[str])
+assert_type(scale(1), Future[float])
+assert_type(scale(1, factor="a", unit="m"), Future[float])
+assert_type(scale.local(1), float)
+assert_type(scale.options(pool="io")(1, "a"), Future[float])
+assert_type(fetch(1), Future[str])
+assert_type(now(), Future[float])
+assert_type(scale.map([1]), MapFuture[float])
+assert_type(scale.map(range(3), ["a"]), MapFuture[float])
+assert_type(three.map([1], ["a"], [1.0]), MapFuture[None])
+assert_type(fetch.map([1]), MapFuture[str])
+assert_type(scale.submit(1), Future[float])
+assert_type(encode.submit(fetch(1)), Future[bytes])
+assert_type(three.submit(1, fetch(1), scale(1)), Future[None])
+assert_type(now.submit(), Future[float])
+assert_type(encode(result_of(fetch(1))), Future[bytes])
+assert_type(scale.name, str)
 
 
-@parallel_map(pool="loop")
-async def am(x: int) -> str:
-    return ""
+@task
+def look(future: Future[str]) -> bool:
+    return future.done()
 
 
-assert_type(am([1]), MapFuture[str])
+assert_type(look(unresolved(fetch(1))), Future[bool])
+
+assert_type(fetch.then(len)(1), Future[int])
+assert_type(fetch.then(encode)(1), Future[bytes])
+assert_type(fetch.then(encode).then(len).map([1]), MapFuture[int])
+assert_type(task(lambda: 3)(), Future[int])
 
 
-class C:
+@task
+class Point:
+    def __init__(self, x: int) -> None:
+        self.x = x
+
+
+class Shop:
     @task
-    def meth(self, x: int) -> str:
+    def price(self, x: int) -> str:
+        return ""
+
+    @task
+    async def order(self, x: int) -> str:
         return ""
 
     @task
     @staticmethod
-    def st(x: int) -> str:
+    def tax(x: int) -> str:
         return ""
 
     @task(pool="threads")
     @classmethod
-    def cl(cls, x: int) -> str:
+    def open(cls, x: int) -> str:
         return ""
 
     @parallel_map
-    def mm(self, x: int) -> str:
+    def weigh(self, x: int) -> str:
         return ""
 
     @parallel_map
     @staticmethod
-    def sm(x: int) -> str:
+    def pack(x: int) -> str:
         return ""
 
     @parallel_map
     @classmethod
-    def cm(cls, x: int) -> str:
+    def label(cls, x: int) -> str:
         return ""
 
 
-assert_type(C().meth(1), Future[str])
-assert_type(C().meth.map([1]), MapFuture[str])
-assert_type(C.st(1), Future[str])
-assert_type(C().st(1), Future[str])
-assert_type(C.cl(1), Future[str])
-assert_type(C().cl(1), Future[str])
-assert_type(C().mm([1]), MapFuture[str])
-assert_type(C().cm([1]), MapFuture[str])
-assert_type(C().sm([1]), MapFuture[str])
-assert_type(C.sm([1]), MapFuture[str])
+assert_type(Shop().price(1), Future[str])
+assert_type(Shop().price.map([1]), MapFuture[str])
+assert_type(Shop().price.then(len)(1), Future[int])
+assert_type(Shop().price.local(1), str)
+assert_type(Shop().order(1), Future[str])
+assert_type(Shop.tax(1), Future[str])
+assert_type(Shop().tax(1), Future[str])
+assert_type(Shop.open(1), Future[str])
+assert_type(Shop().open(1), Future[str])
+assert_type(Shop().weigh([1]), MapFuture[str])
+assert_type(Shop().label([1]), MapFuture[str])
+assert_type(Shop().pack([1]), MapFuture[str])
+assert_type(Shop.pack([1]), MapFuture[str])
+
+# -- maps -------------------------------------------------------------------------------------------------------------
+
+
+@parallel_map
+def shrink(path: int, factor: float = 0) -> str:
+    return ""
+
+
+@parallel_map(pool="loop")
+async def load(x: int) -> str:
+    return ""
+
+
+assert_type(shrink([1]), MapFuture[str])
+assert_type(shrink([1], [2.0]), MapFuture[str])
+assert_type(shrink([1]).result(), list[str])
+assert_type(iter(shrink([1])), Iterator[str])
+assert_type(shrink.local([1]), list[str])
+assert_type(shrink.submit(1, factor=2.0), Future[str])
+assert_type(shrink.options(pool="io")([1]), MapFuture[str])
+assert_type(load([1]), MapFuture[str])
+assert_type(load([1]).then(len), Future[int])
+assert_type(parallel_map(len)(["a"]), MapFuture[int])
+
+# -- futures ----------------------------------------------------------------------------------------------------------
+
+
+def is_bad(error: ValueError) -> None: ...
+
+
+number: Future[int] = completed(1)
+assert_type(number.result(), int)
+assert_type(number.result(timeout=1.5), int)
+assert_type(number.exception(), BaseException | None)
+assert_type(number.then(str), Future[str])
+assert_type(number.then(fetch), Future[str])
+assert_type(number.then(fetch).then(encode), Future[bytes])
+assert_type(number.then(str, pool="io"), Future[str])
+assert_type(number.catch(repr), Future[int | str])
+assert_type(number.catch(ValueError, is_bad), Future[int | None])
+assert_type(number.catch((OSError, KeyError), repr), Future[int | str])
+assert_type(number.finally_(print), Future[int])
+assert_type(number.on_success(print).on_failure(print), Future[int])
+assert_type(number.then(lambda n: n + 0.5), Future[float])
+
+
+async def pause(n: int) -> bytes:
+    return b""
+
+
+assert_type(number.then(pause), Future[bytes])
+
+
+async def main() -> None:
+    assert_type(await number, int)
+    assert_type(await scale(1), float)
+    assert_type(await gather(number, fetch(1)), tuple[int, str])
+    assert_type(await asyncio.wrap_future(number), int)
+
+
+text = completed("a")
+assert_type(gather(number), Future[tuple[int]])
+assert_type(gather(number, text), Future[tuple[int, str]])
+assert_type(gather(number, text, scale(1)), Future[tuple[int, str, float]])
+assert_type(gather(*[number]), Future[tuple[int, ...]])
+assert_type(gather(number, text, number, text, number), Future[tuple[Any, ...]])
+assert_type(gather(*[number], return_exceptions=True), Future[tuple[int | BaseException, ...]])
+assert_type(settle(number, text), Future[tuple[Settled[int], Settled[str]]])
+assert_type(settle(number, text).result()[1].result(), str)
+assert_type(race(number, number), Future[int])
+assert_type(race(number, text), Future[int | str])
+assert_type(first(*[number]), Future[int])
+assert_type(list(as_completed([number], timeout=3)), list[Future[int]])
+assert_type(wait([number]).done, set[Future[int]])
+
+standard: concurrent.futures.Future[int] = number
+assert_type(gather(standard, text), Future[tuple[int, str]])
+
+# -- pools and registries ---------------------------------------------------------------------------------------------
+
+
+def plain(x: int, *, y: str = "") -> float:
+    return 0.0
+
+
+with ThreadPool(4, thread_name_prefix="io", initializer=print, initargs=("hello",)) as threads:
+    assert_type(threads.submit(plain, 1, y="a"), Future[float])
+    assert_type(threads.map(plain, [1]), Iterator[float])
+    assert_type(threads.stats().queued, int)
+with ProcessPool(2, mp_context="spawn", max_tasks_per_child=3) as processes:
+    assert_type(processes.submit(plain, 1), Future[float])
+with LoopPool(max_workers=3) as loop:
+    assert_type(loop.submit(pause, 1), Future[bytes])
+assert_type(InlinePool().submit(plain, 1), Future[float])
+
+executor: concurrent.futures.Executor = ThreadPool()
+
+with Registry.from_toml("parallel.toml") as registry:
+    assert_type(registry, Registry)
+with using({"pools": {"threads": {"max_workers": 3}}}) as used:
+    assert_type(used, Registry)
+with using(registry), using(Path("parallel.toml")):
+    pass
+assert_type(configure("parallel.toml"), Registry)
+mapping: dict[str, Any] = {}
+configure(mapping)

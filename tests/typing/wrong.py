@@ -1,0 +1,63 @@
+"""
+Wrong uses of the public API: each line marked `# error` must be one in mypy and in pyright, and no other line.
+"""
+
+from parallel import Future, LoopPool, ThreadPool, completed, gather, parallel_map, task
+
+
+@task
+def scale(x: int, factor: str = "") -> float:
+    return float(x)
+
+
+@task
+async def fetch(x: int) -> str:
+    return str(x)
+
+
+@parallel_map
+def shrink(x: int) -> str:
+    return ""
+
+
+class Shop:
+    @task
+    def price(self, x: int) -> str:
+        return ""
+
+
+def plain(x: int) -> str:
+    return ""
+
+
+number: Future[int] = completed(1)
+
+scale("a")  # error: a string for an integer
+scale()  # error: an argument is missing
+scale(1, unit="m")  # error: no such parameter
+scale(1, timeout=3)  # error: options don't mix with arguments
+scale.options(timeout=3)  # error: no such option yet
+task(pool=3)  # error: pools are named by strings
+scale.map(["a"])  # error: items of the wrong type
+scale.map(1)  # error: nothing to iterate over
+scale.submit(fetch(1))  # error: a future of the wrong type
+shrink(["a"])  # error: items of the wrong type
+shrink(1)  # error: nothing to iterate over
+Shop().price("a")  # error: a string for an integer
+Shop().price()  # error: an argument is missing
+fetch.then(scale)  # error: the stages don't fit
+number.then(len)  # error: an integer has no length
+number.catch(3, print)  # error: no exception type
+number.catch(ValueError, plain)  # error: the handler takes no exception
+a: str = scale(1).result()  # error: it is a float
+b: Future[int] = fetch(1)  # error: it is a future of a string
+c: Future[tuple[int, int]] = gather(number, fetch(1))  # error: the second is a string
+ThreadPool("4")  # error: workers are counted
+ThreadPool().submit(plain, "a")  # error: a string for an integer
+ThreadPool().submit(plain)  # error: an argument is missing
+LoopPool(max_workers=1.5)  # error: workers are counted
+
+
+async def main() -> None:
+    d: int = await fetch(1)  # error: it is a string
+    print(d)
