@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from parallel.streams import MapFuture
     from parallel.tasks import Task, task
 
-__version__: Final = "0.1.0"
+__version__ = "0.1.0"
 
 __all__ = [
     "ConfigError",

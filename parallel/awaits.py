@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Generator
 from typing import Any
 
+from parallel.context import this
 from parallel.delivery import Feed
 from parallel.outcomes import Outcome
 from parallel.states import State
@@ -55,11 +56,17 @@ def ended(future: State[Any]) -> Generator[Any, None, None]:
     if future.ended() is None:
         alarm = _Alarm(future, asyncio.get_running_loop())
         if future.add(alarm):
+            worker = this.worker
+            if worker is not None:
+                worker.lend()
             try:
                 yield from alarm.__await__()
             except asyncio.CancelledError:
                 future.remove(alarm)
                 future.cancel()
                 raise
+            finally:
+                if worker is not None:
+                    worker.unlend()
     if future.cancelled():
         raise asyncio.CancelledError

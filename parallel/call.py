@@ -63,7 +63,7 @@ def submit_call(
         The call's future. A failed argument fails it with the same exception, a cancelled one cancels it.
     """
     values = [*args, *kwargs.values()]
-    marked = [item for value in values if type(value) not in ATOMS for item in _items(value) if _is_marked(item)]
+    marked = [item for value in values if _may_hold(value) for item in _items(value) if _is_marked(item)]
     if not marked:
         return submit(fn, *args, **kwargs)
     awaited = [item for item in marked if is_future(item)]
@@ -78,6 +78,13 @@ def submit_call(
     arrived: Future[list[Any]] = Future(BARE, current_registry().callbacks)
     meet(awaited, all_or_error(selects=False), arrived)
     return arrived.then(go_on)
+
+
+def _may_hold(value: object) -> bool:
+    """Tell by types whether *value* is, or holds, anything marked: a long list is looked through quickly."""
+    if type(value) in ATOMS:
+        return False
+    return any(issubclass(kind, StandardFuture | Unresolved) for kind in set(map(type, _items(value))))
 
 
 def _items(value: object) -> Iterable[object]:

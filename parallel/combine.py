@@ -23,7 +23,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar, cast, overload
 from attrs import frozen
 
 from parallel.context import Declared, Dispatcher, current_registry
-from parallel.delivery import Feed, outcome_of
+from parallel.delivery import Feed, alive, outcome_of
 from parallel.delivery import settle as end
 from parallel.futures import Future
 from parallel.outcomes import CANCELLED, Outcome
@@ -397,7 +397,7 @@ def _tell(feed: Feed, outcome: Outcome) -> None:
 
 def _common_dispatcher(futures: Sequence[AnyFuture[Any]]) -> Dispatcher:
     """Return the dispatcher that all *futures* share, else the callback threads."""
-    dispatchers = {future.dispatcher if is_ours(future) else None for future in futures}
+    dispatchers = {alive(future.dispatcher) if is_ours(future) else None for future in futures}
     shared = dispatchers.pop() if len(dispatchers) == 1 else None
     return shared or current_registry().callbacks
 
@@ -466,10 +466,12 @@ class _Arrivals(Generic[F]):
 
     def _next(self, deadline: float | None, missing: int) -> F:
         while True:
+            bell: Future[None] = Future()
             with self._lock:
+                self._bell = bell  # before the look: a signal handler may end a future in between
                 if self._arrived:
                     return self._arrived.popleft()
-                bell = self._bell = Future()
+                bell.feeds = tuple(self._ties.values())  # so that a waiting thread can see what it waits for
             try:
                 bell.result(None if deadline is None else max(deadline - time.monotonic(), 0))
             except TimeoutError:

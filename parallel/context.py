@@ -145,11 +145,13 @@ def registry_source(source: Callable[[], Home]) -> None:
 
 def current_registry() -> Home:
     """Return the registry of this block, or else the program's default one."""
-    home = REGISTRY.get()
-    if home is None:
-        assert _source is not None, "`import parallel` sets it"
-        home = _source()
-    return home
+    return REGISTRY.get() or default_registry()
+
+
+def default_registry() -> Home:
+    """Return the program's default registry."""
+    assert _source is not None, "`import parallel` sets it"
+    return _source()
 
 
 def enter_worker_process() -> None:

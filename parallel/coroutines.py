@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Coroutine
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 from parallel.context import this
@@ -23,7 +24,10 @@ def run_coroutine(coroutine: Coroutine[Any, Any, T]) -> T:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return _runner(asyncio).run(coroutine) if this.worker is not None else asyncio.run(coroutine)
+        if this.worker is None:
+            return asyncio.run(coroutine)
+        value: T = _runner(asyncio).run(coroutine, context=copy_context())  # else in that of the first one
+        return value
     return _run_aside(asyncio, coroutine)
 
 
@@ -52,7 +56,7 @@ def _run_aside(asyncio: Any, coroutine: Coroutine[Any, Any, T]) -> T:
         except BaseException as error:
             errors.append(error)
 
-    thread = threading.Thread(target=run, name="parallel-inline-loop")
+    thread = threading.Thread(target=copy_context().run, args=(run,), name="parallel-inline-loop")
     thread.start()
     thread.join()
     if errors:

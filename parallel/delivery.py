@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 
-from parallel.context import Dispatcher, Step, current_registry, era
+from parallel.context import Dispatcher, Step, current_registry, default_registry, era
 from parallel.errors import PoolShutdownError
 from parallel.outcomes import CANCELLED, LockType, Outcome, Watch, Work, attempt
 from parallel.states import State, is_future, is_ours
@@ -45,11 +45,13 @@ class Feed:
     Attributes:
         adopts: The target's own function has run; it only waits for the source.
         selects: The target may end before its sources: those that then serve nobody else are cancelled.
+        always: It has something to do when the source ends, even if the target was cancelled before.
     """
 
     __slots__ = ("source", "target")
     adopts = True
     selects = False
+    always = False
 
     def __init__(self, source: concurrent.futures.Future[Any], target: State[Any]) -> None:
         self.source = source
@@ -113,11 +115,18 @@ class Link(Feed):
             The target and its end; None if it was cancelled, or if it now waits for the future that came back.
         """
         target = self.target
-        if target.take_work() is None:
+        cancelled = target.take_work() is None
+        if cancelled and not self.always:
             return None
         target.feeds = ()
-        result = attempt(self._work(outcome))
         try:
+            result = attempt(self._work(outcome))
+        except BaseException as error:  # not even that could be done: the stack is full
+            result = (None, error, None)
+        try:
+            if cancelled:
+                _log_lost(result)
+                return None
             return _after_finally(target, result, outcome) if self.always else _adopted(target, result)
         finally:
             del self, target, result, outcome  # an error refers to this frame: break the cycle
@@ -129,6 +138,12 @@ class Link(Feed):
         if self.executor is None:
             return _called, (self.fn, args), {}, self.context
         return self.executor.submit, (self.fn, *args), {}, self.context
+
+
+def _log_lost(result: Outcome) -> None:
+    """Log the error of a `finally_` whose future was cancelled before: nobody will ask for it."""
+    if result[1] is not None:
+        LOGGER.error("exception in the function of a cancelled finally_", exc_info=result[1])
 
 
 class _Restore(Feed):
@@ -240,53 +255,56 @@ _Told: TypeAlias = deque[tuple[State[Any], list[Any]]]
 """Futures that have ended, each with those who are to be told."""
 
 
+_Left: TypeAlias = deque[tuple[Any, State[Any]]]
+"""Links and callbacks that need code of the user's, each with the future that has ended."""
+
+
 def deliver(source: State[Any], entries: list[Any], here: Dispatcher | None, may_block: bool) -> None:
     """Tell *entries* that *source* has ended, then those whom that ends, and so on, without recursion."""
     told: _Told = deque([(source, entries)])
-    callbacks: deque[tuple[Callback, State[Any]]] = deque()
-    del source, entries  # an error of what follows refers to this frame: keep nothing in it, see `_tell` too
-    while told:
-        _tell(told, callbacks, here)
-    while callbacks:
-        if may_block:
-            callbacks[0][0].call(callbacks.popleft()[1], engine=here is not None)
-        else:
-            _dispatch_callback(*callbacks.popleft())
+    left: _Left = deque()
+    del source, entries  # an error of what follows refers to this frame: keep nothing in it
+    while told or left:
+        while told:
+            _tell(told, left)
+        # Now whoever waits for any of them goes on: user code that blocks can hold up nobody. Only what is alone runs
+        # here, as the next might wait for the one behind it.
+        if left:
+            _follow_up(left, told, here if len(left) == 1 else None, here, may_block)
 
 
-def _tell(told: _Told, callbacks: deque[tuple[Callback, State[Any]]], here: Dispatcher | None) -> None:
-    """Tell all who wait for the next future in *told*; callbacks are left for later."""
+def _tell(told: _Told, left: _Left) -> None:
+    """Tell all who wait for the next future in *told*; what needs code of the user's goes to *left*."""
     source, entries = told.popleft()
     outcome = source.outcome()
-    calls = len(callbacks)
-    links = [entry for entry in entries if _needs_user_code(entry, source, outcome, told, callbacks)]
-    # What runs on this thread goes first: a link beside a callback or another link gets a thread of its own.
-    alone = len(links) == 1 and calls == len(callbacks)
-    links.reverse()
-    while links:
-        dispatcher = alive(source.dispatcher) or cast(Dispatcher, links[-1].target.dispatcher)
-        if dispatcher is INLINE or (dispatcher is here and alone):
-            _run_link(links.pop(), outcome, told)
+    for entry in entries:
+        if type(entry) is LockType:
+            entry.release()
+        elif type(entry) is Callback or not entry.passes(outcome):
+            left.append((entry, source))
         else:
-            _dispatch_link(dispatcher, links.pop(), outcome, told)
-    del source, entries, outcome
+            target = entry.pass_on(outcome)
+            if target is not None:
+                _end(target, entry.passed(outcome), told)
 
 
-def _needs_user_code(
-    entry: Any, source: State[Any], outcome: Outcome, told: _Told, callbacks: deque[tuple[Callback, State[Any]]]
-) -> bool:
-    """See to *entry* at once if no code of the user's is involved, note a callback; True for a link that is left."""
-    if type(entry) is LockType:
-        entry.release()
-    elif type(entry) is Callback:
-        callbacks.append((entry, source))
-    elif not entry.passes(outcome):
-        return True
+def _follow_up(left: _Left, told: _Told, fused: Dispatcher | None, here: Dispatcher | None, may_block: bool) -> None:
+    """See to the next in *left*: a link of *fused*, or an inline one, runs on this thread; callbacks do if they may."""
+    entry, source = left.popleft()
+    if type(entry) is Callback:
+        if not may_block:
+            _dispatch_callback(entry, source)
+        elif left and type(left[-1][0]) is not Callback:
+            left.append((entry, source))  # links are handed on first
+        else:
+            entry.call(source, engine=here is not None)
     else:
-        target = entry.pass_on(outcome)
-        if target is not None:
-            _end(target, entry.passed(outcome), told)
-    return False
+        dispatcher = alive(source.dispatcher) or cast(Dispatcher, entry.target.dispatcher)
+        if dispatcher is INLINE or dispatcher is fused:
+            _run_link(entry, source.outcome(), told)
+        else:
+            _dispatch_link(dispatcher, entry, source.outcome(), told)
+    del entry, source
 
 
 def _run_link(link: Link, outcome: Outcome, told: _Told) -> None:
@@ -321,11 +339,11 @@ def _dispatch_callback(callback: Callback, future: State[Any]) -> None:
 
 
 def _dispatch(dispatcher: Dispatcher, step: Step) -> None:
-    """Have *dispatcher* run *step*; after its shutdown, the callback threads of the registry."""
+    """Have *dispatcher* run *step*; after its shutdown, the callback threads of the default registry."""
     try:
         dispatcher.dispatch(step)
     except PoolShutdownError:
-        callbacks = current_registry().callbacks
+        callbacks = default_registry().callbacks
         if callbacks is dispatcher:
             raise
         callbacks.dispatch(step)
@@ -369,13 +387,24 @@ def wait_for(feed: Feed) -> tuple[State[Any], Outcome] | None:
         target.feeds = (feed,)
         source.add_done_callback(lambda ended: settle(target, feed.passed(outcome_of(ended))))
         return None
-    if source is target:
-        return target, (None, RuntimeError("a continuation returned the future that waits for it"), None)
+    if _leads_to(target, source):
+        return target, (None, RuntimeError("a continuation returned a future that waits for it"), None)
     target.feeds = (feed,)
     target.dispatcher = source.dispatcher or target.dispatcher
     if source.add(feed):
         return None
     return target, feed.passed(source.outcome())
+
+
+def _leads_to(target: State[Any], source: State[Any]) -> bool:
+    """Tell whether *source* is *target*, or waits for it because its own function returned it."""
+    ahead: object = source
+    while is_ours(ahead):
+        if ahead is target:
+            return True
+        feeds = ahead.feeds
+        ahead = feeds[0].source if len(feeds) == 1 and feeds[0].adopts else None
+    return False
 
 
 def outcome_of(future: concurrent.futures.Future[Any]) -> Outcome:
@@ -403,6 +432,10 @@ def release(future: State[Any]) -> None:
     future.feeds = ()
     if feeds and feeds[0].selects:
         cancel_sources(feeds)
+    elif len(feeds) > 1:
+        for feed in feeds:
+            if feed.target is future and is_ours(feed.source):
+                feed.source.remove(feed)  # a source that lives on must not keep this one alive
 
 
 def cancel_sources(feeds: tuple[Feed, ...]) -> None:
@@ -411,16 +444,20 @@ def cancel_sources(feeds: tuple[Feed, ...]) -> None:
     while left:
         feed = left.pop()
         source = feed.source
-        if not serves_only(feed):
-            continue
+        serves_it_only = serves_only(feed)
         if not is_ours(source):
-            source.cancel()
+            if serves_it_only:
+                source.cancel()
             continue
-        source.remove(feed)
-        further = source.feeds
-        if source.ended() is None and source.is_pending() and settle(source, (None, CANCELLED, None)):
-            left += further
-        elif further:
+        if not feed.always:
+            source.remove(feed)
+        if not serves_it_only:
+            continue
+        if source.take_work() is not None:
+            left += source.feeds
+            source.feeds = ()
+            settle(source, (None, CANCELLED, None))
+        elif source.feeds:
             source.cancel()  # it runs, and waits for a future that its function returned
 
 

@@ -76,7 +76,7 @@ class Future(State[T]):
             fn: Takes the error.
             pool: As for `then`.
         """
-        if fn is None and isinstance(exc, type | tuple):
+        if fn is None and _is_exception_type(exc):
             raise TypeError(f"catch({exc!r}) needs a function too: catch({exc!r}, fn)")
         caught, fn = (Exception, exc) if fn is None else (exc, fn)
         return self._follow(fn, pool, on_error=tuple(_exception_types(caught)))
@@ -138,23 +138,32 @@ class Future(State[T]):
             if not is_ours(source):
                 return bool(source.cancel())
             link = source
-        feeds = link.feeds
+        feeds, link.feeds = link.feeds, ()
         if settle(link, (None, CANCELLED, None)):
             cancel_sources(feeds)
         return self.cancelled()
 
     # -- for engines, and for whoever made the future by hand -------------------------------------------------------
 
-    def run_on(self, here: Dispatcher) -> None:
-        """Run the call on this thread of *here*, if it has not been started or cancelled yet."""
+    def run_on(self, here: Dispatcher | None, *, may_block: bool = True) -> None:
+        """
+        Run the call on this thread, if it has not been started or cancelled yet.
+
+        Args:
+            here: The dispatcher whose thread this is; None: what follows the call is not to run here.
+            may_block: Whether callbacks may run on this thread.
+        """
         fields = self.__dict__
         work: Work | None = fields.pop("_work", None)
         if work is None:
             return
-        outcome = attempt(work)
+        try:
+            outcome = attempt(work)
+        except BaseException as error:  # not even that could be done: the stack is full
+            outcome = (None, error, None)
         del work  # what follows may take long: don't keep the arguments alive
         if fields.setdefault("_end", outcome) is not outcome:
-            settle(self, outcome, here)
+            settle(self, outcome, here, may_block=may_block)
         del self, fields, outcome  # an error refers to this frame: break the cycle
 
     def set_running_or_notify_cancel(self) -> bool:
@@ -163,7 +172,7 @@ class Future(State[T]):
             return True
         if self.cancelled():
             return False
-        raise InvalidStateError(f"{self._state}: {self!r}")
+        raise RuntimeError(f"{self._state}: {self!r}")
 
     def set_result(self, result: T) -> None:
         """End a future made by hand with a value."""
@@ -205,6 +214,10 @@ def _exception(given: object) -> BaseException | None:
     if not isinstance(error, BaseException | None):
         raise TypeError(f"only an exception, or None, can be set as one, found {given!r}")
     return error
+
+
+def _is_exception_type(value: object) -> bool:
+    return isinstance(value, tuple) or (isinstance(value, type) and issubclass(value, BaseException))
 
 
 def _exception_types(caught: object) -> Iterator[type[BaseException]]:

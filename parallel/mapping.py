@@ -105,16 +105,16 @@ class ParallelMap(Declared, Generic[P, R]):
         return map_eagerly(self.submit, iterables)
 
     @overload  # pyright infers CoroutineType for `async def`, mypy Coroutine
-    def submit(self: ParallelMap[P, CoroutineType[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
+    def submit(self: ParallelMap[P, CoroutineType[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
     @overload
-    def submit(self: ParallelMap[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
+    def submit(self: ParallelMap[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
     @overload
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
-    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
+    def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call the function with one item, as a task is called."""
         return self.task(*args, **kwargs)
 
-    def local_one(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def local_one(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the plain function on one item, here and now."""
         return self.task.local(*args, **kwargs)
 

@@ -177,11 +177,15 @@ def attempt(work: Work) -> Outcome:
     return (value, None, None)
 
 
+_traceback_of: Final[Callable[[BaseException], TracebackType | None]] = vars(BaseException)["__traceback__"].__get__
+"""Read the traceback as the interpreter does."""
+
+
 def failure(error: BaseException) -> Outcome:
     """Make the outcome of an *error* just caught, without the catching frame in its traceback."""
-    traceback = error.__traceback__
+    # By the base class: the exception's own attributes may run code of the user's, and may be frozen.
+    traceback = _traceback_of(error)
     if traceback is not None:
         traceback = traceback.tb_next
-    # with_traceback(), as exceptions may be frozen: setting the attribute would raise.
-    error.with_traceback(traceback)
+    BaseException.with_traceback(error, traceback)
     return (None, error, traceback)

@@ -16,7 +16,6 @@ anything between calls; `reset` forgets it.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Generator, Mapping
@@ -24,16 +23,16 @@ from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from importlib import import_module
 from types import TracebackType
-from typing import Any, Final, Self, cast
+from typing import Final, Self, cast
 
 import parallel.config
 from parallel import context
 from parallel.config import Config, PoolConfig, cpus
-from parallel.context import REGISTRY, Home, registry_source
+from parallel.context import REGISTRY, Dispatcher, Home, registry_source
 from parallel.errors import ConfigError, PoolShutdownError, UnknownPoolError
 from parallel.options import TaskOptions
 from parallel.pools import KINDS
-from parallel.pools.base import Pool
+from parallel.pools.base import Engine, Pool, run_dry
 from parallel.pools.thread import Crew
 
 _CALLBACK_THREADS: Final = min(32, cpus() + 4)
@@ -61,7 +60,7 @@ class Registry:
         self._pools: dict[str, Pool] = {}
         self._callbacks: Crew | None = None
         self._shut = False
-        self._drained: threading.Thread | None = None
+        self._drained = threading.Event()
         self._entered = 0  # blocks that it is current in
         self.edition = object()
         """Changes when what a task has looked up here is no longer true."""
@@ -85,9 +84,10 @@ class Registry:
         """The threads that run what follows calls whose own workers can't."""
         with self._lock:
             crew = self._callbacks
-            if crew is None:
+            if crew is None and not self._drained.is_set():
                 crew = self._callbacks = Crew("the callback threads", _CALLBACK_THREADS, "parallel-callback")
-            return crew
+                weakref.finalize(self, crew.close, False).atexit = False
+        return crew or default_registry().callbacks
 
     def pool(self, name: str, /) -> Pool:
         """
@@ -98,6 +98,8 @@ class Registry:
             PoolShutdownError: The registry has been shut down.
             ConfigError: The configuration, found only now, can't be used.
         """
+        if self._shut:
+            self._check_inside()
         return self._pools.get(name) or self._open(name)
 
     def pool_for(self, task: str, declared: TaskOptions, said: TaskOptions) -> Pool:
@@ -113,20 +115,24 @@ class Registry:
             As `pool` does.
         """
         if self._shut:
-            self._check_open()
+            self._check_inside()
         options = said.over(self.config.options_for(task).over(declared))
         try:
             return self.pool(cast(str, options.pool))
         except UnknownPoolError as error:
             raise UnknownPoolError(error.name, error.known, task) from None
 
-    def _check_open(self) -> None:
-        """Refuse calls from outside after a shutdown; what is accepted may go on calling while it runs dry."""
-        if self._shut and context.this.worker is None:
+    @property
+    def is_shut(self) -> bool:
+        """Whether it takes no more calls from outside."""
+        return self._shut
+
+    def _check_inside(self) -> None:
+        """Refuse calls from outside; what is accepted may go on calling until all has run dry."""
+        if self._drained.is_set() or not self._owns_this_thread():
             raise PoolShutdownError("the registry")
 
     def _open(self, name: str) -> Pool:
-        self._check_open()
         config = self.config.pools.get(name)
         if config is None:
             raise UnknownPoolError(name, sorted(self.config.pools))
@@ -148,25 +154,31 @@ class Registry:
             cancel_futures: Cancel what has not been started.
         """
         with self._lock:
+            first = not self._shut
             self._shut = True
             self.edition = object()
-            thread = self._drained
-            if thread is None:
-                thread = threading.Thread(target=self._run_dry, args=(cancel_futures,), name="parallel-shutdown")
-                self._drained = thread
-                thread.start()
         if cancel_futures:
             for pool in self._open_pools():
                 pool.shutdown(wait=False, cancel_futures=True)
-        if wait and not self._owns_this_thread():
-            thread.join()
+        inside = self._owns_this_thread()
+        if first and wait and not inside:
+            try:
+                self._run_dry(cancel_futures)
+            except BaseException:  # a Ctrl-C: the rest is done behind
+                self._run_dry_behind(cancel_futures)
+                raise
+        elif first:
+            self._run_dry_behind(cancel_futures)
+        elif wait and not inside:
+            self._drained.wait()
+
+    def _run_dry_behind(self, cancel_futures: bool) -> None:
+        threading.Thread(target=self._run_dry, args=(cancel_futures,), name="parallel-shutdown").start()
 
     def _run_dry(self, cancel_futures: bool) -> None:
         """Wait until nothing is left to do, then close the pools and end the callback threads."""
-        context.this.worker = None
-        done: list[int] | None = None
-        while not cancel_futures and done != (now := self._idle()):
-            done = now
+        if not cancel_futures:
+            run_dry(self._engines)
         for pool in self._open_pools():
             pool.shutdown(wait=False, cancel_futures=cancel_futures)
         for pool in self._open_pools():
@@ -176,16 +188,12 @@ class Registry:
             crew.idle()
             crew.close(cancel_futures=False)
             crew.join()
+        self._drained.set()
 
-    def _idle(self) -> list[int]:
-        """
-        Wait for each pool to have nothing to do.
-
-        Returns:
-            How many calls each has ended. Twice the same: nothing went on between, or it would have left a trace.
-        """
-        counts = [pool.idle() for pool in self._open_pools()]
-        return [*counts, self._callbacks.idle()] if self._callbacks is not None else counts
+    def _engines(self) -> list[Pool | Engine]:
+        """Return all that has something to do, or may get it."""
+        callbacks = [] if self._callbacks is None else [self._callbacks]
+        return [*self._open_pools(), *callbacks]
 
     def _open_pools(self) -> list[Pool]:
         with self._lock:
@@ -202,7 +210,8 @@ class Registry:
         self._lock = threading.RLock()
         self._pools = {}
         self._callbacks = None
-        self._drained = None
+        if self._shut:
+            self._drained.set()
         self.edition = object()
 
     def __enter__(self) -> Self:
@@ -244,7 +253,7 @@ def _make(name: str, config: PoolConfig, callbacks: Callable[[], Crew], source: 
     arguments = config.arguments() if kind == config.kind else {}
     if isinstance(initializer := arguments.get("initializer"), str):
         arguments["initializer"] = _resolved(initializer, f"pools.{name}.initializer", source)
-    return make(**arguments, name=name, callbacks=_LateCallbacks(callbacks))
+    return make(**arguments, name=name, callbacks=cast(Dispatcher, _LateCallbacks(callbacks)))
 
 
 def _resolved(import_string: str, key: str, source: str) -> object:
@@ -262,11 +271,15 @@ def _resolved(import_string: str, key: str, source: str) -> object:
 class _LateCallbacks:
     """The callback threads of a registry, made when the first step comes: a pool that chains nothing needs none."""
 
-    __slots__ = ("_crew", "era")
+    __slots__ = ("_crew",)
 
     def __init__(self, crew: Callable[[], Crew]) -> None:
         self._crew = crew
-        self.era = context.era()
+
+    @property
+    def era(self) -> int:
+        """The present one: a forked child's registry has callback threads of its own."""
+        return context.era()
 
     def dispatch(self, step: context.Step) -> None:
         """Queue what follows a call."""
@@ -347,16 +360,6 @@ def _after_fork_in_child() -> None:
         registry.after_fork_in_child()
 
 
-def _at_exit() -> None:
-    """Run every registry dry, or cancel what is queued after an unhandled Ctrl-C."""
-    last: Any = getattr(sys, "last_type", None)
-    interrupted = last is not None and issubclass(last, KeyboardInterrupt)
-    for registry in list(_registries):
-        registry.shutdown(cancel_futures=interrupted)
-
-
 registry_source(default_registry)
-# After the hook of `pools.base`, so it runs before that one: the pools must be open while chains run dry.
-threading._register_atexit(_at_exit)  # type: ignore[attr-defined]  # see `pools.base`
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -63,10 +63,6 @@ class State(concurrent.futures.Future[T]):
         """Start the call: hand its work to the first who asks, None to others. For engines."""
         return self.__dict__.pop("_work", None)
 
-    def is_pending(self) -> bool:
-        """Tell whether this neither has been started nor has ended. For engines."""
-        return "_work" in self.__dict__
-
     def is_queued_at(self, dispatcher: Dispatcher) -> bool:
         """Tell whether this is a call that waits for a worker of *dispatcher*. For engines."""
         work: object = self.__dict__.get("_work")
@@ -105,7 +101,7 @@ class State(concurrent.futures.Future[T]):
             return cast(T, value)
         try:
             # The traceback of the first raise each time, or it would grow by every call of result().
-            raise CancelledError if error is CANCELLED else error.with_traceback(traceback)
+            raise CancelledError if error is CANCELLED else BaseException.with_traceback(error, traceback)
         finally:
             del self, end, outcome, error, traceback  # the error refers to this frame: break the cycle
 

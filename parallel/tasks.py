@@ -22,10 +22,13 @@ from typing import Any, Generic, ParamSpec, Protocol, Self, TypeAlias, TypeVar, 
 
 from parallel.call import ATOMS, submit_call
 from parallel.context import Declared, current_registry, module_of, name_of
-from parallel.errors import UnsuitableFunctionError
+from parallel.coroutines import run_coroutine
+from parallel.errors import PoolShutdownError, UnsuitableFunctionError
 from parallel.futures import Future
 from parallel.options import TaskOptions
+from parallel.outcomes import is_coroutine
 from parallel.registry import Registry
+from parallel.states import is_future
 from parallel.streams import MapFuture, map_eagerly
 
 P = ParamSpec("P")
@@ -77,12 +80,12 @@ class Task(Declared, Generic[P, R]):
 
     # R is the raw return type: a coroutine for `async def`, unwrapped by the first two overloads.
     @overload  # pyright infers CoroutineType for `async def`, mypy Coroutine
-    def __call__(self: Task[P, CoroutineType[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
+    def __call__(self: Task[P, CoroutineType[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
     @overload
-    def __call__(self: Task[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
+    def __call__(self: Task[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
     @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
-    def __call__(self, *args: Any, **kwargs: Any) -> Future[Any]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """
         Submit the call to the task's pool.
 
@@ -95,14 +98,19 @@ class Task(Declared, Generic[P, R]):
         edition, submit = self._route[0]
         if edition is not registry.edition:
             submit = self._look_up(registry)
-        for arg in args:
-            if type(arg) not in ATOMS:
+        try:
+            for arg in args:
+                if type(arg) not in ATOMS:
+                    return submit_call(submit, self.__wrapped__, args, kwargs)
+            if kwargs:
                 return submit_call(submit, self.__wrapped__, args, kwargs)
-        if kwargs:
-            return submit_call(submit, self.__wrapped__, args, kwargs)
-        return submit(self.__wrapped__, *args)
+            return submit(self.__wrapped__, *args)
+        except PoolShutdownError:
+            if current_registry() is registry and registry.edition is self._route[0][0]:
+                raise
+        return self(*args, **kwargs)  # another thread has configured anew meanwhile
 
-    def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def local(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the plain function here and now, and return what it returns."""
         return cast(R, self.__wrapped__(*args, **kwargs))
 
@@ -190,7 +198,8 @@ class Task(Declared, Generic[P, R]):
         """Find the pool in *registry* and remember it."""
         edition = registry.edition
         submit = registry.pool_for(self.name, _built_in(self.__wrapped__, self._declared), self._said).submit
-        self._route[0] = (edition, submit)
+        if not registry.is_shut:  # then each call is looked at: only those from inside are taken
+            self._route[0] = (edition, submit)
         return submit
 
     def _copy(self) -> Self:
@@ -253,12 +262,12 @@ class TaskChain(Task[P, R]):
         super().__init__(self._run, TaskOptions())
         self.name = f"{first.name} → {getattr(fn, 'name', None) or name_of(fn)}"
 
-    def _run(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def _run(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run all stages here and now."""
         value = self._first.local(*args, **kwargs)
         return cast(R, plain_call(self._fn, value))
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Future[Any]:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call the first stage, and chain the second to its future."""
         first = cast("Callable[..., Future[Any]]", self._first)
         return first(*self._object, *args, **kwargs).then(self._fn)
@@ -272,7 +281,11 @@ class TaskChain(Task[P, R]):
 
 
 def plain_call(fn: Callable[[Any], Any], value: Any) -> Any:
-    """Call *fn* here and now, a task too."""
+    """Call *fn* here and now, a task too, with a value or with that of a coroutine or future."""
+    if is_coroutine(value):
+        value = run_coroutine(value)
+    elif is_future(value):
+        value = value.result()
     declared: Any = fn
     return declared.local(value) if isinstance(fn, Declared) else fn(value)
 

@@ -48,6 +48,23 @@ def test_import_starts_nothing(run_script: Callable[..., CompletedProcess[str]])
     )
 
 
+def test_import_reads_no_file(run_script: Callable[..., CompletedProcess[str]]) -> None:
+    """Importing every name opens no file but the modules' own, though there is a configuration."""
+    run_script(
+        dedent("""
+        import pathlib, sys
+        pathlib.Path("parallel.toml").write_text("this is no TOML")
+        opened = []
+        sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
+        import parallel
+        for name in parallel.__all__:
+            getattr(parallel, name)
+        others = [name for name in opened if not name.endswith((".py", ".pyc", ".so", ".pth")) and ".pyc." not in name]
+        assert not others, others
+        """)
+    )
+
+
 @pytest.mark.parametrize("name", parallel.__all__)
 def test_every_public_name_is_there(name: str) -> None:
     """Each public name resolves, says what it is, and is listed by dir()."""

@@ -6,8 +6,8 @@
 The two are apart so that a pool that nobody holds any more can be closed: workers keep their engine alive, never the
 pool. An engine takes calls until `close()`, and is gone after `join()`.
 
-State: `_pools` and `_engines`, weak and changed by single atomic steps; a pool's `_engine`, replaced only in a forked
-child, where one thread runs.
+State: `_pools` and `_engines`, weak and changed by single atomic steps; `_exiting`, set once; a pool's `_engine`,
+replaced only in a forked child, where one thread runs.
 
 Source: `threading._register_atexit` is where `concurrent.futures.thread` of CPython 3.9 and later joins its workers:
 earlier than `atexit`, while threads can still be started, so that what was accepted can run, its later stages too.
@@ -21,7 +21,7 @@ import sys
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from attrs import frozen
@@ -91,6 +91,9 @@ class Engine(ABC):
     def abandon(self) -> None:
         """In a forked child: let go of what belongs to the parent. Never waits."""
 
+    def interrupt(self) -> None:  # noqa: B027  # a kind that can't ask does nothing
+        """After `close`, at an exit by Ctrl-C: ask what runs to end, as far as this kind can."""
+
     def owns_this_thread(self) -> bool:
         """Tell whether the current thread is one of its workers: then it can't be waited for."""
         return False
@@ -112,6 +115,7 @@ class Pool(concurrent.futures.Executor):
         self._callbacks = callbacks
         self._closed = False
         self._engine: Engine | None = None
+        self._finalizer: weakref.finalize[..., Any] | None = None
         self._renew()
         _pools.add(self)
 
@@ -121,11 +125,14 @@ class Pool(concurrent.futures.Executor):
 
     def _renew(self) -> None:
         """Take a fresh engine, and see that it ends with this pool."""
+        if self._finalizer is not None:
+            self._finalizer.detach()
         self._engine = engine = self._new_engine()
         if engine is None:
             return
-        weakref.finalize(self, engine.close, False).atexit = False
-        if self._closed:
+        self._finalizer = weakref.finalize(self, engine.close, False)
+        self._finalizer.atexit = False
+        if self._closed or _exiting:
             engine.close(False)
 
     @property
@@ -209,6 +216,7 @@ def check_initializer(initializer: object) -> None:
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+_exiting = False
 
 
 def _after_fork_in_child() -> None:
@@ -220,12 +228,34 @@ def _after_fork_in_child() -> None:
         pool._renew()  # pyright: ignore[reportPrivateUsage]  # same module
 
 
+def run_dry(engines: Callable[[], Sequence[Pool | Engine]]) -> None:
+    """
+    Wait until none of *engines* has anything to do, or gets it from another.
+
+    Args:
+        engines: Tells which there are; it is asked again, as calls may open pools.
+    """
+    before: list[tuple[Pool | Engine, int]] = []
+    while before != (now := [(engine, engine.idle()) for engine in engines()]):
+        before = now  # twice the same: nothing went on between, or it would have counted
+
+
 def _at_exit() -> None:
-    """Close every engine: accepted calls are run, or cancelled after an unhandled Ctrl-C."""
-    interrupted = issubclass(getattr(sys, "last_type", None) or Exception, KeyboardInterrupt)
+    """
+    Close every engine of the program: accepted calls, and what follows them, are run; after an unhandled Ctrl-C they
+    are cancelled.
+    """
+    global _exiting
+    last: Any = getattr(sys, "last_type", None)
+    interrupted = last is not None and issubclass(last, KeyboardInterrupt)
+    if not interrupted:
+        run_dry(lambda: list(_engines))
+    _exiting = True  # engines made from now on, by threads that still run, are born closed
     engines = list(_engines)
     for engine in engines:
         engine.close(interrupted)
+        if interrupted:
+            engine.interrupt()
     for engine in engines:
         engine.join()
 

@@ -8,14 +8,15 @@ Guarantees:
 - What follows a call runs on callback threads, never on the loop's.
 - Waiting on the loop's thread for a call of that loop raises instead of hanging.
 
-State: `_waiting`, `_open`, `_woken`, `_closed` and `_done`, guarded by `_lock`; `_in_flight` and `_tasks` belong to the
-loop's thread. No user code runs while the lock is held.
+State: `_waiting`, `_open`, `_woken`, `_closed`, `_finished` and `_done`, guarded by `_lock`; `_in_flight` and `_tasks`
+belong to the loop's thread. No user code runs while the lock is held.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -33,6 +34,8 @@ from parallel.states import State, is_ours
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+LOGGER = logging.getLogger("parallel")
 
 _UNBOUNDED: Final = 1 << 62
 """`max_workers` of a loop when none is given: coroutines are cheap, what they use is theirs to bound."""
@@ -108,6 +111,7 @@ class LoopEngine(Engine):
         self._thread: threading.Thread | None = None
         self._woken = False  # the loop is going to call `_start_waiting`
         self._closed = False
+        self._finished = False  # closed, and all calls have ended
         self._done = 0
         super().__init__()
 
@@ -146,7 +150,11 @@ class LoopEngine(Engine):
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         this.worker = _LoopThread(self)
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
-            runner.get_loop().run_forever()
+            while not self._finished:
+                try:
+                    runner.get_loop().run_forever()
+                except BaseException:  # of a task that a call left behind, such as SystemExit
+                    LOGGER.exception("%s was interrupted; it goes on", self.label)
         with self._lock:
             self._loop = None
             self._quiet.notify_all()
@@ -159,6 +167,7 @@ class LoopEngine(Engine):
             self._start_call(self._waiting.popleft())
         with self._lock:
             if self._closed and not self._open and self._loop is not None:
+                self._finished = True
                 self._loop.stop()
 
     def _start_call(self, future: Future[Any]) -> None:

@@ -13,8 +13,8 @@ Guarantees:
 - `shutdown()` may be called twice, and from a worker; with wait=True every other worker has exited on return.
 
 State: `_workers`, `_lent`, `_closed`, `_broken` are changed under `_lock`, which is re-entrant: a signal handler or a
-`__del__` may submit while it is held. `_queue` guards itself. `_idle` is changed by single atomic steps, by the worker
-itself and by whoever claims it with `popitem`. User code never runs while `_lock` is held.
+`__del__` may submit while it is held. `_queue` guards itself, `_idle` is changed by single atomic steps. User code
+never runs while `_lock` is held.
 
 Source: the idea of the worker loop, CPython 3.11 `concurrent/futures/thread.py`; lending a place, Java's
 `ForkJoinPool.ManagedBlocker`.
@@ -26,6 +26,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 from queue import Empty, SimpleQueue
 from types import FunctionType
@@ -52,6 +53,10 @@ MAX_LENT: Final = 256
 
 MAX_HELP: Final = 16
 """How deep a worker runs awaited calls on its own stack: each level takes some of Python's 1,000 frames."""
+
+
+_STARTING: Final = 1.0
+"""Seconds that a thread gets to begin after a Ctrl-C came while it was started; most take a tenth of a millisecond."""
 
 
 class ThreadPool(Pool):
@@ -119,9 +124,10 @@ class Crew(Engine):
         self._quiet = threading.Condition(self._lock)
         self._workers: dict[Worker, None] = {}  # by age
         self._leaving: list[threading.Thread] = []  # out of `_workers`, perhaps not yet ended
-        self._idle: dict[Worker, None] = {}  # about to sleep, or asleep, and claimed by nobody
+        self._idle: list[None] = []  # one item a worker that sleeps, or is about to, and that nobody counts on yet
         self._lent = 0  # workers that wait inside a call, and may be replaced
         self._closed = False
+        self._refuses = False  # closed or broken
         self._sending_home = False  # _GO_HOME is in the queue, or in a worker's hands
         self._broken: BaseException | None = None  # what the initializer raised
         self._names = itertools.count()
@@ -142,7 +148,7 @@ class Crew(Engine):
             PoolShutdownError: The pool has been shut down.
             PoolBrokenError: Its initializer failed.
         """
-        if self._refuses():
+        if self._refuses:
             raise self._refusal()
         self._number()
         self._queue.put(future)
@@ -151,7 +157,7 @@ class Crew(Engine):
         except BaseException:
             future.take_work()  # no thread could be started: nobody may come upon it later
             raise
-        if self._refuses() and future.take_work() is not None:
+        if self._refuses and future.take_work() is not None:
             raise self._refusal()  # closed meanwhile, and perhaps no worker will come for it
 
     def dispatch(self, step: Step) -> None:
@@ -162,9 +168,6 @@ class Crew(Engine):
             self._number()
             self._queue.put(step)
         self._wake()
-
-    def _refuses(self) -> bool:
-        return self._closed or self._broken is not None
 
     def _refusal(self) -> Exception:
         if self._broken is None:
@@ -180,8 +183,8 @@ class Crew(Engine):
         """See that somebody comes for what was just queued."""
         if self._idle:
             try:
-                self._idle.popitem()
-            except KeyError:
+                self._idle.pop()
+            except IndexError:
                 pass  # another caller was faster
             else:
                 return
@@ -196,29 +199,46 @@ class Crew(Engine):
             worker = Worker(self)
             thread = threading.Thread(target=worker.run, name=f"{self._prefix}_{next(self._names)}")
             self._workers[worker] = None
+            worker.thread = thread
             try:
                 thread.start()
-            except BaseException:
-                del self._workers[worker]
-                if not self._workers:
+            except BaseException as error:
+                # A Ctrl-C may have interrupted only the waiting for a thread that does start.
+                if isinstance(error, Exception) or not worker.begun.wait(_STARTING):
+                    self._workers.pop(worker, None)
+                if not self._workers or not isinstance(error, RuntimeError | MemoryError):
                     raise
                 LOGGER.warning("%s could not start one more thread; it goes on with %d", self.label, len(self._workers))
                 return
-            worker.thread = thread
             if self._closed:
                 self._send_home()
 
     # -- what workers ask ---------------------------------------------------------------------------------------------
 
-    def next_step(self, worker: Worker) -> Step:
+    def next_step(self) -> Step:
         """Wait for something to do."""
-        if self._queue.empty():
-            if self._watchers:
-                self._tell_watchers()
-            self._idle[worker] = None
-        step = self._queue.get()
-        self._idle.pop(worker, None)
-        return step
+        while True:
+            if self._queue.empty():
+                if self._watchers:
+                    self._tell_watchers()
+                self._idle.append(None)
+                if self._queue.empty():
+                    return self._queue.get()  # who puts something in takes the mark away
+                self._unmark()
+            try:
+                return self._queue.get_nowait()
+            except Empty:
+                continue  # another worker was faster
+
+    def _unmark(self) -> None:
+        """Count on one idle worker less."""
+        with suppress(IndexError):
+            self._idle.pop()
+
+    def _put_order(self, order: Step) -> None:
+        """Queue what is for the workers themselves: the one that it wakes is idle no more."""
+        self._queue.put(order)
+        self._unmark()
 
     def leave(self, worker: Worker, *, if_surplus: bool = False) -> bool:
         """Strike *worker* off, if it has nothing left to do; True if it is to end."""
@@ -227,7 +247,7 @@ class Crew(Engine):
                 if len(self._workers) <= self._limit + self._lent:
                     return False
             elif not self._queue.empty():
-                self._queue.put(_GO_HOME)  # behind the calls that are left
+                self._put_order(_GO_HOME)  # behind the calls that are left
                 return False
             self._strike_off(worker)
             if not if_surplus:
@@ -241,14 +261,27 @@ class Crew(Engine):
         """Have the workers end, one after the other. One token goes round: two would chase each other for ever."""
         if not self._sending_home:
             self._sending_home = True
-            self._queue.put(_GO_HOME)
+            self._put_order(_GO_HOME)
 
     def _strike_off(self, worker: Worker) -> None:
-        del self._workers[worker]
+        self._workers.pop(worker, None)
         self._left_done += worker.done
         self._leaving = [thread for thread in self._leaving if thread.is_alive()]
         if worker.thread is not None:
             self._leaving.append(worker.thread)
+
+    def lose(self, worker: Worker) -> None:
+        """Strike off a worker that ends without having been sent home: something killed its thread."""
+        with self._lock:
+            if worker not in self._workers:
+                return
+            self._strike_off(worker)
+            self._sending_home = False
+            if self._closed and self._workers:
+                self._send_home()
+            self._quiet.notify_all()
+        if not self._queue.empty():
+            self._wake()
 
     def lend(self) -> None:
         """
@@ -269,40 +302,52 @@ class Crew(Engine):
         with self._lock:
             self._lent -= 1
             if len(self._workers) > self._limit + self._lent:
-                self._queue.put(_GO_HOME_IF_SURPLUS)
+                self._put_order(_GO_HOME_IF_SURPLUS)
 
     def break_down(self, error: BaseException) -> None:
         """Refuse and fail everything, as the initializer raised *error*."""
         with self._lock:
             if self._broken is None:
                 self._broken = error
+            self._refuses = True
         self._end_queued(lambda future: settle(future, (None, self._broken_error(), None), self))
 
     def _end_queued(self, end: Callable[[Future[Any]], object]) -> None:
-        """Take the calls out of the queue and end them; what follows other calls stays in."""
-        calls: list[Future[Any]] = []
+        """
+        Take the calls out of the queue and end them; what follows other calls stays in.
+
+        What *end* raises is raised when all have been ended. After a Ctrl-C in between, the rest is still queued.
+        """
         others: list[Step] = []
+        step: Step | None = None
+        problem: BaseException | None = None
         try:
             while True:
                 step = self._queue.get_nowait()
-                if is_call(step):
-                    calls.append(step)
-                else:
+                if not is_call(step):
                     others.append(step)
+                    continue
+                try:
+                    end(step)
+                except BaseException as error:
+                    problem = problem or error
+                with self._lock:
+                    self._left_done += 1
+                    self._quiet.notify_all()
+                step = None
         except Empty:
-            for step in others:
-                self._queue.put(step)
-        for future in calls:
-            end(future)
-        with self._lock:
-            self._left_done += len(calls)
-            self._quiet.notify_all()
+            step = None
+        finally:
+            for left in [*others, *([step] if step is not None and step not in others else [])]:
+                self._queue.put(left)
+        if problem is not None:
+            raise problem
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
     def close(self, cancel_futures: bool) -> None:
         with self._lock:
-            self._closed = True
+            self._closed = self._refuses = True
             if self._workers:
                 self._send_home()
         if cancel_futures:
@@ -373,36 +418,54 @@ class Worker:
         done: Steps that it has ended; written by itself alone.
     """
 
-    __slots__ = ("_depth", "crew", "done", "thread")
+    __slots__ = ("_depth", "_lent", "begun", "crew", "done", "thread")
 
     def __init__(self, crew: Crew) -> None:
         self.crew = crew
         self.done = 0
+        self.begun = threading.Event()
         self.thread: threading.Thread | None = None
-        self._depth = 0
+        self._depth = 0  # awaited calls on its stack
+        self._lent = 0  # waits that lend its place
 
     def run(self) -> None:
         """Take steps and run them until sent home."""
         this.worker = self
+        crew = self.crew
+        self.begun.set()
+        try:
+            self._initialize()
+            while not self._serve():
+                continue
+        finally:
+            close_loop()
+            crew.lose(self)
+
+    def _initialize(self) -> None:
         crew = self.crew
         try:
             if crew.initializer is not None:
                 crew.initializer(*crew.initargs)
         except BaseException as error:
             crew.break_down(error)
-        while True:
-            step = crew.next_step(self)
-            if isinstance(step, _GoHome):
-                if crew.leave(self, if_surplus=step.if_surplus):
-                    break
-                continue
-            try:
+
+    def _serve(self) -> bool:
+        """Run steps until sent home (True), or until one gets out of hand (False)."""
+        crew = self.crew
+        try:
+            while True:
+                step = crew.next_step()
+                if isinstance(step, _GoHome):
+                    if crew.leave(self, if_surplus=step.if_surplus):
+                        return True
+                    continue
                 step.run_on(crew)
-            except BaseException:
-                LOGGER.exception("%s: a step got out of hand; the worker goes on", crew.label)
-            del step  # a call must not live until the next one comes
+                del step  # a call must not live until the next one comes
+                self.done += 1
+        except BaseException:
+            LOGGER.exception("%s: a step got out of hand; the worker goes on", crew.label)
             self.done += 1
-        close_loop()
+            return False
 
     def wait(self, future: Future[Any], timeout: float | None) -> bool:
         """Wait for *future*: run it if it is queued here, else lend this place; see `Waiter`."""
@@ -410,24 +473,29 @@ class Worker:
         if timeout is None and self._depth < MAX_HELP and future.is_queued_at(crew):
             self._depth += 1
             try:
-                future.run_on(crew)
+                # What follows it goes to the queue: here it might want a lock that the waiting call holds.
+                future.run_on(None, may_block=False)
             finally:
                 self._depth -= 1
             if future.done():
                 return True
-        crew.lend()
+        self.lend()
         try:
             return future.sleep(timeout)
         finally:
-            crew.unlend()
+            self.unlend()
 
     def lend(self) -> None:
-        """Give this place to a spare worker; see `Waiter`."""
-        self.crew.lend()
+        """Give this place to a spare worker; see `Waiter`. It is one place, however many coroutines wait on it."""
+        if self._lent == 0:
+            self.crew.lend()
+        self._lent += 1
 
     def unlend(self) -> None:
         """Take the place back."""
-        self.crew.unlend()
+        self._lent -= 1
+        if self._lent == 0:
+            self.crew.unlend()
 
 
 def is_call(step: Step) -> TypeIs[Future[Any]]:

@@ -25,14 +25,12 @@ from socket import SHUT_WR, socket, socketpair
 from typing import Any, Final, NamedTuple, cast
 
 from parallel.futures import Future
+from parallel.pools.process.starting import check_room, hidden_main_file
 from parallel.pools.process.wire import Frame, Inbox, Part, close_kept, handing, keep_from_forks, push
 from parallel.pools.process.worker import Setup, work
 
 REAPING: Final = 0.5
 """Seconds that a worker gets to exit after its end of the socket closed, before it is killed. Most take 1 ms."""
-
-ROOM: Final = 10
-"""Descriptors that the start of a worker takes at most: its socket pair, and multiprocessing's pipes and sockets."""
 
 _numbers = itertools.count(1)
 
@@ -177,7 +175,7 @@ def hire(context: BaseContext, setup: Setup, name: str) -> Peer:
     Raises:
         OSError: There is no room for it. Nothing of it is left then. Besides, whatever pickling the setup raises.
     """
-    _check_room()
+    check_room()
     ours, theirs = socketpair()
     keep_from_forks(ours)
     keep_from_forks(theirs)
@@ -185,7 +183,7 @@ def hire(context: BaseContext, setup: Setup, name: str) -> Peer:
         ours.setblocking(False)
         make = cast("Callable[..., BaseProcess]", context.Process)  # type: ignore[attr-defined]  # each context has it
         process = make(target=work, args=(theirs, setup), name=f"{name}-worker-{next(_numbers)}", daemon=False)
-        with handing(theirs):
+        with handing(theirs), hidden_main_file(setup.main_by_value):
             process.start()
     except BaseException:
         close_kept(ours)
@@ -195,14 +193,3 @@ def hire(context: BaseContext, setup: Setup, name: str) -> Peer:
     # The pool joins its workers itself, before multiprocessing would do it at exit, when their calls could not end.
     processes._children.discard(process)  # type: ignore[attr-defined]  # there is no public way to say so
     return Peer(process, ours)
-
-
-def _check_room() -> None:
-    """See that the descriptors suffice: multiprocessing leaks some if they run out in the middle of a start."""
-    taken: list[int] = []
-    try:
-        while len(taken) < ROOM:
-            taken += os.pipe()
-    finally:
-        for descriptor in taken:
-            os.close(descriptor)

@@ -24,7 +24,8 @@ from parallel.config import cpus
 from parallel.context import Dispatcher
 from parallel.futures import Future
 from parallel.pools.base import Pool, check_initializer, check_workers
-from parallel.pools.process.engine import Settings, Staff
+from parallel.pools.process.books import Settings
+from parallel.pools.process.engine import Staff
 from parallel.pools.process.pickling import main_is_importable
 from parallel.pools.process.worker import Setup
 

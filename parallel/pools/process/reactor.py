@@ -115,8 +115,9 @@ class Reactor:
             self._selector.unregister(what)
 
     def close(self) -> None:
-        """Free the descriptors."""
+        """Free the descriptors, and drop what errands are left."""
         bell, self._bell = self._bell, None
+        self._errands.clear()
         if bell is not None:
             close_kept(bell)
             close_kept(self._alarm)

@@ -1,0 +1,91 @@
+"""
+What multiprocessing needs to start a worker where its own way would fail.
+
+- A program that came by standard input says that its file is `<stdin>`, and each worker would try to run that:
+  `hidden_main_file`. What `__main__` defines travels by value then, so no worker needs it.
+- A forked child believes the fork server of its parent to be its own child, and fails to wait for it; besides, the
+  server would not end with the parent. The child forgets it, and has one of its own when it needs one.
+- Descriptors that run out in the middle of a start are not all closed again: `check_room`.
+
+State: `_hidden`, guarded by `_lock`, which nobody holds for longer than a look.
+
+Source: `multiprocessing/spawn.py`, `forkserver.py` and `popen_fork.py` of CPython 3.11 to 3.13.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, Final
+
+ROOM: Final = 10
+"""Descriptors that the start of a worker takes at most: its socket pair, and multiprocessing's pipes and sockets."""
+
+
+class _Hidden:
+    """The file's name while it is hidden, and by how many starts."""
+
+    name: str | None = None
+    starts = 0
+
+
+_hidden = _Hidden()
+_lock = threading.RLock()
+
+
+@contextmanager
+def hidden_main_file(main_by_value: bool) -> Generator[None]:
+    """While in this block, have multiprocessing believe that `__main__` has no file, if none can be imported."""
+    if not main_by_value:
+        yield
+        return
+    with _lock:
+        if _hidden.starts == 0:
+            _hidden.name = vars(sys.modules["__main__"]).pop("__file__", None)
+        _hidden.starts += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _hidden.starts -= 1
+            if _hidden.starts == 0 and _hidden.name is not None:
+                sys.modules["__main__"].__file__ = _hidden.name
+
+
+def check_room() -> None:
+    """
+    See that there are descriptors enough for one more worker.
+
+    Raises:
+        OSError: There are not.
+    """
+    taken: list[int] = []
+    try:
+        while len(taken) < ROOM:
+            taken += os.pipe()
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+def _after_fork_in_child() -> None:
+    """Show the main file again, and let go of the parent's fork server."""
+    global _lock
+    _lock = threading.RLock()
+    if _hidden.name is not None:
+        sys.modules["__main__"].__file__ = _hidden.name
+    _hidden.starts = 0
+    module: Any = sys.modules.get("multiprocessing.forkserver")
+    server = getattr(module, "_forkserver", None)
+    if server is None or server._forkserver_pid is None:
+        return
+    os.close(server._forkserver_alive_fd)
+    server._forkserver_address = server._forkserver_alive_fd = server._forkserver_pid = None
+    server._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
