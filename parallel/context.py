@@ -99,6 +99,10 @@ class Declared:
     __slots__ = ("__wrapped__",)
     __wrapped__: Callable[..., Any]
 
+    def reduce_by_value(self) -> tuple[Any, ...]:
+        """Return what pickle needs to make it again where nobody can import it: see `object.__reduce__`."""
+        raise TypeError(f"{self!r} can only travel by its name")
+
 
 class _ThisThread(threading.local):
     """What is particular to the current thread."""

@@ -154,6 +154,10 @@ class ParallelMap(Declared, Generic[P, R]):
         qualname: str = cast(Any, self).__qualname__
         if resolve(self.__module__, qualname) is self:
             return find_again, (self.__module__, qualname)
+        return self.reduce_by_value()
+
+    def reduce_by_value(self) -> tuple[Any, ...]:
+        """Return the task, which travels in its own way."""
         return type(self), (self.task,)
 
 

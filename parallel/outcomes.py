@@ -91,7 +91,7 @@ class Watch:
     def __init__(self, outcome: Outcome | None = None) -> None:
         self.lock = threading.RLock()
         self.outcome = outcome
-        self.entries: list[Any] = []
+        self.entries: dict[Any, None] = {}  # in the order in which they came
         self._standard: tuple[threading.Condition, list[StandardWaiter]] | None = None
 
     @property
@@ -118,33 +118,27 @@ class Watch:
     def drain(self) -> list[Any]:
         """Take all entries, in the order in which they came. Only after the end."""
         taken: list[Any] = []
-        entries = self.entries
-        entries.reverse()
-        try:
-            while entries:
-                taken.append(entries.pop())
-        except IndexError:
-            pass  # who had added the last one too late took it back
+        while self.entries:
+            taken += [entry for entry in list(self.entries) if self.remove(entry)]
         return taken
 
     def add(self, entry: object) -> bool:
         """Add *entry*; False if the call has ended and the caller has to act on it itself."""
-        self.entries.append(entry)
+        self.entries[entry] = None
         return self.outcome is None or not self.remove(entry)
 
     def remove(self, entry: object) -> bool:
         """Take *entry* back; False if it has been taken already."""
-        try:
-            self.entries.remove(entry)
-        except ValueError:
-            return False
-        return True
+        return self.entries.pop(entry, False) is None
 
     def feeds_only(self, target: object) -> bool:
         """Tell whether nobody waits for this call but ties to *target*."""
-        return not (self._standard is not None and self._standard[1]) and all(
-            getattr(entry, "target", entry) is target for entry in self.entries
-        )
+        if self._standard is not None and self._standard[1]:
+            return False
+        try:
+            return all(getattr(entry, "target", entry) is target for entry in self.entries)
+        except RuntimeError:
+            return False  # somebody came meanwhile
 
 
 def _tell(waiter: StandardWaiter, future: object, outcome: Outcome) -> None:

@@ -178,7 +178,7 @@ class Registry:
     def _run_dry(self, cancel_futures: bool) -> None:
         """Wait until nothing is left to do, then close the pools and end the callback threads."""
         if not cancel_futures:
-            run_dry(self._engines)
+            run_dry(self._engines, lambda engine: engine.idle())
         for pool in self._open_pools():
             pool.shutdown(wait=False, cancel_futures=cancel_futures)
         for pool in self._open_pools():

@@ -96,9 +96,9 @@ class Task(Declared, Generic[P, R]):
         """
         registry = cast(Registry, current_registry())
         edition, submit = self._route[0]
-        if edition is not registry.edition:
-            submit = self._look_up(registry)
         try:
+            if edition is not registry.edition:
+                submit = self._look_up(registry)
             for arg in args:
                 if type(arg) not in ATOMS:
                     return submit_call(submit, self.__wrapped__, args, kwargs)
@@ -106,7 +106,7 @@ class Task(Declared, Generic[P, R]):
                 return submit_call(submit, self.__wrapped__, args, kwargs)
             return submit(self.__wrapped__, *args)
         except PoolShutdownError:
-            if current_registry() is registry and registry.edition is self._route[0][0]:
+            if current_registry() is registry:
                 raise
         return self(*args, **kwargs)  # another thread has configured anew meanwhile
 
@@ -232,6 +232,12 @@ class Task(Declared, Generic[P, R]):
             return find_again, (self.__module__, qualname)
         if isinstance(found, Declared) and found.__wrapped__ is self.__wrapped__:
             return _with_options, (found, self._said)
+        return self.reduce_by_value()
+
+    def reduce_by_value(self) -> tuple[Any, ...]:
+        """Return what pickle needs to make it again where its module can't be imported, such as a notebook's."""
+        if self._object:
+            return _bind, (_unbound(self), self._object[0], self._said)
         return _remade, (type(self), self.__wrapped__, self._declared, self._said)
 
 
@@ -278,6 +284,10 @@ class TaskChain(Task[P, R]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TaskChain, (self._first, self._fn)
+
+    def reduce_by_value(self) -> tuple[Any, ...]:
+        """Return the stages, which travel each in its own way."""
+        return self.__reduce__()
 
 
 def plain_call(fn: Callable[[Any], Any], value: Any) -> Any:

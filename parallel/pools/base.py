@@ -91,6 +91,9 @@ class Engine(ABC):
     def abandon(self) -> None:
         """In a forked child: let go of what belongs to the parent. Never waits."""
 
+    def work_off(self) -> None:  # noqa: B027  # only threads can be stood in for
+        """At exit: do here what waits for a worker if none is there, and the interpreter may refuse to start one."""
+
     def interrupt(self) -> None:  # noqa: B027  # a kind that can't ask does nothing
         """After `close`, at an exit by Ctrl-C: ask what runs to end, as far as this kind can."""
 
@@ -216,6 +219,7 @@ def check_initializer(initializer: object) -> None:
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+_draining = threading.Event()
 _exiting = False
 
 
@@ -228,16 +232,27 @@ def _after_fork_in_child() -> None:
         pool._renew()  # pyright: ignore[reportPrivateUsage]  # same module
 
 
-def run_dry(engines: Callable[[], Sequence[Pool | Engine]]) -> None:
+def run_dry(engines: Callable[[], Sequence[T]], idle: Callable[[T], int]) -> None:
     """
     Wait until none of *engines* has anything to do, or gets it from another.
 
     Args:
         engines: Tells which there are; it is asked again, as calls may open pools.
+        idle: Waits for one of them, and counts what it has done.
     """
-    before: list[tuple[Pool | Engine, int]] = []
-    while before != (now := [(engine, engine.idle()) for engine in engines()]):
+    before: list[tuple[T, int]] = []
+    while before != (now := [(engine, idle(engine)) for engine in engines()]):
         before = now  # twice the same: nothing went on between, or it would have counted
+
+
+def _work_off(engine: Engine) -> int:
+    engine.work_off()
+    return engine.idle()
+
+
+def is_draining() -> bool:
+    """Tell whether the program is at its end, and runs what it has accepted."""
+    return _draining.is_set()
 
 
 def _at_exit() -> None:
@@ -249,7 +264,8 @@ def _at_exit() -> None:
     last: Any = getattr(sys, "last_type", None)
     interrupted = last is not None and issubclass(last, KeyboardInterrupt)
     if not interrupted:
-        run_dry(lambda: list(_engines))
+        _draining.set()
+        run_dry(lambda: list(_engines), _work_off)
     _exiting = True  # engines made from now on, by threads that still run, are born closed
     engines = list(_engines)
     for engine in engines:

@@ -6,6 +6,7 @@ The future that `submit` returns has ended; what is chained to it runs inline as
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextvars import copy_context
 from typing import ClassVar, ParamSpec, TypeVar
@@ -49,6 +50,9 @@ class InlinePool(Pool):
         finally:
             self._running -= 1
             self._done += 1
+        error = future.exception()
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise error  # a Ctrl-C is for the program, not only for the call that it happened to hit
         try:
             return future
         finally:

@@ -13,7 +13,7 @@ Guarantees:
 - `shutdown()` may be called twice, and from a worker; with wait=True every other worker has exited on return.
 
 State: `_workers`, `_lent`, `_closed`, `_broken` are changed under `_lock`, which is re-entrant: a signal handler or a
-`__del__` may submit while it is held. `_queue` guards itself, `_idle` is changed by single atomic steps. User code
+`__del__` may submit while it is held. `_queue` guards itself, `_asleep` is changed by single atomic steps. User code
 never runs while `_lock` is held.
 
 Source: the idea of the worker loop, CPython 3.11 `concurrent/futures/thread.py`; lending a place, Java's
@@ -26,7 +26,6 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import copy_context
 from queue import Empty, SimpleQueue
 from types import FunctionType
@@ -38,7 +37,7 @@ from parallel.coroutines import close_loop
 from parallel.delivery import settle
 from parallel.errors import PoolBrokenError, PoolShutdownError, StarvationError
 from parallel.futures import Future
-from parallel.pools.base import Engine, Pool, PoolStats, check_initializer, check_workers
+from parallel.pools.base import Engine, Pool, PoolStats, check_initializer, check_workers, is_draining
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -124,7 +123,8 @@ class Crew(Engine):
         self._quiet = threading.Condition(self._lock)
         self._workers: dict[Worker, None] = {}  # by age
         self._leaving: list[threading.Thread] = []  # out of `_workers`, perhaps not yet ended
-        self._idle: list[None] = []  # one item a worker that sleeps, or is about to, and that nobody counts on yet
+        self._asleep: list[None] = []  # one item a worker that waits for the queue
+        self._starting = 0  # workers whose thread is being started
         self._lent = 0  # workers that wait inside a call, and may be replaced
         self._closed = False
         self._refuses = False  # closed or broken
@@ -157,7 +157,7 @@ class Crew(Engine):
         except BaseException:
             future.take_work()  # no thread could be started: nobody may come upon it later
             raise
-        if self._refuses and future.take_work() is not None:
+        if self._refuses_now() and future.take_work() is not None:
             raise self._refusal()  # closed meanwhile, and perhaps no worker will come for it
 
     def dispatch(self, step: Step) -> None:
@@ -168,6 +168,9 @@ class Crew(Engine):
             self._number()
             self._queue.put(step)
         self._wake()
+
+    def _refuses_now(self) -> bool:
+        return self._refuses
 
     def _refusal(self) -> Exception:
         if self._broken is None:
@@ -180,15 +183,8 @@ class Crew(Engine):
         return error
 
     def _wake(self) -> None:
-        """See that somebody comes for what was just queued."""
-        if self._idle:
-            try:
-                self._idle.pop()
-            except IndexError:
-                pass  # another caller was faster
-            else:
-                return
-        if len(self._workers) < self._limit + self._lent:
+        """See that somebody comes for what was just queued: a sleeping worker does by itself."""
+        if self._queue.qsize() > len(self._asleep) and len(self._workers) < self._limit + self._lent:
             self._hire()
 
     def _hire(self) -> None:
@@ -200,16 +196,21 @@ class Crew(Engine):
             thread = threading.Thread(target=worker.run, name=f"{self._prefix}_{next(self._names)}")
             self._workers[worker] = None
             worker.thread = thread
+            self._starting += 1
             try:
                 thread.start()
             except BaseException as error:
                 # A Ctrl-C may have interrupted only the waiting for a thread that does start.
                 if isinstance(error, Exception) or not worker.begun.wait(_STARTING):
                     self._workers.pop(worker, None)
+                if is_draining() and isinstance(error, RuntimeError):
+                    return  # CPython 3.12.0 and 3.12.1 start none any more: see `work_off`
                 if not self._workers or not isinstance(error, RuntimeError | MemoryError):
                     raise
                 LOGGER.warning("%s could not start one more thread; it goes on with %d", self.label, len(self._workers))
                 return
+            finally:
+                self._starting -= 1
             if self._closed:
                 self._send_home()
 
@@ -217,28 +218,30 @@ class Crew(Engine):
 
     def next_step(self) -> Step:
         """Wait for something to do."""
+        queue = self._queue
         while True:
-            if self._queue.empty():
+            if queue.empty():
                 if self._watchers:
                     self._tell_watchers()
-                self._idle.append(None)
-                if self._queue.empty():
-                    return self._queue.get()  # who puts something in takes the mark away
-                self._unmark()
+                self._asleep.append(None)
+                try:
+                    step = queue.get()
+                finally:
+                    self._asleep.pop()
+                if not queue.empty():
+                    self._wake()  # somebody may have counted on this worker for the next step, too
+                return step
             try:
-                return self._queue.get_nowait()
+                return queue.get_nowait()
             except Empty:
                 continue  # another worker was faster
 
-    def _unmark(self) -> None:
-        """Count on one idle worker less."""
-        with suppress(IndexError):
-            self._idle.pop()
-
-    def _put_order(self, order: Step) -> None:
-        """Queue what is for the workers themselves: the one that it wakes is idle no more."""
-        self._queue.put(order)
-        self._unmark()
+    def step_at_hand(self) -> Step | None:
+        """Return something to do, None if there is nothing."""
+        try:
+            return self._queue.get_nowait()
+        except Empty:
+            return None
 
     def leave(self, worker: Worker, *, if_surplus: bool = False) -> bool:
         """Strike *worker* off, if it has nothing left to do; True if it is to end."""
@@ -247,7 +250,7 @@ class Crew(Engine):
                 if len(self._workers) <= self._limit + self._lent:
                     return False
             elif not self._queue.empty():
-                self._put_order(_GO_HOME)  # behind the calls that are left
+                self._queue.put(_GO_HOME)  # behind the calls that are left
                 return False
             self._strike_off(worker)
             if not if_surplus:
@@ -261,7 +264,7 @@ class Crew(Engine):
         """Have the workers end, one after the other. One token goes round: two would chase each other for ever."""
         if not self._sending_home:
             self._sending_home = True
-            self._put_order(_GO_HOME)
+            self._queue.put(_GO_HOME)
 
     def _strike_off(self, worker: Worker) -> None:
         self._workers.pop(worker, None)
@@ -302,7 +305,7 @@ class Crew(Engine):
         with self._lock:
             self._lent -= 1
             if len(self._workers) > self._limit + self._lent:
-                self._put_order(_GO_HOME_IF_SURPLUS)
+                self._queue.put(_GO_HOME_IF_SURPLUS)
 
     def break_down(self, error: BaseException) -> None:
         """Refuse and fail everything, as the initializer raised *error*."""
@@ -355,7 +358,8 @@ class Crew(Engine):
 
     def join(self) -> None:
         with self._quiet:
-            while self._workers:
+            # A signal handler that shuts down can't wait for the thread whose start it interrupted.
+            while len(self._workers) > self._starting:
                 self._quiet.wait()
             leaving = list(self._leaving)
         for thread in leaving:
@@ -368,7 +372,7 @@ class Crew(Engine):
                 while True:
                     # In this order: if the two are equal, there was nothing to do when the first was read.
                     done = self._done()
-                    if done == self._accepted() or not self._workers:
+                    if done == self._accepted() or len(self._workers) <= self._starting:
                         return done
                     self._quiet.wait()
             finally:
@@ -399,6 +403,14 @@ class Crew(Engine):
     def owns_this_thread(self) -> bool:
         worker = this.worker
         return isinstance(worker, Worker) and worker.crew is self
+
+    def work_off(self) -> None:
+        with self._lock:
+            if self._workers or self._queue.empty():
+                return
+            worker = Worker(self)
+            self._workers[worker] = None
+        worker.work_off()
 
     def abandon(self) -> None:
         """In a forked child: a worker that forked inside a call must not go on with the parent's queue."""
@@ -439,6 +451,19 @@ class Worker:
                 continue
         finally:
             close_loop()
+            crew.lose(self)
+
+    def work_off(self) -> None:
+        """Run on this thread, which isn't the crew's, what is queued; until nothing is."""
+        before, this.worker = this.worker, self
+        crew = self.crew
+        try:
+            self._initialize()
+            while (step := crew.step_at_hand()) is not None:
+                step.run_on(crew)
+                self.done += 1
+        finally:
+            this.worker = before
             crew.lose(self)
 
     def _initialize(self) -> None:

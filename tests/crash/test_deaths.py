@@ -364,24 +364,40 @@ def test_parent_killed(tmp_path: Path, method: str, state: str) -> None:
 
 
 SLEEPS = """
-import time
-import jobs
+import os, time
 from parallel import ProcessPool
 if __name__ == "__main__":
-    with ProcessPool(2) as pool:
-        futures = [pool.submit(jobs.double, i) for i in range(2)]
-        print([f.result() for f in futures], flush=True)
-        pool.submit(time.sleep, 1)
-        print("now", flush=True)
-        time.sleep(60)
+    pool = ProcessPool(1)
+    print(pool.submit(os.getpid).result(), flush=True)
+    pool.submit(time.sleep, 600)
+    print("now", flush=True)
+    time.sleep(600)
 """
 
 
 def test_interrupted(run_script: Any) -> None:
-    """After a Ctrl-C the program ends soon, with one traceback."""
+    """After a Ctrl-C the program ends soon, its workers too, with one traceback."""
     result = run_script(SLEEPS, interrupt_at="now", status=None, timeout=30)
     assert result.stderr.count("KeyboardInterrupt") == 1
     assert result.returncode == -signal.SIGINT
+    assert is_gone(int(result.stdout.split()[0]), 5)
+
+
+def test_interrupted_shutdown() -> None:
+    """A Ctrl-C in the wait of a shutdown kills what runs, and cancels what is queued."""
+    pool = ProcessPool(1)
+    running = pool.submit(time.sleep, 600)
+    queued = pool.submit(time.sleep, 600)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(KeyboardInterrupt):
+            pool.shutdown()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    pool.shutdown()
+    assert queued.cancelled()
+    assert running.cancelled() or isinstance(running.exception(), WorkerDiedError)
 
 
 def test_death_wakes_all_kinds_of_waiters() -> None:

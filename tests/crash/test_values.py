@@ -155,12 +155,10 @@ def test_exits_are_errors(pool: ProcessPool, fn: Callable[[], Any]) -> None:
 
 
 def test_other_arguments(pool: ProcessPool) -> None:
-    """An exception whose constructor takes other arguments has a stand-in with its name, text and traceback."""
+    """An exception whose constructor takes other arguments comes back as itself, its attributes too."""
     error = error_of(pool, jobs.raise_other_arguments)
-    assert isinstance(error, RemoteError)
-    assert error.type_name == "jobs:OtherArgumentsError"
-    assert error.message == "404: not found"
-    assert "raise_other_arguments" in error.traceback_text
+    assert type(error) is jobs.OtherArgumentsError
+    assert (str(error), error.code) == ("404: not found", 404)
     assert "raise_other_arguments" in remote_text(error)
 
 
@@ -168,7 +166,10 @@ def test_unpicklable_error(pool: ProcessPool) -> None:
     """An exception that can't be pickled has a stand-in."""
     error = error_of(pool, jobs.raise_unpicklable)
     assert isinstance(error, RemoteError)
+    assert error.type_name == "jobs:UnpicklableError"
     assert error.message == "broken pipe dream"
+    assert "raise_unpicklable" in error.traceback_text
+    assert "raise_unpicklable" in remote_text(error)
 
 
 def test_frozen_error(pool: ProcessPool) -> None:

@@ -181,7 +181,7 @@ class Staff(Engine):
         for future in dropped:
             self._calls.end_here(future, (None, self._books.broken_error("it could not be started", None), None))
 
-    # -- the reader's rounds --------------------------------------------------------------------------------------------
+    # -- the reader's rounds ------------------------------------------------------------------------------------------
 
     def _round_done(self) -> bool:
         """On the reader, after each round: settle what has ended; True if nothing is left to be done ever."""

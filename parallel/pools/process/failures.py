@@ -5,8 +5,8 @@ How an exception leaves a worker: pickled if that works, and always in words.
           └─▶ second part: its type, text, traceback and notes, as strings: these always travel
 
 Whether it comes out is tried here, in the worker: an exception whose constructor takes other arguments than it hands
-to its base can be pickled, but not loaded. The traceback is formatted here too, as it can't travel itself; the frames
-of this library are left out.
+to its base can be pickled, but not loaded; it is rebuilt without its constructor then. The traceback is formatted here
+too, as it can't travel itself; the frames of this library are left out.
 
 Nothing here has state of its own, and nothing sets an attribute of an exception: it may be frozen.
 """
@@ -14,7 +14,9 @@ Nothing here has state of its own, and nothing sets an attribute of an exception
 from __future__ import annotations
 
 import pickle
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import suppress
+from types import GetSetDescriptorType, MemberDescriptorType, TracebackType
 from typing import Any, NamedTuple
 
 from parallel.pools.process.pickling import dumps, loads
@@ -75,9 +77,8 @@ def _pickled(error: BaseException, main_by_value: bool) -> bytes:
 
 class _Rebuilt:
     """
-    Pickles as an exception whose class forbids to set attributes, so that the standard way to load it fails.
-
-    Its constructor is called, and then its attributes are filled in directly.
+    Pickles as an exception that the standard way fails to load: its constructor takes other arguments than `args`, or
+    its class forbids to set attributes. The constructor isn't called; all that it had set is filled in directly.
     """
 
     def __init__(self, error: BaseException) -> None:
@@ -85,13 +86,32 @@ class _Rebuilt:
 
     def __reduce__(self) -> tuple[Any, ...]:
         error = self.error
-        return _rebuild, (type(error), error.args, dict(vars(error)))
+        members: dict[str, Any] = {}
+        for name, member in _members(type(error)):
+            with suppress(AttributeError):  # some are only there when set
+                members[name] = member.__get__(error)
+        return _rebuild, (type(error), error.args, members, dict(vars(error)))
 
 
-def _rebuild(cls: type[BaseException], args: tuple[Any, ...], fields: dict[str, Any]) -> BaseException:
-    error = cls(*args)
+def _rebuild(
+    cls: type[BaseException], args: tuple[Any, ...], members: dict[str, Any], fields: dict[str, Any]
+) -> BaseException:
+    error = cls.__new__(cls, *args)
+    for name, member in _members(cls):
+        if name in members:
+            with suppress(AttributeError):  # some can only be read
+                member.__set__(error, members[name])
     vars(error).update(fields)
     return error
+
+
+def _members(cls: type[BaseException]) -> Iterator[tuple[str, Any]]:
+    """Yield what a builtin base keeps besides `args`: the `errno` of an OSError, the `name` of an ImportError."""
+    for base in cls.__mro__:
+        if base.__module__ == "builtins" and base is not BaseException:
+            for name, member in vars(base).items():
+                if isinstance(member, MemberDescriptorType | GetSetDescriptorType) and not name.startswith("_"):
+                    yield name, member
 
 
 def _in_words(error: BaseException) -> InWords:
