@@ -36,6 +36,10 @@ class MapFuture(Future[list[R]]):
     def __len__(self) -> int:
         return len(self._futures)
 
+    def __bool__(self) -> bool:
+        """True: a future is one, of however many items."""
+        return True
+
     def __iter__(self) -> Iterator[R]:
         for future in self._futures:
             try:

@@ -377,7 +377,7 @@ def test_as_completed_is_left_early(held: Held) -> None:
         assert future.result() == 1
         break
     gc.collect()
-    assert held.future._watched().entries == []
+    assert held.future._watched().entries == {}
 
 
 def test_as_completed_lets_go(pool: ThreadPool) -> None:

@@ -1205,7 +1205,7 @@ def test_waiters_leave_a_long_lived_future() -> None:
     for _ in range(100):
         with pytest.raises(TimeoutError):
             promise.result(timeout=0)
-    assert promise._watched().entries == []
+    assert promise._watched().entries == {}
     assert promise._waiters == []
 
 

@@ -82,7 +82,7 @@ def test_starts_no_thread_before_the_first_call() -> None:
         assert threading.active_count() == before
         for _ in range(20):
             pool.submit(jobs.nothing).result(timeout=LONG)
-            while not pool._crew._idle:  # until the worker is back
+            while not pool._crew._asleep:  # until the worker is back
                 time.sleep(0)
         assert pool.stats().workers == 1
 
