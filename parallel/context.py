@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     from asyncio import Runner
@@ -122,6 +122,12 @@ REGISTRY: ContextVar[Home | None] = ContextVar("parallel.registry", default=None
 in_worker_process = False
 """True in a worker process of a process pool: there, process pools run inline."""
 
+inherited_configuration: bytes | None = None
+"""In a worker process, what its default registry is to be made from; unpickled, and forgotten, when it is."""
+
+MAIN_FILE: Final[str | None] = getattr(sys.modules.get("__main__"), "__file__", None)
+"""The program's file: the interpreter forgets it when the script has come to its end, and calls may be left."""
+
 _source: Callable[[], Home] | None = None
 _era = 0
 
@@ -158,10 +164,17 @@ def default_registry() -> Home:
     return _source()
 
 
-def enter_worker_process() -> None:
-    """Note that this process is a worker of a process pool."""
-    global in_worker_process
+def enter_worker_process(configuration: bytes | None) -> None:
+    """
+    Note that this process is a worker of a process pool.
+
+    Args:
+        configuration: That of the pool's registry, pickled; None: the pool has none.
+    """
+    global in_worker_process, inherited_configuration
     in_worker_process = True
+    inherited_configuration = configuration
+    REGISTRY.set(None)  # under fork, what the forking thread had
 
 
 def plain_function(fn: Callable[..., T]) -> Callable[..., T]:

@@ -16,6 +16,7 @@ anything between calls; `reset` forgets it.
 from __future__ import annotations
 
 import os
+import pickle
 import threading
 import weakref
 from collections.abc import Callable, Generator, Mapping
@@ -79,6 +80,10 @@ class Registry:
             config = self._config = parallel.config.discover()
         return config
 
+    def adopt(self, config: Config) -> None:
+        """Take *config* for its own, before anything was asked for."""
+        self._config = config
+
     @property
     def callbacks(self) -> Crew:
         """The threads that run what follows calls whose own workers can't."""
@@ -136,7 +141,7 @@ class Registry:
         config = self.config.pools.get(name)
         if config is None:
             raise UnknownPoolError(name, sorted(self.config.pools))
-        made = _make(name, config, lambda: self.callbacks, self.config.source)
+        made = _make(name, config, lambda: self.callbacks, self.config)
         with self._lock:
             pool = self._pools.setdefault(name, made)
         if pool is not made:
@@ -245,14 +250,16 @@ def _read(source: str | os.PathLike[str] | Mapping[str, object]) -> Config:
     return parallel.config.load(source)
 
 
-def _make(name: str, config: PoolConfig, callbacks: Callable[[], Crew], source: str) -> Pool:
-    """Make the pool that *config* describes; in a worker process, inline instead of more processes."""
+def _make(name: str, config: PoolConfig, callbacks: Callable[[], Crew], whole: Config) -> Pool:
+    """Make the pool that *config*, of the *whole*, describes; in a worker process, inline instead of more processes."""
     kind = "inline" if config.kind == "process" and context.in_worker_process else config.kind
     module, _, attribute = KINDS[kind].partition(":")
     make: Callable[..., Pool] = getattr(import_module(module), attribute)
     arguments = config.arguments() if kind == config.kind else {}
     if isinstance(initializer := arguments.get("initializer"), str):
-        arguments["initializer"] = _resolved(initializer, f"pools.{name}.initializer", source)
+        arguments["initializer"] = _resolved(initializer, f"pools.{name}.initializer", whole.source)
+    if kind == "process":
+        arguments["configuration"] = pickle.dumps(whole)
     return make(**arguments, name=name, callbacks=cast(Dispatcher, _LateCallbacks(callbacks)))
 
 
@@ -297,11 +304,23 @@ _default_lock = threading.RLock()
 def default_registry() -> Registry:
     """Return the program's default registry: the one that `configure` set, or one that finds its configuration."""
     global _default
+    if context.inherited_configuration is not None:
+        _adopt_inherited()
     if _default is None:
         with _default_lock:
             if _default is None:
                 _default = Registry()
     return _default
+
+
+def _adopt_inherited() -> None:
+    """In a worker process, make the default registry from the configuration of the one that its pool belongs to."""
+    global _default
+    with _default_lock:
+        packed, context.inherited_configuration = context.inherited_configuration, None
+        if packed is not None:
+            _default = Registry()
+            _default.adopt(pickle.loads(packed))
 
 
 def configure(source: str | os.PathLike[str] | Mapping[str, object] | None = None) -> Registry:

@@ -28,7 +28,7 @@ from multiprocessing.reduction import ForkingPickler
 from types import FunctionType
 from typing import Any, ClassVar, Final
 
-from parallel.context import Declared
+from parallel.context import MAIN_FILE, Declared
 
 loads = pickle.loads
 
@@ -74,7 +74,7 @@ def main_is_importable() -> bool:
     main = sys.modules["__main__"]
     if getattr(getattr(main, "__spec__", None), "name", None) is not None:
         return True
-    path = getattr(main, "__file__", None)
+    path = getattr(main, "__file__", MAIN_FILE)
     return isinstance(path, str) and os.path.exists(path)
 
 

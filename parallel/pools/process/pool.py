@@ -50,6 +50,8 @@ class ProcessPool(Pool):
         max_tasks_per_child: Calls after which a worker is replaced; None: never. Works with every start method.
         name: The pool's name, for messages.
         callbacks: Who runs what follows a call; None: the registry's callback threads.
+        configuration: For registries: their `Config`, pickled, which the workers' default registry has too. None:
+            they find their own.
 
     Raises:
         TypeError, ValueError: An argument is none of these.
@@ -67,11 +69,12 @@ class ProcessPool(Pool):
         max_tasks_per_child: int | None = None,
         name: str = "",
         callbacks: Dispatcher | None = None,
+        configuration: bytes | None = None,
     ) -> None:
         check_initializer(initializer)
         self._max_workers = check_workers(max_workers, cpus())
         self._context = _context(mp_context)
-        self._setup = Setup(initializer, initargs, main_by_value=not main_is_importable())
+        self._setup = Setup(initializer, initargs, not main_is_importable(), configuration)
         self._max_tasks = _check_tasks(max_tasks_per_child)
         super().__init__(name, callbacks)
 

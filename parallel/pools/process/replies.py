@@ -16,7 +16,10 @@ from parallel.pools.process.pickling import loads
 from parallel.pools.process.wire import FAILED, NOT_FOUND, RESULT, UNREADABLE, UNSENDABLE, Frame
 
 _WHAT: Final = {
-    NOT_FOUND: ("the function {}", "a worker has to be able to import the module that defines it"),
+    NOT_FOUND: (
+        "the function {}",
+        "define it at the top level of a module that a worker can import, outside `if __name__ == '__main__':`",
+    ),
     UNREADABLE: ("the arguments of {}", "they were pickled, but a worker can't load them"),
     UNSENDABLE: ("the value of {}", "return what it is made from, or something that can be pickled"),
 }

@@ -3,6 +3,8 @@ What multiprocessing needs to start a worker where its own way would fail.
 
 - A program that came by standard input says that its file is `<stdin>`, and each worker would try to run that:
   `hidden_main_file`. What `__main__` defines travels by value then, so no worker needs it.
+- When a script has come to its end, the interpreter takes the file from `__main__`, and the workers that are started
+  for the calls that are left would not know it: it is put back.
 - A forked child believes the fork server of its parent to be its own child, and fails to wait for it; besides, the
   server would not end with the parent. The child forgets it, and has one of its own when it needs one.
 - Descriptors that run out in the middle of a start are not all closed again: `check_room`.
@@ -20,6 +22,8 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, Final
+
+from parallel.context import MAIN_FILE
 
 ROOM: Final = 10
 """Descriptors that the start of a worker takes at most: its socket pair, and multiprocessing's pipes and sockets."""
@@ -40,6 +44,8 @@ _lock = threading.RLock()
 def hidden_main_file(main_by_value: bool) -> Generator[None]:
     """While in this block, have multiprocessing believe that `__main__` has no file, if none can be imported."""
     if not main_by_value:
+        if MAIN_FILE is not None:
+            vars(sys.modules["__main__"]).setdefault("__file__", MAIN_FILE)
         yield
         return
     with _lock:

@@ -67,16 +67,21 @@ class Setup:
     """
 
     def __init__(
-        self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], main_by_value: bool
+        self,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        main_by_value: bool,
+        configuration: bytes | None,
     ) -> None:
         self._load: Callable[[], Any] = lambda: (initializer, initargs)
         self.main_by_value = main_by_value
+        self.configuration = configuration
 
-    def __getstate__(self) -> tuple[bytes, bool]:
-        return dumps(self._load(), self.main_by_value), self.main_by_value
+    def __getstate__(self) -> tuple[bytes, bool, bytes | None]:
+        return dumps(self._load(), self.main_by_value), self.main_by_value, self.configuration
 
-    def __setstate__(self, state: tuple[bytes, bool]) -> None:
-        packed, self.main_by_value = state
+    def __setstate__(self, state: tuple[bytes, bool, bytes | None]) -> None:
+        packed, self.main_by_value, self.configuration = state
         self._load = lambda: loads(packed)
 
     def run(self) -> None:
@@ -91,7 +96,7 @@ def work(sock: socket, setup: Setup) -> None:
     keep_from_forks(sock)
     signal.signal(signal.SIGINT, _leave_it_to_the_pool)
     _report_crashes()
-    enter_worker_process()
+    enter_worker_process(setup.configuration)
     this.worker = _Sleeper()
     start_new_thread(_watch, (sock.fileno(),))
     try:
