@@ -32,7 +32,7 @@ HOUSE = [
     {"limits"},
     {"call"},
     {"pools.base"},
-    {"pools.handing"},
+    {"pools.handing", "pools.blocking"},
     # One storey: the kinds of pools never import each other.
     {"pools.inline", "pools.thread", "pools.loop", "pools.foreign", "pools.dask", "pools.ray", "pools.process"},
     {"pools"},

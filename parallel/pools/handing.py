@@ -107,7 +107,7 @@ class _Handed:
         tally = self._handing.tally
         tally.begin()
         try:
-            # The futures at hand know this thread by the name of the handing: so the next link can be run here too.
+            # Not *here*: the handing is the dispatcher of the futures at hand, whose next link may run here too.
             self._step.run_on(self._handing)
         finally:
             tally.leave()

@@ -22,7 +22,12 @@ T = TypeVar("T")
 
 
 class InlinePool(Pool):
-    """A pool without workers: `submit` runs the call itself and returns its ended future."""
+    """
+    A pool without workers: `submit` runs the call itself and returns its ended future.
+
+    A KeyboardInterrupt in a call on the main thread ends the future and is raised by `submit` as well: a Ctrl-C is for
+    the program.
+    """
 
     kind: ClassVar[str] = "inline"
 

@@ -7,7 +7,8 @@ Kind `loop`: runs coroutines on one asyncio loop, which has a thread of its own.
 Guarantees:
 - Calls start in submission order, on the loop's thread.
 - Every accepted call ends, however its task does: cancelled by others before its first step, or as the loop closes.
-- A task that a call left behind, or a call that stops the loop, does not end it: it goes on.
+- The loop goes on when a call stops it, and when a task that a call left behind raises `SystemExit`; that cancels the
+  calls that run, as it does in `asyncio.run`.
 - What follows a call runs on callback threads, never on the loop's; `shutdown(wait=True)` waits for it.
 - Waiting on the loop's thread for a call of that loop raises instead of hanging.
 
@@ -28,16 +29,16 @@ from contextlib import ExitStack
 from contextvars import Context, copy_context
 from functools import partial
 from types import FunctionType
-from typing import Any, ClassVar, Final, ParamSpec, TypeVar, cast, overload
+from typing import Any, ClassVar, Final, ParamSpec, TypeVar, overload
 
 from parallel.context import Dispatcher, era, name_of, plain_function, this
 from parallel.delivery import settle
-from parallel.errors import DeadlockError, PoolBrokenError, PoolShutdownError, UnsuitableFunctionError
+from parallel.errors import PoolBrokenError, PoolShutdownError, UnsuitableFunctionError
 from parallel.futures import Future
 from parallel.outcomes import CANCELLED, Outcome, Work, failure
-from parallel.pools.base import Engine, Pool, PoolStats, check_workers
+from parallel.pools.base import Engine, Pool, PoolStats, check_workers, is_draining
+from parallel.pools.blocking import LoopThread
 from parallel.pools.handing import Handing, Tally
-from parallel.states import State, is_ours
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -108,9 +109,9 @@ def check_coroutine_function(fn: Callable[..., Any]) -> None:
 def makes_coroutines(fn: Callable[..., Any]) -> bool:
     """Tell whether calling *fn* makes a coroutine: an `async def`, a partial of one, an object that is called so."""
     while isinstance(fn, partial):
-        fn = cast("partial[Any]", fn).func
-    # By the type, as the interpreter calls it: calling a class that has such a method makes no coroutine.
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(type(fn), "__call__", None))
+        fn = fn.func
+    # Looked up as the interpreter does, in the type: to call a class that has such a method makes no coroutine.
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(type(fn), "__call__", None))  # noqa: B004
 
 
 class LoopEngine(Engine):
@@ -136,7 +137,7 @@ class LoopEngine(Engine):
         self._thread: threading.Thread | None = None
         self._woken = False  # the loop is going to call `_start_waiting`
         self._closed = False
-        self._broken: Exception | None = None  # what came out of asyncio's loop
+        self._broken: BaseException | None = None  # what came out of asyncio's loop
         self._finished = False  # closed, and all calls have ended; or broken
         self._done = 0
         super().__init__()
@@ -155,9 +156,7 @@ class LoopEngine(Engine):
             if self._closed:
                 raise PoolShutdownError(self.label)
             if self._loop is None:
-                # Both the loop and, from Python 3.14 on, the thread keep the context that they are made in: not the
-                # first caller's, with all that is in it.
-                Context().run(self._start)
+                Context().run(self._start)  # loops and threads keep the context they are made in: not a caller's
             self._open.add(future)
             self._waiting.append(future)
             self._wake()
@@ -171,7 +170,7 @@ class LoopEngine(Engine):
         except BaseException as error:
             self._loop = None
             if isinstance(error, RuntimeError | MemoryError):
-                loop.close()  # else, after a Ctrl-C, the thread may be there: it closes the loop itself
+                loop.close()  # else, after a Ctrl-C, the thread may be there all the same, and closes it itself
             raise
         self._thread = thread
 
@@ -185,47 +184,48 @@ class LoopEngine(Engine):
     # -- on the loop's thread -----------------------------------------------------------------------------------------
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        this.worker = _LoopThread(self)
+        this.worker = LoopThread(self.label, self._open)
+        with self._lock:  # which `accept` holds until this thread has been started in peace
+            if self._loop is not loop:
+                return loop.close()
         try:
             with asyncio.Runner(loop_factory=lambda: loop) as runner:
                 self._run_loop(runner.get_loop())
-        except BaseException:  # of a task that a call left behind, as it is cancelled
-            LOGGER.exception("%s: its loop could not be closed in peace", self.label)
-        finally:
-            self._end_left(loop)
+        except BaseException as error:  # of a task that a call left behind, as it is cancelled
+            self._finish(error)
+        self._end_left()
 
     def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run *loop* until the engine has finished, whoever else stops it."""
-        while not self._finished and self._loop is loop:
+        while not self._finished:
             try:
                 loop.run_forever()
             except Exception as error:  # asyncio catches what tasks and callbacks raise: its selector has failed
-                LOGGER.exception("%s: its loop has failed", self.label)
-                with self._lock:
-                    self._broken = error
-                    self._finish()
-            except BaseException:  # of a task that a call left behind, such as SystemExit
-                LOGGER.exception("%s was interrupted; it goes on", self.label)
+                self._finish(error)
+            except BaseException:  # SystemExit, of a task that a call left behind
+                LOGGER.exception("%s was interrupted: running calls are cancelled, and it goes on", self.label)
+                self._cancel_tasks()
 
-    def _finish(self) -> None:
-        """Have the loop end. Under the lock: who sees `_loop` may still call it."""
-        self._closed = self._finished = True
-        self._loop = None
+    def _finish(self, error: BaseException | None = None) -> None:
+        """Have the loop end, and nobody use it from now on; *error* is what came out of it."""
+        if error is not None:
+            LOGGER.error("%s: its loop has failed", self.label, exc_info=error)
+        with self._lock:
+            if not self._finished:
+                self._broken = error
+            self._closed = self._finished = True
+            self._loop = None
 
     def _start_waiting(self) -> None:
         """Start queued calls as far as there is room; stop the loop if it is closed and all have ended."""
         with self._lock:
             self._woken = False
-        while self._in_flight < self._limit and (future := self._next_waiting()) is not None:
-            self._start_call(future)
+        while self._waiting and self._in_flight < self._limit:
+            self._start_call(self._waiting.popleft())
         with self._lock:
             if self._closed and not self._open and self._loop is not None:
                 self._loop.stop()
                 self._finish()
-
-    def _next_waiting(self) -> Future[Any] | None:
-        with self._lock:
-            return self._waiting.popleft() if self._waiting else None
 
     def _start_call(self, future: Future[Any]) -> None:
         work: Work | None = future.take_work()
@@ -236,7 +236,7 @@ class LoopEngine(Engine):
         call, context = _drive(work, ends), work[3]
         try:
             task = asyncio.get_running_loop().create_task(call, context=context)
-        except BaseException as error:  # a task factory of the user's
+        except BaseException as error:  # of a task factory that a call has set
             call.close()
             settle(future, failure(error), may_block=False)
             self._ended(future)
@@ -265,14 +265,10 @@ class LoopEngine(Engine):
             if self._waiting or self._closed:
                 self._wake()
 
-    def _end_left(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _end_left(self) -> None:
         """The last deed of the thread: fail what a broken loop has left."""
-        with self._lock:
-            if self._thread is not threading.current_thread():
-                return loop.close()  # its start was interrupted, and it was given up; another one may be there
-            self._waiting.clear()
-            left = list(self._open)
-        for future in left:
+        self._waiting.clear()
+        for future in list(self._open):
             settle(future, (None, self._broken_error(), None), may_block=False)
             self._ended(future)
 
@@ -314,6 +310,8 @@ class LoopEngine(Engine):
             while self._open:
                 self._quiet.wait()
             done = self._done
+        if is_draining():
+            return done  # what follows is waited for, or done, in its turn: see `Engine.work_off`
         return done + self.handed.wait()
 
     def stats(self) -> PoolStats:
@@ -340,20 +338,6 @@ class LoopEngine(Engine):
         self._waiting = deque()
         self._open = set()
 
-    def brings(self, future: State[Any]) -> bool:
-        """Tell whether the end of *future* hangs on a call of this loop, perhaps among others."""
-        ahead: list[State[Any]] = [future]
-        seen: set[State[Any]] = set()
-        while ahead:
-            one = ahead.pop()
-            if one in seen or one.done():
-                continue
-            if one in self._open:
-                return True
-            seen.add(one)
-            ahead += [feed.source for feed in one.feeds if is_ours(feed.source)]
-        return False
-
 
 async def _drive(work: Work, ends: list[Outcome]) -> None:
     """
@@ -368,24 +352,3 @@ async def _drive(work: Work, ends: list[Outcome]) -> None:
         ends.append((None, CANCELLED, None))
     except BaseException as error:
         ends.append(failure(error))
-
-
-class _LoopThread:
-    """How the thread of a loop waits: not for what only it can bring."""
-
-    __slots__ = ("_engine",)
-
-    def __init__(self, engine: LoopEngine) -> None:
-        self._engine = engine
-
-    def wait(self, future: State[Any], timeout: float | None) -> bool:
-        """Block the loop until *future* has ended, if another thread can bring it there; see `Waiter`."""
-        if self._engine.brings(future):
-            raise DeadlockError(f"the thread of {self._engine.label}")
-        return future.sleep(timeout)
-
-    def lend(self) -> None:
-        """Nothing can take the place of a loop's thread."""
-
-    def unlend(self) -> None:
-        """Nothing was lent."""

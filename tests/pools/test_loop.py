@@ -22,9 +22,11 @@ from jobs import frequent_switches, without_gc
 from parallel import (
     DeadlockError,
     LoopPool,
+    PoolBrokenError,
     PoolShutdownError,
     ThreadPool,
     UnsuitableFunctionError,
+    as_completed,
     gather,
     wait,
 )
@@ -69,7 +71,7 @@ class Callable1:
 
 def test_plain_function_is_refused(pool: LoopPool) -> None:
     """A plain function would block the loop: it is refused at submit(), by name, and nothing is started."""
-    for plain in (jobs.double, len, functools.partial(jobs.double, 1), int, lambda: None):
+    for plain in (jobs.double, len, functools.partial(jobs.double, 1), int, Callable1, lambda: None):
         with pytest.raises(UnsuitableFunctionError, match="async def"):
             pool.submit(plain)
     with pytest.raises(UnsuitableFunctionError, match="jobs:double"):
@@ -187,7 +189,7 @@ def test_await_a_call_of_the_same_loop(pool: LoopPool) -> None:
         assert pool.submit(parent, other).result(timeout=LONG) == 4
 
 
-@pytest.mark.parametrize("how", ["result", "exception", "gather", "wait", "then"])
+@pytest.mark.parametrize("how", ["result", "exception", "gather", "wait", "as_completed", "then"])
 def test_waiting_on_the_loops_thread(pool: LoopPool, how: str) -> None:
     """Blocking the loop for what only it can bring raises DeadlockError instead of hanging."""
 
@@ -201,6 +203,8 @@ def test_waiting_on_the_loops_thread(pool: LoopPool, how: str) -> None:
             return gather(child, pool.submit(jobs.async_double, 2)).result()
         if how == "wait":
             return wait([child]).done
+        if how == "as_completed":
+            return list(as_completed([child]))
         return child.then(str).result()
 
     error = pool.submit(parent).exception(timeout=10)
@@ -231,6 +235,33 @@ def test_waiting_for_an_ended_call(pool: LoopPool) -> None:
         return child.result()
 
     assert pool.submit(parent).result(timeout=LONG) == 2
+
+
+def test_ended_calls_are_no_reason_to_refuse(pool: LoopPool) -> None:
+    """The loop's thread may wait for what other threads bring, though ended calls of the loop are in it too."""
+
+    async def parent(other: ThreadPool) -> object:
+        ended = pool.submit(jobs.async_double, 1)
+        assert ended.cancel()
+        return gather(ended, other.submit(jobs.double, 2), return_exceptions=True).result(timeout=LONG)[1]
+
+    with ThreadPool(1) as other:
+        assert pool.submit(parent, other).result(timeout=LONG) == 4
+
+
+def test_waiting_for_what_is_combined_many_times(pool: LoopPool) -> None:
+    """The look at what a future hangs on takes each once, however many ways lead to it."""
+    with jobs.Gate() as gate, ThreadPool(1) as other:
+        combined: Any = other.submit(jobs.wait_at, gate.address)
+        for _ in range(60):
+            combined = gather(combined, combined)
+
+        async def poll() -> None:
+            combined.result(timeout=0)
+
+        assert isinstance(pool.submit(poll).exception(timeout=LONG), TimeoutError)
+        gate.arrived()
+        combined.cancel()
 
 
 # -- cancellation inside ----------------------------------------------------------------------------------------------
@@ -367,6 +398,51 @@ def test_coroutine_that_stops_the_loop() -> None:
     closed_in_time(pool)
 
 
+def test_loop_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """If asyncio's loop itself fails, every call ends, and new ones are refused with the reason."""
+    pool = LoopPool(2)
+
+    async def sabotage() -> None:
+        selector: Any = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
+
+        def select(timeout: float | None = None) -> None:
+            del selector.select
+            raise OSError("the selector is gone")
+
+        selector.select = select
+        await asyncio.Event().wait()
+
+    with jobs.Gate() as gate:
+        futures = [pool.submit(jobs.to_thread(jobs.wait_at), gate.address)]
+        gate.arrived()
+        futures += [pool.submit(sabotage), *(pool.submit(nothing) for _ in range(3))]
+    assert not wait(futures, timeout=10).not_done
+    assert isinstance(futures[-1].exception(), PoolBrokenError)
+    with pytest.raises(PoolBrokenError, match="the selector is gone"):
+        pool.submit(nothing)
+    closed_in_time(pool)
+    assert "loop has failed" in caplog.text
+
+
+def test_task_factory_that_fails(pool: LoopPool) -> None:
+    """A task factory of the user's that raises fails the calls; the loop goes on."""
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise LookupError("no tasks today")
+
+    async def refuse_one() -> object:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(refuse)
+        refused = pool.submit(nothing)
+        while not refused.done():
+            await asyncio.sleep(0)
+        loop.set_task_factory(None)
+        return refused.exception()
+
+    assert isinstance(pool.submit(refuse_one).result(timeout=LONG), LookupError)
+    assert pool.submit(jobs.async_double, 1).result(timeout=LONG) == 2
+
+
 # -- callbacks --------------------------------------------------------------------------------------------------------
 
 
@@ -395,6 +471,48 @@ def test_blocking_callback_does_not_block_the_loop(pool: LoopPool) -> None:
     assert loop_name not in names
 
 
+def test_shutdown_waits_for_what_follows() -> None:
+    """shutdown() returns when callbacks and continuations have run, the later stages of a chain too."""
+    pool = LoopPool()
+    go = threading.Event()
+    told: list[str] = []
+
+    def slow(what: str) -> None:
+        go.wait(LONG)
+        told.append(what)
+
+    future = pool.submit(nothing)
+    future.add_done_callback(lambda _: slow("callback"))
+    last = future.then(lambda _: slow("then")).then(lambda _: told.append("last"))
+    closing = threading.Thread(target=pool.shutdown, daemon=True)
+    closing.start()
+    future.result(timeout=LONG)
+    closing.join(0.1)
+    assert closing.is_alive()
+    go.set()
+    closing.join(LONG)
+    assert not closing.is_alive()
+    assert last.done()
+    assert sorted(told) == ["callback", "last", "then"]
+
+
+def test_shutdown_from_what_follows(pool: LoopPool) -> None:
+    """A continuation may shut the pool of its call down: it doesn't wait for itself."""
+    assert pool.submit(nothing).then(lambda _: pool.shutdown()).result(timeout=10) is None
+    with pytest.raises(PoolShutdownError):
+        pool.submit(nothing)
+
+
+def test_a_chain_stays_on_its_thread(pool: LoopPool) -> None:
+    """Link after link of one chain runs on the same callback thread, without a hand-over."""
+    with jobs.Gate() as gate:
+        chain: Any = pool.submit(jobs.to_thread(jobs.wait_at), gate.address).then(lambda _: [])
+        for _ in range(50):
+            chain = chain.then(lambda idents: [*idents, threading.get_ident()])
+        gate.arrived()
+    assert len(set(chain.result(timeout=LONG))) == 1
+
+
 # -- shutdown ---------------------------------------------------------------------------------------------------------
 
 
@@ -411,6 +529,24 @@ def test_shutdown_from_the_loop() -> None:
 
     pool.submit(close).result(timeout=LONG)
     assert after[0].result(timeout=LONG) == 4
+    closed_in_time(pool)
+
+
+def test_cancelling_goes_on_after_a_callback_that_exits() -> None:
+    """With cancel_futures, a callback that raises SystemExit comes out, but all waiting calls are cancelled."""
+    pool = LoopPool(1)
+
+    def leave(_: object) -> None:
+        raise SystemExit(3)
+
+    with jobs.Gate() as gate:
+        pool.submit(jobs.to_thread(jobs.wait_at), gate.address)
+        gate.arrived()
+        futures = [pool.submit(nothing) for _ in range(5)]
+        futures[1].add_done_callback(leave)
+        with pytest.raises(SystemExit):
+            pool.shutdown(wait=False, cancel_futures=True)
+        assert all(future.cancelled() for future in futures)
     closed_in_time(pool)
 
 
@@ -503,3 +639,100 @@ def test_contexts_are_not_mixed(pool: LoopPool) -> None:
     futures = [context.run(pool.submit, jobs.to_async(jobs.VARIABLE.set), str(index)) for index in range(5)]
     gather(*futures).result(timeout=LONG)
     assert context[jobs.VARIABLE] == "mine"
+
+
+def test_first_callers_context_is_not_kept(pool: LoopPool) -> None:
+    """The loop does not keep alive what the context of the first submit() holds."""
+
+    class Request:
+        pass
+
+    request = Request()
+    ref = weakref.ref(request)
+    variable: contextvars.ContextVar[object] = contextvars.ContextVar("variable")
+    context = contextvars.copy_context()
+    context.run(variable.set, request)
+    context.run(pool.submit, nothing).result(timeout=LONG)
+    del context, request
+    for _ in range(3):
+        pool.submit(nothing).result(timeout=LONG)
+    gc.collect()
+    assert ref() is None
+
+
+def test_error_of_a_call_that_knows_its_task_is_freed(pool: LoopPool) -> None:
+    """An error whose frame holds the asyncio task dies with its future, without the cyclic garbage collector."""
+
+    class BigError(Exception):
+        pass
+
+    async def fail() -> None:
+        me = asyncio.current_task()
+        assert me is not None
+        raise BigError
+
+    with without_gc():
+        future = pool.submit(fail)
+        ref = weakref.ref(future.exception(timeout=LONG))  # type: ignore[type-var]
+        del future
+        for _ in range(3):
+            pool.submit(nothing).result(timeout=LONG)
+        freed = ref() is None
+    gc.collect()
+    assert freed
+
+
+def test_interrupted_program_cancels_what_runs(run_script: Callable[..., CompletedProcess[str]]) -> None:
+    """After a Ctrl-C that nobody handles, running coroutines are cancelled, and the program ends."""
+    out = run_script(
+        """
+import asyncio
+from parallel import LoopPool
+
+async def long():
+    try:
+        print("started", flush=True)
+        await asyncio.sleep(60)
+    finally:
+        print("cleaned up", flush=True)
+
+pool = LoopPool(1)
+future = pool.submit(long)
+waiting = pool.submit(long)
+waiting.add_done_callback(lambda f: print("waiting", f.cancelled(), flush=True))
+future.result()
+""",
+        timeout=30,
+        interrupt_at="started",
+        status=None,
+    )
+    assert "cleaned up" in out.stdout
+    assert "waiting True" in out.stdout
+    assert out.returncode not in (0, -6)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_fork_while_a_lock_is_held(pool: LoopPool, in_fork: Callable[..., Any]) -> None:
+    """Locks that another thread holds at a fork don't hang the child, nor closing what it took over."""
+    pool.submit(nothing).result(timeout=LONG)
+    engine: Any = pool._engine
+    held, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with engine._lock, engine.handed._quiet:
+            held.set()
+            release.wait(LONG)
+
+    def child() -> int:
+        engine.close(False)
+        engine.join()
+        return pool.submit(jobs.async_double, 1).then(jobs.double).result(timeout=10)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        assert held.wait(LONG)
+        assert in_fork(child) == 4
+    finally:
+        release.set()
+        holder.join()

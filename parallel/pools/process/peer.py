@@ -25,7 +25,7 @@ from socket import SHUT_WR, socket, socketpair
 from typing import Any, Final, NamedTuple, cast
 
 from parallel.futures import Future
-from parallel.pools.process.starting import check_room, hidden_main_file
+from parallel.pools.process.starting import check_room, hidden_main_file, main_file_was_forgotten
 from parallel.pools.process.wire import Frame, Inbox, Part, close_kept, handing, keep_from_forks, push
 from parallel.pools.process.worker import Setup, work
 
@@ -192,4 +192,9 @@ def hire(context: BaseContext, setup: Setup, name: str) -> Peer:
         close_kept(theirs)
     # The pool joins its workers itself, before multiprocessing would do it at exit, when their calls could not end.
     processes._children.discard(process)  # type: ignore[attr-defined]  # there is no public way to say so
-    return Peer(process, ours)
+    peer = Peer(process, ours)
+    if not setup.main_by_value and main_file_was_forgotten():
+        peer.kill()  # the script came to its end in the middle of the start: this one may not know the main module
+        peer.bury()
+        return hire(context, setup, name)
+    return peer

@@ -24,6 +24,7 @@ from parallel.config import cpus
 from parallel.context import Dispatcher
 from parallel.futures import Future
 from parallel.pools.base import Pool, check_initializer, check_workers
+from parallel.pools.handing import Handing, Tally
 from parallel.pools.process.books import Settings
 from parallel.pools.process.engine import Staff
 from parallel.pools.process.pickling import main_is_importable
@@ -80,6 +81,8 @@ class ProcessPool(Pool):
 
     def _new_engine(self) -> Staff:
         thread_name = f"parallel-{self.name or 'process'}"
+        self._handed = Tally()
+        self._handing: Handing | None = None
         self._staff = Staff(
             Settings(self.label, thread_name, self._max_workers, self._context, self._setup, self._max_tasks)
         )
@@ -87,7 +90,25 @@ class ProcessPool(Pool):
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `fn(*args, **kwargs)` in a worker process; see `Pool.submit`."""
-        return self._staff.submit(fn, args, kwargs, self.callbacks)
+        return self._staff.submit(fn, args, kwargs, self._dispatcher())
+
+    def _dispatcher(self) -> Handing:
+        """Return the dispatcher of this pool's futures; one for all, unless the current registry changes."""
+        callbacks = self.callbacks
+        handing = self._handing
+        if handing is None or handing.callbacks is not callbacks:
+            handing = self._handing = Handing(callbacks, self._handed)
+        return handing
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls; see `Pool.shutdown`. With *wait*, what follows the calls has been run as well."""
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        if wait and not self.owns_this_thread():
+            self._handed.wait()
+
+    def idle(self) -> int:
+        """Wait until no accepted call is left, nor anything that follows one; see `Engine.idle`."""
+        return super().idle() + self._handed.wait()
 
 
 def _context(given: str | BaseContext | None) -> BaseContext:

@@ -105,8 +105,8 @@ class Reactor:
         self._selector.register(what, events, handler)
 
     def change(self, what: socket | int, events: int) -> None:
-        """Wait for other events on *what*, if it is watched. On the thread."""
-        with suppress(KeyError):
+        """Wait for other events on *what*, if it is watched, and open. On the thread."""
+        with suppress(KeyError, ValueError):
             self._selector.modify(what, events, self._selector.get_key(what).data)
 
     def forget(self, what: socket | int) -> None:

@@ -61,6 +61,11 @@ def hidden_main_file(main_by_value: bool) -> Generator[None]:
                 sys.modules["__main__"].__file__ = _hidden.name
 
 
+def main_file_was_forgotten() -> bool:
+    """Tell whether the interpreter has just taken the file from `__main__`; it does so once."""
+    return MAIN_FILE is not None and "__file__" not in vars(sys.modules["__main__"])
+
+
 def check_room() -> None:
     """
     See that there are descriptors enough for one more worker.

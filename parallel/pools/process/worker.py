@@ -25,7 +25,7 @@ import signal
 import time
 from _thread import start_new_thread
 from collections.abc import Callable, Coroutine
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from socket import socket
 from types import CoroutineType, FrameType
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -93,6 +93,11 @@ class Setup:
 
 def work(sock: socket, setup: Setup) -> None:
     """Serve the pool at the other end of *sock*; the target of the process."""
+    # Under fork, the context is that of the thread that forked: nobody's business here.
+    Context().run(_work, sock, setup)
+
+
+def _work(sock: socket, setup: Setup) -> None:
     keep_from_forks(sock)
     signal.signal(signal.SIGINT, _leave_it_to_the_pool)
     _report_crashes()

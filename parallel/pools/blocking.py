@@ -1,0 +1,65 @@
+"""
+How the thread of an asyncio loop waits in a blocking call: not for what only that loop can bring.
+
+    result() on the loop's thread ──▶ LoopThread.wait ──▶ hangs on an open call of the loop: DeadlockError
+                                                     └──▶ another thread brings it: the loop blocks until then
+
+What a future hangs on is told by its `feeds`: the ties through which others end it.
+
+Nothing here has state of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Any
+
+from parallel.errors import DeadlockError
+from parallel.states import State, is_ours
+
+
+class LoopThread:
+    """
+    The `Waiter` of a loop's thread.
+
+    Args:
+        label: What messages call the pool.
+        open_calls: The calls of the loop that have not ended, kept up to date by the engine.
+    """
+
+    __slots__ = ("_label", "_open")
+
+    def __init__(self, label: str, open_calls: Container[State[Any]]) -> None:
+        self._label = label
+        self._open = open_calls
+
+    def wait(self, future: State[Any], timeout: float | None) -> bool:
+        """
+        Block the loop until *future* has ended; see `Waiter`.
+
+        Raises:
+            DeadlockError: It would never end, or not before the timeout: the loop can't run what it hangs on.
+        """
+        if self.brings(future):
+            raise DeadlockError(f"the thread of {self._label}")
+        return future.sleep(timeout)
+
+    def brings(self, future: State[Any]) -> bool:
+        """Tell whether the end of *future* hangs on a call of this loop, perhaps among others."""
+        ahead: list[State[Any]] = [future]
+        seen: set[State[Any]] = set()  # of n futures that each combine one before twice, 2**n ways lead to the first
+        while ahead:
+            one = ahead.pop()
+            if one in seen or one.done():
+                continue
+            if one in self._open:
+                return True
+            seen.add(one)
+            ahead += [feed.source for feed in one.feeds if is_ours(feed.source)]
+        return False
+
+    def lend(self) -> None:
+        """Nothing can take the place of a loop's thread."""
+
+    def unlend(self) -> None:
+        """Nothing was lent."""
