@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future as StandardFuture
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
-from parallel.combine import all_or_error, meet
 from parallel.context import current_registry
 from parallel.futures import Future
+from parallel.meetings import all_or_error, meet
 from parallel.states import BARE, is_future
 
 if TYPE_CHECKING:

@@ -1,13 +1,9 @@
 """
 Futures of several futures: `gather`, `settle`, `race`, `first`; and waiting for several: `as_completed`, `wait`.
 
-    source ──▶ _Member ─┐
-    source ──▶ _Member ─┼─▶ _Meeting (counts, keeps values) ──▶ target
-    source ──▶ _Member ─┘
-
 All take futures of the standard library as well. A future given twice counts twice, in its own places.
 
-State: a meeting's, guarded by its lock; no user code runs while it is held.
+State: that of `_Arrivals`, guarded by its lock; no user code runs while it is held.
 """
 
 from __future__ import annotations
@@ -16,18 +12,17 @@ import concurrent.futures
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast, overload
 
 from attrs import frozen
 
-from parallel.context import Declared, Dispatcher, current_registry
-from parallel.delivery import Feed, alive, outcome_of
-from parallel.delivery import settle as end
+from parallel.delivery import Feed
 from parallel.futures import Future
-from parallel.outcomes import CANCELLED, Outcome
-from parallel.states import BARE, State, is_future, is_ours
+from parallel.meetings import AllOrError, Everyone, FirstValue, Race, attach, check_future, error_of, meet_all
+from parallel.outcomes import Outcome
+from parallel.states import State, is_ours
 
 T = TypeVar("T")
 T1 = TypeVar("T1")
@@ -108,8 +103,8 @@ def gather(*futures: AnyFuture[Any], return_exceptions: bool = False) -> Future[
             values; the result never fails.
     """
     if return_exceptions:
-        return _meet(futures, _Everyone(lambda outcomes: tuple(_value_or_error(outcome) for outcome in outcomes)))
-    return _meet(futures, _AllOrError(tuple))
+        return meet_all(futures, Everyone(lambda outcomes: tuple(_value_or_error(outcome) for outcome in outcomes)))
+    return meet_all(futures, AllOrError(tuple))
 
 
 @overload
@@ -126,7 +121,7 @@ def settle(
 ) -> Future[tuple[Settled[Any], ...]]: ...
 def settle(*futures: AnyFuture[Any]) -> Future[Any]:
     """Make the future of how all ended, one `Settled` per future, in the order given; it never fails."""
-    return _meet(futures, _Everyone(lambda outcomes: tuple(_settled(outcome) for outcome in outcomes)))
+    return meet_all(futures, Everyone(lambda outcomes: tuple(_settled(outcome) for outcome in outcomes)))
 
 
 @overload
@@ -142,7 +137,7 @@ def race(*futures: AnyFuture[Any]) -> Future[Any]:
     Raises:
         ValueError: There are no futures: the result would never end.
     """
-    return _meet(_some(futures, "race"), _Race())
+    return meet_all(_some(futures, "race"), Race())
 
 
 @overload
@@ -160,7 +155,7 @@ def first(*futures: AnyFuture[Any]) -> Future[Any]:
     Raises:
         ValueError: There are no futures: the result would never end.
     """
-    return _meet(_some(futures, "first"), _FirstValue())
+    return meet_all(_some(futures, "first"), FirstValue())
 
 
 def as_completed(futures: Iterable[F], timeout: float | None = None) -> Iterator[F]:
@@ -229,177 +224,7 @@ def _value_or_error(outcome: Outcome) -> Any:
 
 
 def _settled(outcome: Outcome) -> Settled[Any]:
-    value, error, _ = outcome
-    return Settled(value, CancelledError() if error is CANCELLED else error)
-
-
-class _Meeting:
-    """What the members of one combination share; a subclass says when it is over."""
-
-    selects = False
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._outcomes: list[Outcome | None] = []
-        self._missing = 0
-
-    def expect(self, count: int) -> None:
-        """Prepare for *count* members."""
-        self._outcomes = [None] * count
-        self._missing = count
-
-    def arrive(self, index: int, outcome: Outcome) -> Outcome | None:
-        """Note how member *index* ended; return how the target ends now, None if it doesn't yet."""
-        with self._lock:
-            if self._missing <= 0:
-                return None
-            self._outcomes[index] = outcome
-            self._missing -= 1
-            early = self.early(outcome)
-            if early is None and self._missing:
-                return None
-            self._missing = 0
-            outcomes, self._outcomes = self._outcomes, []
-        return early if early is not None else self.last(cast("list[Outcome]", outcomes))
-
-    def early(self, outcome: Outcome) -> Outcome | None:
-        """Return the end of the target if this one arrival decides it."""
-        return None
-
-    def last(self, outcomes: list[Outcome]) -> Outcome:
-        """Return the end of the target when all have arrived."""
-        raise AssertionError("an early arrival has decided it")
-
-
-class _Everyone(_Meeting):
-    """Over when all have ended; *make* builds the value from their outcomes."""
-
-    def __init__(self, make: Callable[[list[Outcome]], Any]) -> None:
-        super().__init__()
-        self._make = make
-
-    def last(self, outcomes: list[Outcome]) -> Outcome:
-        return (self._make(outcomes), None, None)
-
-
-class _AllOrError(_Meeting):
-    """Over at the first failure, or when all have values; *make* builds the value from the list of them."""
-
-    def __init__(self, make: Callable[[list[Any]], Any], *, selects: bool = True) -> None:
-        super().__init__()
-        self._make = make
-        self.selects = selects
-
-    def early(self, outcome: Outcome) -> Outcome | None:
-        return None if outcome[1] is None else outcome
-
-    def last(self, outcomes: list[Outcome]) -> Outcome:
-        return (self._make([outcome[0] for outcome in outcomes]), None, None)
-
-
-class _Race(_Meeting):
-    """Over when one has ended."""
-
-    def early(self, outcome: Outcome) -> Outcome | None:
-        return outcome
-
-
-class _FirstValue(_Meeting):
-    """Over when one has a value, or all have failed."""
-
-    def early(self, outcome: Outcome) -> Outcome | None:
-        return outcome if outcome[1] is None else None
-
-    def last(self, outcomes: list[Outcome]) -> Outcome:
-        errors = [cast(BaseException, _settled(outcome).error) for outcome in outcomes]
-        group = BaseExceptionGroup(f"none of {len(errors)} futures has a value", errors)
-        return (None, group, None)
-
-
-class _Member(Feed):
-    """The tie of one source to the target of a meeting."""
-
-    __slots__ = ("_end", "_index", "_meeting")
-    adopts = False
-
-    def __init__(self, source: AnyFuture[Any], target: State[Any], meeting: _Meeting, index: int) -> None:
-        super().__init__(source, target)
-        self._meeting = meeting
-        self._index = index
-        self._end: Outcome | None = None
-
-    @property
-    def selects(self) -> bool:  # type: ignore[override]  # per meeting here, per class there
-        return self._meeting.selects
-
-    def pass_on(self, outcome: Outcome) -> State[Any] | None:
-        self._end = self._meeting.arrive(self._index, outcome)
-        return None if self._end is None else self.target
-
-    def passed(self, outcome: Outcome) -> Outcome:
-        return cast(Outcome, self._end)
-
-
-def _meet(futures: Sequence[AnyFuture[Any]], meeting: _Meeting) -> Future[Any]:
-    for future in futures:
-        check_future(future)
-    target: Future[Any] = Future(BARE, _common_dispatcher(futures))
-    meet(futures, meeting, target)
-    return target
-
-
-def check_future(value: object) -> None:
-    """Refuse what is no future."""
-    if not is_future(value):
-        hint = ""
-        if isinstance(value, Declared):
-            hint = "; call it first"
-        elif isinstance(value, Awaitable):
-            hint = "; await it, or make a future of it with a task"
-        elif isinstance(value, Iterable):
-            hint = "; pass futures one by one: gather(*futures)"
-        raise TypeError(f"only futures can be combined and waited for, found {value!r}{hint}")
-
-
-def meet(futures: Sequence[AnyFuture[Any]], meeting: _Meeting, target: State[Any]) -> None:
-    """Have *target* end as *meeting* decides when *futures* have ended."""
-    meeting.expect(len(futures))
-    if not futures:
-        end(target, meeting.last([]))
-        return
-    members = tuple(_Member(future, target, meeting, index) for index, future in enumerate(futures))
-    target.feeds = members
-    for member in members:
-        if target.done():
-            break
-        attach(member)
-
-
-def all_or_error(*, selects: bool) -> _Meeting:
-    """Make the meeting whose value is the list of all values; with *selects*, a failure cancels the others."""
-    return _AllOrError(list, selects=selects)
-
-
-def attach(feed: Feed) -> None:
-    """Tie *feed* to its source; if that has ended, it is told at once."""
-    source = feed.source
-    if not is_ours(source):
-        source.add_done_callback(lambda ended: _tell(feed, outcome_of(ended)))
-    elif not source.add(feed):
-        _tell(feed, source.outcome())
-
-
-def _tell(feed: Feed, outcome: Outcome) -> None:
-    target = feed.pass_on(outcome)
-    if target is not None:
-        end(target, feed.passed(outcome), may_block=False)
-
-
-def _common_dispatcher(futures: Sequence[AnyFuture[Any]]) -> Dispatcher:
-    """Return the dispatcher that all *futures* share, else the callback threads."""
-    dispatchers = {alive(future.dispatcher) if is_ours(future) else None for future in futures}
-    shared = dispatchers.pop() if len(dispatchers) == 1 else None
-    return shared or current_registry().callbacks
+    return Settled(outcome[0], error_of(outcome))
 
 
 class _Arrival(Feed):

@@ -34,7 +34,7 @@ from parallel.errors import ConfigError, PoolShutdownError, UnknownPoolError
 from parallel.options import TaskOptions
 from parallel.pools import KINDS
 from parallel.pools.base import Engine, Pool, run_dry
-from parallel.pools.thread import Crew
+from parallel.pools.crew import Crew
 
 _CALLBACK_THREADS: Final = min(32, cpus() + 4)
 """As many as a thread pool has by default: callbacks are short or wait, and a waiting one lends its place."""

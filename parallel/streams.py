@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
-from parallel.combine import all_or_error, meet
 from parallel.context import current_registry
 from parallel.futures import Future
+from parallel.meetings import all_or_error, meet
 from parallel.states import BARE
 
 R = TypeVar("R")

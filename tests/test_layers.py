@@ -28,11 +28,12 @@ HOUSE = [
     {"config"},
     {"timer"},
     {"futures"},
+    {"meetings"},
     {"combine"},
     {"limits"},
     {"call"},
     {"pools.base"},
-    {"pools.handing", "pools.blocking"},
+    {"pools.handing", "pools.blocking", "pools.crew"},
     # One storey: the kinds of pools never import each other.
     {"pools.inline", "pools.thread", "pools.loop", "pools.foreign", "pools.dask", "pools.ray", "pools.process"},
     {"pools"},

@@ -251,7 +251,7 @@ def test_ended_calls_are_no_reason_to_refuse(pool: LoopPool) -> None:
 
 def test_waiting_for_what_is_combined_many_times(pool: LoopPool) -> None:
     """The look at what a future hangs on takes each once, however many ways lead to it."""
-    with jobs.Gate() as gate, ThreadPool(1) as other:
+    with ThreadPool(1) as other, jobs.Gate() as gate:
         combined: Any = other.submit(jobs.wait_at, gate.address)
         for _ in range(60):
             combined = gather(combined, combined)
@@ -261,7 +261,6 @@ def test_waiting_for_what_is_combined_many_times(pool: LoopPool) -> None:
 
         assert isinstance(pool.submit(poll).exception(timeout=LONG), TimeoutError)
         gate.arrived()
-        combined.cancel()
 
 
 # -- cancellation inside ----------------------------------------------------------------------------------------------
@@ -401,8 +400,10 @@ def test_coroutine_that_stops_the_loop() -> None:
 def test_loop_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     """If asyncio's loop itself fails, every call ends, and new ones are refused with the reason."""
     pool = LoopPool(2)
+    queued: list[Any] = []
 
     async def sabotage() -> None:
+        queued.extend(pool.submit(nothing) for _ in range(3))
         selector: Any = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
 
         def select(timeout: float | None = None) -> None:
@@ -413,11 +414,12 @@ def test_loop_that_fails(caplog: pytest.LogCaptureFixture) -> None:
         await asyncio.Event().wait()
 
     with jobs.Gate() as gate:
-        futures = [pool.submit(jobs.to_thread(jobs.wait_at), gate.address)]
+        running: list[Any] = [pool.submit(jobs.to_thread(jobs.wait_at), gate.address)]
         gate.arrived()
-        futures += [pool.submit(sabotage), *(pool.submit(nothing) for _ in range(3))]
-    assert not wait(futures, timeout=10).not_done
-    assert isinstance(futures[-1].exception(), PoolBrokenError)
+        running.append(pool.submit(sabotage))
+    assert not wait(running, timeout=10).not_done
+    assert not wait(queued, timeout=10).not_done
+    assert [type(future.exception()) for future in queued] == [PoolBrokenError] * 3
     with pytest.raises(PoolBrokenError, match="the selector is gone"):
         pool.submit(nothing)
     closed_in_time(pool)

@@ -20,7 +20,7 @@ import jobs
 import pytest
 from jobs import Held, frequent_switches
 
-import parallel.pools.thread
+import parallel.pools.crew
 from parallel import (
     Future,
     PoolBrokenError,
@@ -295,7 +295,7 @@ def test_capacity_after_lending() -> None:
 
 def test_starvation_at_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Past the cap of spare workers a wait raises StarvationError, and nothing hangs."""
-    monkeypatch.setattr(parallel.pools.thread, "MAX_LENT", 3)
+    monkeypatch.setattr(parallel.pools.crew, "MAX_LENT", 3)
     with ThreadPool(1) as pool:
         promise: Future[int] = Future()
         waiting = [pool.submit(promise.result) for _ in range(6)]
@@ -311,7 +311,7 @@ def test_starvation_at_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_helping_is_possible_at_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the cap a worker can still run itself what it waits for."""
-    monkeypatch.setattr(parallel.pools.thread, "MAX_LENT", 0)
+    monkeypatch.setattr(parallel.pools.crew, "MAX_LENT", 0)
     with ThreadPool(1) as pool:
         assert pool.submit(lambda: pool.submit(jobs.double, 1).result()).result(timeout=LONG) == 2
 

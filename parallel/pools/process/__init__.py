@@ -1,3 +1,7 @@
 """
-Kind `process`: child processes. `pool` is the parent's side, `worker` the child's, `wire` what goes between them.
+Kind `process`: child processes.
+
+The pool's side, roof to ground: `pool`, `engine`, `listening`, `hiring`, `books`, `reactor`, `roster`, `calls`,
+`packing`, `peer`, `replies`, `starting`. The worker's side: `worker`. What both need: `failures`, `references`,
+`pickling`, `wire`.
 """
