@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 
 from parallel.context import Dispatcher, Step, era
+from parallel.pools.base import Pool
 
 
 class Tally:
@@ -92,6 +93,20 @@ class Handing:
         except BaseException:
             self.tally.end(handed)
             raise
+
+
+class HandingPool(Pool):
+    """A pool whose own threads must not run code of the user's: what follows its calls is handed on, and counted."""
+
+    _handing: Handing | None = None
+
+    def dispatcher(self, tally: Tally) -> Handing:
+        """Return the dispatcher of its futures; one for all, unless the engine or the current registry changes."""
+        callbacks = self.callbacks
+        handing = self._handing
+        if handing is None or handing.callbacks is not callbacks or handing.tally is not tally:
+            handing = self._handing = Handing(callbacks, tally)
+        return handing
 
 
 class _Handed:

@@ -36,9 +36,9 @@ from parallel.delivery import settle
 from parallel.errors import PoolBrokenError, PoolShutdownError, UnsuitableFunctionError
 from parallel.futures import Future
 from parallel.outcomes import CANCELLED, Outcome, Work, failure
-from parallel.pools.base import Engine, Pool, PoolStats, check_workers, is_draining
+from parallel.pools.base import Engine, PoolStats, check_workers, is_draining
 from parallel.pools.blocking import LoopThread
-from parallel.pools.handing import Handing, Tally
+from parallel.pools.handing import HandingPool, Tally
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,7 +49,7 @@ _UNBOUNDED: Final = 1 << 62
 """`max_workers` of a loop when none is given: coroutines are cheap, what they use is theirs to bound."""
 
 
-class LoopPool(Pool):
+class LoopPool(HandingPool):
     """
     A pool that runs `async def` functions on one asyncio loop.
 
@@ -67,7 +67,6 @@ class LoopPool(Pool):
 
     def _new_engine(self) -> LoopEngine:
         self._loop = LoopEngine(self.label, self._max_workers, f"parallel-{self.name or 'loop'}")
-        self._handing: Handing | None = None
         return self._loop
 
     @overload
@@ -83,17 +82,9 @@ class LoopPool(Pool):
         """
         fn = plain_function(fn)
         check_coroutine_function(fn)
-        future: Future[Any] = Future((fn, args, kwargs, copy_context()), self._dispatcher())
+        future: Future[Any] = Future((fn, args, kwargs, copy_context()), self.dispatcher(self._loop.handed))
         self._loop.accept(future)
         return future
-
-    def _dispatcher(self) -> Handing:
-        """Return the dispatcher of this pool's futures; one for all, unless the current registry changes."""
-        callbacks = self.callbacks
-        handing = self._handing
-        if handing is None or handing.callbacks is not callbacks:
-            handing = self._handing = Handing(callbacks, self._loop.handed)
-        return handing
 
 
 def check_coroutine_function(fn: Callable[..., Any]) -> None:

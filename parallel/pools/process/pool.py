@@ -23,8 +23,8 @@ from typing import Any, ClassVar, ParamSpec, TypeVar
 from parallel.config import cpus
 from parallel.context import Dispatcher
 from parallel.futures import Future
-from parallel.pools.base import Pool, check_initializer, check_workers
-from parallel.pools.handing import Handing, Tally
+from parallel.pools.base import check_initializer, check_workers
+from parallel.pools.handing import HandingPool, Tally
 from parallel.pools.process.books import Settings
 from parallel.pools.process.engine import Staff
 from parallel.pools.process.pickling import main_is_importable
@@ -34,7 +34,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class ProcessPool(Pool):
+class ProcessPool(HandingPool):
     """
     A pool of processes; an `Executor` as `concurrent.futures.ProcessPoolExecutor` is, and with its arguments.
 
@@ -82,7 +82,6 @@ class ProcessPool(Pool):
     def _new_engine(self) -> Staff:
         thread_name = f"parallel-{self.name or 'process'}"
         self._handed = Tally()
-        self._handing: Handing | None = None
         self._staff = Staff(
             Settings(self.label, thread_name, self._max_workers, self._context, self._setup, self._max_tasks)
         )
@@ -90,15 +89,7 @@ class ProcessPool(Pool):
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `fn(*args, **kwargs)` in a worker process; see `Pool.submit`."""
-        return self._staff.submit(fn, args, kwargs, self._dispatcher())
-
-    def _dispatcher(self) -> Handing:
-        """Return the dispatcher of this pool's futures; one for all, unless the current registry changes."""
-        callbacks = self.callbacks
-        handing = self._handing
-        if handing is None or handing.callbacks is not callbacks:
-            handing = self._handing = Handing(callbacks, self._handed)
-        return handing
+        return self._staff.submit(fn, args, kwargs, self.dispatcher(self._handed))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; see `Pool.shutdown`. With *wait*, what follows the calls has been run as well."""
