@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 RIGHT = ROOT / "tests" / "typing" / "api.py"
-WRONG = ROOT / "tests" / "typing" / "wrong.py"
+WRONG = ROOT / "tests" / "typing_wrong.py"
 
 pytestmark = pytest.mark.slow
 

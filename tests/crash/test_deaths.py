@@ -423,3 +423,14 @@ def test_death_is_seen_at_once() -> None:
         os.kill(pid, signal.SIGKILL)
         assert isinstance(future.exception(PATIENCE), WorkerDiedError)
         assert time.monotonic() - began < 1
+
+
+def test_interrupted_before_the_call_began() -> None:
+    """A call that its worker had not read yet when it was killed at an interrupt is not begun again elsewhere."""
+    pool = ProcessPool(1)
+    os.kill(pool.submit(os.getpid).result(PATIENCE), signal.SIGSTOP)
+    unread = pool.submit(time.sleep, 600)
+    pool.shutdown(wait=False, cancel_futures=True)
+    pool._staff.interrupt()
+    assert isinstance(unread.exception(PATIENCE), WorkerDiedError)
+    pool.shutdown()
