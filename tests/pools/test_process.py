@@ -513,6 +513,8 @@ class Interruption(BaseException):
     """What a signal handler raises in a submit."""
 
 
+# It may come in a callback of a weak reference as well, where the interpreter can only report it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_interrupted_submit() -> None:
     """A signal handler that raises in the middle of a submit leaves a pool that works."""
     with ProcessPool(2, "fork") as pool:
