@@ -5,6 +5,7 @@ What the parts of a process pool's engine share: its calls, its workers, its thr
        └─────▶ listening ◀── reactor thread ─┴──▶ books: calls, roster, reactor, lock
 
 State, changed under `lock`: `closing` and `broken`, and all of `calls` and `roster` where they don't say otherwise.
+`interrupted` is set once, by whoever interrupts.
 The lock is re-entrant, and what it guards is changed by single steps after which a nested submit finds it in order: a
 signal handler or a `__del__` may submit, or shut down, while its thread holds the lock. No user code runs under the
 lock, nothing under it blocks, and no other lock is taken.
@@ -56,6 +57,7 @@ class Books:
 
     Attributes:
         closing: No calls are taken any more.
+        interrupted: Nor is any started again, as the workers that run calls are being killed.
         broken: Why the pool can't go on, and what caused it.
         watch: How the reader listens to a new worker; set by `Listening`, as is
         bury: what it does with a dead one.
@@ -71,6 +73,7 @@ class Books:
         self.roster = Roster(settings.max_workers)
         self.reactor = Reactor(f"{settings.thread_name}-reader", round_done)
         self.closing = False
+        self.interrupted = False
         self.broken: tuple[str, BaseException | None] | None = None
 
     def match(self) -> list[Peer]:

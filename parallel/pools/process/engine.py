@@ -241,7 +241,8 @@ class Staff(Engine):
             raise
 
     def interrupt(self) -> None:
-        """Kill the workers that run a call; these calls fail."""
+        """Kill the workers that run a call; these calls fail, also those that their worker had not begun yet."""
+        self._books.interrupted = True
         self._reactor.tell(self._kill_busy)
 
     def _kill_busy(self) -> None:

@@ -159,7 +159,7 @@ class Listening:
     def _return_or_blame(self, peer: Peer, given: Given, exit_code: int | None) -> None:
         """Queue the call again if it can't have been started; once only, as reading it may be what is deadly."""
         future, call = given
-        if peer.left_unread() and not call.sent_before:
+        if peer.left_unread() and not call.sent_before and not self._books.interrupted:
             call.sent_before = True
             with self._books.lock:
                 self._books.calls.give_back(given)
