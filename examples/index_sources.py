@@ -201,6 +201,22 @@ def compare(paths: Sequence[Path], seconds: float) -> None:
     print(f"plain loop     {plain:.1f} s, {plain / seconds:.2f} times as long")
 
 
+def run(folder: Path, file: Path, comparing: bool) -> None:
+    """Index *folder* into the database *file*, and print what was found."""
+    inside = (path.relative_to(folder) for path in folder.rglob("*.py"))
+    paths = sorted(folder / path for path in inside if "site-packages" not in path.parts)
+    print(f"indexing {len(paths):,} files of {folder} into {file}", flush=True)
+    with Database(file) as database:
+        start = time.perf_counter()
+        with Registry.from_toml(CONFIGURATION):
+            index = read.then(parse).then(database.store)
+            files = list(shown(index_all(paths, index), len(paths), "indexing"))
+        seconds = time.perf_counter() - start
+        summarize(database, [file for file in files if isinstance(file, Skipped)], seconds)
+    if comparing:
+        compare(paths, seconds)
+
+
 def main() -> int:
     """Run the program and return its exit status."""
     library = Path(sysconfig.get_path("stdlib"))
@@ -213,20 +229,8 @@ def main() -> int:
     folder: Path = options.folder
     if not folder.is_dir():
         parser.error(f"{folder} is no folder")
-    inside = (path.relative_to(folder) for path in folder.rglob("*.py"))
-    paths = sorted(folder / path for path in inside if "site-packages" not in path.parts)
-    print(f"indexing {len(paths):,} files of {folder} into {options.database}", flush=True)
-
     try:
-        with Database(options.database) as database:
-            start = time.perf_counter()
-            with Registry.from_toml(CONFIGURATION):
-                index = read.then(parse).then(database.store)
-                files = list(shown(index_all(paths, index), len(paths), "indexing"))
-            seconds = time.perf_counter() - start
-            summarize(database, [file for file in files if isinstance(file, Skipped)], seconds)
-        if options.compare:
-            compare(paths, seconds)
+        run(folder, options.database, options.compare)
     except KeyboardInterrupt:
         print(f"interrupted: {options.database} holds what was indexed so far", file=sys.stderr)
         return 130

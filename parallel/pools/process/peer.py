@@ -25,7 +25,7 @@ from socket import SHUT_WR, socket, socketpair
 from typing import Any, Final, NamedTuple, cast
 
 from parallel.futures import Future
-from parallel.pools.process.starting import check_room, hidden_main_file, main_file_was_forgotten
+from parallel.pools.process.starting import check_room, hidden_main_file, main_file_was_forgotten, without_interrupts
 from parallel.pools.process.wire import Frame, Inbox, Part, close_kept, handing, keep_from_forks, push
 from parallel.pools.process.worker import Setup, work
 
@@ -183,7 +183,7 @@ def hire(context: BaseContext, setup: Setup, name: str) -> Peer:
         ours.setblocking(False)
         make = cast("Callable[..., BaseProcess]", context.Process)  # type: ignore[attr-defined]  # each context has it
         process = make(target=work, args=(theirs, setup), name=f"{name}-worker-{next(_numbers)}", daemon=False)
-        with handing(theirs), hidden_main_file(setup.main_by_value):
+        with handing(theirs), hidden_main_file(setup.main_by_value), without_interrupts():
             process.start()
     except BaseException:
         close_kept(ours)

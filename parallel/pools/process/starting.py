@@ -7,6 +7,8 @@ What multiprocessing needs to start a worker where its own way would fail.
   for the calls that are left would not know it: it is put back.
 - A forked child believes the fork server of its parent to be its own child, and fails to wait for it; besides, the
   server would not end with the parent. The child forgets it, and has one of its own when it needs one.
+- A Ctrl-C hits the fork server and the workers as well, and would print a traceback while they import:
+  `without_interrupts`, until they have a handler of their own.
 - Descriptors that run out in the middle of a start are not all closed again: `check_room`.
 
 State: `_hidden`, guarded by `_lock`, which nobody holds for longer than a look.
@@ -17,6 +19,7 @@ Source: `multiprocessing/spawn.py`, `forkserver.py` and `popen_fork.py` of CPyth
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Generator
@@ -59,6 +62,19 @@ def hidden_main_file(main_by_value: bool) -> Generator[None]:
             _hidden.starts -= 1
             if _hidden.starts == 0 and _hidden.name is not None:
                 sys.modules["__main__"].__file__ = _hidden.name
+
+
+@contextmanager
+def without_interrupts() -> Generator[None]:
+    """In this block, have SIGINT wait: a process started here is born so, and no Ctrl-C hits it while it imports."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def main_file_was_forgotten() -> bool:

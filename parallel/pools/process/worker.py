@@ -100,6 +100,8 @@ def work(sock: socket, setup: Setup) -> None:
 def _work(sock: socket, setup: Setup) -> None:
     keep_from_forks(sock)
     signal.signal(signal.SIGINT, _leave_it_to_the_pool)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see `starting.without_interrupts`
     _report_crashes()
     enter_worker_process(setup.configuration)
     this.worker = _Sleeper()
