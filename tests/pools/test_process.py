@@ -765,3 +765,17 @@ def test_worker_started_while_the_main_module_is_imported() -> None:
             pool.submit(jobs.nothing)
     finally:
         del process._inheriting  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("chunksize", [1, 2, 7, 100])
+def test_map_in_chunks(chunksize: int) -> None:
+    """A map in chunks has the same values, in order, however the items are cut."""
+    with ProcessPool(2) as pool:
+        assert list(pool.map(operator.mul, range(10), range(10), chunksize=chunksize)) == [x * x for x in range(10)]
+        assert list(pool.map(abs, [], chunksize=chunksize)) == []
+
+
+def test_map_without_chunks() -> None:
+    """A chunk has one item at least."""
+    with ProcessPool(1) as pool, pytest.raises(ValueError, match="chunksize must be 1 or more, found 0"):
+        pool.map(abs, [1], chunksize=0)

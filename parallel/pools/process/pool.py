@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import chain, islice
 from multiprocessing.context import BaseContext
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
@@ -28,7 +30,7 @@ from parallel.pools.handing import HandingPool, Tally
 from parallel.pools.process.books import Settings
 from parallel.pools.process.engine import Staff
 from parallel.pools.process.pickling import main_is_importable
-from parallel.pools.process.worker import Setup
+from parallel.pools.process.worker import Setup, run_chunk
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -90,6 +92,29 @@ class ProcessPool(HandingPool):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `fn(*args, **kwargs)` in a worker process; see `Pool.submit`."""
         return self._staff.submit(fn, args, kwargs, self.dispatcher(self._handed))
+
+    def map(
+        self, fn: Callable[..., T], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1
+    ) -> Iterator[T]:
+        """
+        Call *fn* with the items of the iterables, and yield the values in order, as `Executor.map` does.
+
+        Args:
+            fn: Takes one item of each iterable.
+            iterables: Read to their end before the first value is yielded; the shortest ends them.
+            timeout: Seconds from now until the last value must be there, None for ever.
+            chunksize: Items that travel as one message. One that fails costs the values of its chunk.
+
+        Raises:
+            ValueError: *chunksize* is less than 1.
+        """
+        if chunksize < 1:
+            raise ValueError(f"chunksize must be 1 or more, found {chunksize}")
+        if chunksize == 1:
+            return super().map(fn, *iterables, timeout=timeout)
+        items = zip(*iterables, strict=False)
+        chunks = iter(lambda: list(islice(items, chunksize)), [])
+        return chain.from_iterable(super().map(partial(run_chunk, fn), chunks, timeout=timeout))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; see `Pool.shutdown`. With *wait*, what follows the calls has been run as well."""

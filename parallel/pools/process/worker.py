@@ -28,9 +28,9 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from socket import socket
 from types import CoroutineType, FrameType
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from parallel.context import enter_worker_process, this
+from parallel.context import enter_worker_process, plain_function, this
 from parallel.coroutines import close_loop, run_coroutine
 from parallel.pools.process.failures import pack_error
 from parallel.pools.process.pickling import dumps, loads
@@ -56,6 +56,9 @@ if TYPE_CHECKING:
 
 GRACE: Final = 0.5
 """Seconds between the death of the pool's process and that of a busy worker; an idle one needs them to clean up."""
+
+
+T = TypeVar("T")
 
 
 class Setup:
@@ -89,6 +92,12 @@ class Setup:
         initializer, initargs = self._load()
         if initializer is not None:
             initializer(*initargs)
+
+
+def run_chunk(fn: Callable[..., T], chunk: list[tuple[Any, ...]]) -> list[T]:
+    """Call *fn* with each tuple of arguments of a chunk, one after the other."""
+    plain = plain_function(fn)
+    return [plain(*args) for args in chunk]
 
 
 def work(sock: socket, setup: Setup) -> None:
