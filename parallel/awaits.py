@@ -8,14 +8,16 @@ The error goes from our future to the coroutine without a stop in one of asyncio
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from parallel.context import this
 from parallel.delivery import Feed
 from parallel.outcomes import Outcome
 from parallel.states import State
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class _Alarm(Feed):
@@ -46,13 +48,15 @@ class _Alarm(Feed):
         return self._waiter.__await__()
 
 
-def ended(future: State[Any]) -> Generator[Any, None, None]:
+def wait_on_loop(future: State[Any]) -> Generator[Any, None, None]:
     """
     Wait until *future* has ended. Cancelling the waiting coroutine cancels it, unless it runs already.
 
     Raises:
         asyncio.CancelledError: The coroutine, or the future, was cancelled.
     """
+    import asyncio  # heavy, and most programs never await
+
     if future.ended() is None:
         alarm = _Alarm(future, asyncio.get_running_loop())
         if future.add(alarm):

@@ -15,9 +15,9 @@ from __future__ import annotations
 import concurrent.futures
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from concurrent.futures import InvalidStateError
-from importlib import import_module
 from typing import Any, TypeVar, cast, overload
 
+from parallel.awaits import wait_on_loop
 from parallel.context import Dispatcher, current_registry
 from parallel.delivery import Callback, Link, alive, cancel_sources, deliver, serves_only, settle
 from parallel.outcomes import CANCELLED, Work, attempt
@@ -109,8 +109,7 @@ class Future(State[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         """Wait on an event loop of asyncio: `value = await future`. What cancels the waiting cancels the call."""
-        # Imported late, as asyncio is heavy and most programs never await; the arrow still points down.
-        yield from import_module("parallel.awaits").ended(self)
+        yield from wait_on_loop(self)
         try:
             return self.result()
         finally:
