@@ -139,7 +139,7 @@ def test_stages_at_exit(run_script: Runner) -> None:
 
         @task
         async def second(x):
-            print("second", x, flush=True)
+            sys.stdout.write(f"second {x}\\n")  # in one piece, as two threads write
 
         async def alone():
             return 3
@@ -147,7 +147,7 @@ def test_stages_at_exit(run_script: Runner) -> None:
         if (3, 12) <= sys.version_info < (3, 12, 2):
             task(alone)().result()  # gh-113964: at its exit it starts no thread, so the loop has to be open
 
-        LoopPool().submit(alone).then(lambda x: print("alone", x, flush=True))
+        LoopPool().submit(alone).then(lambda x: sys.stdout.write(f"alone {x}\\n"))
         first(1).then(second)
         """
     assert sorted(run_script(dedent(script)).stdout.split("\n")) == ["", "alone 3", "second 2"]
