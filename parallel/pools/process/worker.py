@@ -28,7 +28,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from socket import socket
 from types import CoroutineType, FrameType
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from parallel.context import enter_worker_process, plain_function, this
 from parallel.coroutines import close_loop, run_coroutine
@@ -50,9 +50,6 @@ from parallel.pools.process.wire import (
     keep_from_forks,
     pack,
 )
-
-if TYPE_CHECKING:
-    pass
 
 GRACE: Final = 0.5
 """Seconds between the death of the pool's process and that of a busy worker; an idle one needs them to clean up."""
