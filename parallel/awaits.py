@@ -62,7 +62,7 @@ def wait_on_loop(future: State[Any]) -> Generator[Any, None, None]:
         if future.add(alarm):
             worker = this.worker
             if worker is not None:
-                worker.lend()
+                worker.lend(future)
             try:
                 yield from alarm.__await__()
             except asyncio.CancelledError:

@@ -5,8 +5,8 @@ A future is made below the pools, and a pool below the registry. What they need 
 Protocols here: who makes a future gives it its `Dispatcher`, a worker thread says in `this.worker` how it waits, and
 the program's default registry is made by `registry_source`, which the package itself sets.
 
-State: `REGISTRY` and `this` are per context and per thread. `_source` and `_era` are written once at import and after
-a fork, when no other thread runs. Nothing here needs a lock.
+State: `WITHIN` and `RUNNING` are per context, `this` is per thread. `_source` and `_era` are written once at import and
+after a fork, when no other thread runs. Nothing here needs a lock.
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ T = TypeVar("T")
 
 class Step(Protocol):
     """A piece of work that a dispatcher runs: a queued call, a continuation, a callback."""
+
+    @property
+    def priority(self) -> int:
+        """The higher, the earlier it is run, where priorities count; 0 is usual."""
+        ...
 
     def run_on(self, here: Dispatcher) -> None:
         """Run it on a thread of *here*. Must not raise."""
@@ -52,16 +57,77 @@ class Dispatcher(Protocol):
         """
         ...
 
+    def fuses(self, link: Any, dispatcher: Dispatcher, /) -> bool:
+        """Tell whether *link*, which is *dispatcher*'s to run, may run at once on a thread of this one: no hop."""
+        ...
+
+
+class Running(Protocol):
+    """One attempt of a call, as seen from inside the function that it runs."""
+
+    def lend(self, awaited: Any) -> None:
+        """Lend what it holds, such as its place under a limit, to *awaited*; None: to whoever comes."""
+        ...
+
+    def unlend(self) -> None:
+        """Take it back."""
+        ...
+
+
+class Deadline(Protocol):
+    """The moment at which calls have to have ended."""
+
+    @property
+    def at(self) -> float:
+        """That moment, on the clock of `time.monotonic`."""
+        ...
+
+
+class Group(Protocol):
+    """What a `TaskGroup` is for the calls that are made in it."""
+
+    def adopt(self, future: Any, /) -> None:
+        """
+        Take *future* in: it ends before the group does.
+
+        Raises:
+            GroupClosedError: The group's block has ended.
+        """
+        ...
+
+
+class Within:
+    """
+    What calls are made within; each that is None isn't there. Never changed: a block makes another one.
+
+    Attributes:
+        registry: The registry of the block; None: the program's default one.
+        group: The task group that adopts the calls.
+        deadline: When they have to have ended.
+    """
+
+    __slots__ = ("deadline", "group", "registry")
+
+    def __init__(
+        self, registry: Home | None = None, group: Group | None = None, deadline: Deadline | None = None
+    ) -> None:
+        self.registry = registry
+        self.group = group
+        self.deadline = deadline
+
 
 class Waiter(Protocol):
     """How a worker thread waits for a future: by running it itself, or by lending its place to a spare worker."""
+
+    running: Any
+    """What it runs now, a future or a `Running`; None: nothing, or that is told by `RUNNING`."""
 
     def wait(self, future: Any, timeout: float | None) -> bool:
         """Return once *future* has ended; False if *timeout* seconds came first (None: no limit)."""
         ...
 
-    def lend(self) -> None:
-        """Give this thread's place to a spare worker, as it is about to wait for something else."""
+    def lend(self, awaited: Any = None) -> None:
+        """Give this thread's place to a spare worker, as it is about to wait: for the future *awaited*, if known."""
         ...
 
     def unlend(self) -> None:
@@ -116,8 +182,11 @@ class _ThisThread(threading.local):
 
 this = _ThisThread()
 
-REGISTRY: ContextVar[Home | None] = ContextVar("parallel.registry", default=None)
-"""The registry of the current block, None: the program's default one."""
+WITHIN: ContextVar[Within | None] = ContextVar("parallel.within", default=None)
+"""What calls are made within here; None: nothing in particular."""
+
+RUNNING: ContextVar[Any] = ContextVar("parallel.running", default=None)
+"""The future or `Running` of the call that runs here, where no worker of ours knows it: in a coroutine, or inline."""
 
 in_worker_process = False
 """True in a worker process of a process pool: there, process pools run inline."""
@@ -127,6 +196,8 @@ inherited_configuration: bytes | None = None
 
 MAIN_FILE: Final[str | None] = getattr(sys.modules.get("__main__"), "__file__", None)
 """The program's file: the interpreter forgets it when the script has come to its end, and calls may be left."""
+
+_NOTHING: Final = Within()
 
 _source: Callable[[], Home] | None = None
 _era = 0
@@ -153,9 +224,16 @@ def registry_source(source: Callable[[], Home]) -> None:
     _source = source
 
 
+def entered(*, registry: Home | None = None, group: Group | None = None, deadline: Deadline | None = None) -> Within:
+    """Return what calls are made within in a block that sets these; the rest is as it is around it."""
+    around = WITHIN.get() or _NOTHING
+    return Within(registry or around.registry, group or around.group, deadline or around.deadline)
+
+
 def current_registry() -> Home:
     """Return the registry of this block, or else the program's default one."""
-    return REGISTRY.get() or default_registry()
+    within = WITHIN.get()
+    return (within and within.registry) or default_registry()
 
 
 def default_registry() -> Home:
@@ -174,7 +252,8 @@ def enter_worker_process(configuration: bytes | None) -> None:
     global in_worker_process, inherited_configuration
     in_worker_process = True
     inherited_configuration = configuration
-    REGISTRY.set(None)  # under fork, what the forking thread had
+    WITHIN.set(None)  # under fork, what the forking thread had
+    RUNNING.set(None)
 
 
 def plain_function(fn: Callable[..., T]) -> Callable[..., T]:

@@ -195,6 +195,7 @@ class _LinkStep:
     """A link on its way to a dispatcher's thread."""
 
     __slots__ = ("_link", "_outcome")
+    priority = 0
 
     def __init__(self, link: Link, outcome: Outcome) -> None:
         self._link = link
@@ -211,6 +212,7 @@ class _CallbackStep:
     """A callback on its way to a dispatcher's thread."""
 
     __slots__ = ("_callback", "_future")
+    priority = 0
 
     def __init__(self, callback: Callback, future: State[Any]) -> None:
         self._callback = callback
@@ -270,7 +272,7 @@ def deliver(source: State[Any], entries: list[Any], here: Dispatcher | None, may
         # Now whoever waits for any of them goes on: user code that blocks can hold up nobody. Only what is alone runs
         # here, as the next might wait for the one behind it.
         if left:
-            _follow_up(left, told, here if len(left) == 1 else None, here, may_block)
+            _follow_up(left, told, here, may_block)
 
 
 def _tell(told: _Told, left: _Left) -> None:
@@ -288,8 +290,9 @@ def _tell(told: _Told, left: _Left) -> None:
                 _end(target, entry.passed(outcome), told)
 
 
-def _follow_up(left: _Left, told: _Told, fused: Dispatcher | None, here: Dispatcher | None, may_block: bool) -> None:
-    """See to the next in *left*: a link of *fused*, or an inline one, runs on this thread; callbacks do if they may."""
+def _follow_up(left: _Left, told: _Told, here: Dispatcher | None, may_block: bool) -> None:
+    """See to the next in *left*: a lone link of *here*, or an inline one, runs here; a callback does if it may."""
+    alone = len(left) == 1
     entry, source = left.popleft()
     if type(entry) is Callback:
         if not may_block:
@@ -300,7 +303,7 @@ def _follow_up(left: _Left, told: _Told, fused: Dispatcher | None, here: Dispatc
             entry.call(source, engine=here is not None)
     else:
         dispatcher = alive(source.dispatcher) or cast(Dispatcher, entry.target.dispatcher)
-        if dispatcher is INLINE or dispatcher is fused:
+        if dispatcher is INLINE or (alone and here is not None and here.fuses(entry, dispatcher)):
             _run_link(entry, source.outcome(), told)
         else:
             _dispatch_link(dispatcher, entry, source.outcome(), told)
@@ -472,6 +475,9 @@ class _Inline:
 
     def dispatch(self, step: Step) -> None:
         step.run_on(INLINE)
+
+    def fuses(self, link: Link, dispatcher: Dispatcher) -> bool:
+        return dispatcher is INLINE
 
 
 INLINE: Final[Dispatcher] = cast(Dispatcher, _Inline())

@@ -15,12 +15,15 @@ from __future__ import annotations
 import concurrent.futures
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from concurrent.futures import InvalidStateError
+from types import CoroutineType
 from typing import Any, TypeVar, cast, overload
 
 from parallel.awaits import wait_on_loop
 from parallel.context import Dispatcher, current_registry
+from parallel.coroutines import run_coroutine
 from parallel.delivery import Callback, Link, alive, cancel_sources, deliver, serves_only, settle
-from parallel.outcomes import CANCELLED, Work, attempt
+from parallel.outcomes import CANCELLED, NOTHING, Outcome, Work, failure
+from parallel.runs import Run, run_of
 from parallel.states import BARE, State, is_ours
 
 T = TypeVar("T")
@@ -117,20 +120,25 @@ class Future(State[T]):
 
     def cancel(self) -> bool:
         """
-        Cancel the call unless it has started, and what led only to it; what follows it is cancelled too.
+        Cancel the call unless it runs on a thread or in a process, and what led only to it; what follows it as well.
+
+        A function that runs there is asked to stop: `current_task().cancelled` tells it, `checkpoint()` and `sleep()`
+        raise. A coroutine that runs is cancelled; its `finally` is run.
 
         Returns:
-            True if it is cancelled now. False if it is running or has ended: then nothing happens.
+            True if it is cancelled now. False if it goes on, or had ended before in another way.
         """
         link: State[Any] = self
         while True:
-            if link.__dict__.pop("_work", None) is not None:
+            if link.take_work() is not None:
                 break
             outcome = link.ended()
             if outcome is not None:
                 return outcome[1] is CANCELLED
             # It waits for a future that its function returned: that one can be cancelled if it serves nobody else.
             feeds = link.feeds
+            if not feeds:
+                return run_of(link).cancel()
             if len(feeds) != 1 or not feeds[0].adopts or not serves_only(feeds[0]):
                 return False
             source = feeds[0].source
@@ -144,6 +152,15 @@ class Future(State[T]):
 
     # -- for engines, and for whoever made the future by hand -------------------------------------------------------
 
+    def begin(self) -> Run | None:
+        """Start the call, for an engine that doesn't use `run_on`; None if it has been started or cancelled."""
+        work: Work | None = self.take_work()
+        if work is None:
+            return None
+        run: Run = self.__dict__.setdefault("_run", Run(self))  # somebody may have asked it to stop already
+        run.work = work
+        return run
+
     def run_on(self, here: Dispatcher | None, *, may_block: bool = True) -> None:
         """
         Run the call on this thread, if it has not been started or cancelled yet.
@@ -156,11 +173,24 @@ class Future(State[T]):
         work: Work | None = fields.pop("_work", None)
         if work is None:
             return
+        # As `attempt` does, without the call: this is the path of every call of a thread pool.
+        fn, args, kwargs, context = work
+        del work
         try:
-            outcome = attempt(work)
+            try:
+                value: Any = context.run(fn, *args, **kwargs) if kwargs else context.run(fn, *args)
+                if type(value) is CoroutineType:
+                    value = context.run(run_coroutine, value)
+                # Who runs a call is the only one who can end it so: see the claim below.
+                outcome: Outcome = NOTHING if value is None else (value, None, None)
+                del value
+            except BaseException as error:
+                outcome = failure(error)
+                if "_run" in fields:
+                    outcome = fields["_run"].told(outcome)
         except BaseException as error:  # not even that could be done: the stack is full
             outcome = (None, error, None)
-        del work  # what follows may take long: don't keep the arguments alive
+        del fn, args, kwargs, context  # what follows may take long: don't keep the arguments alive
         if fields.setdefault("_end", outcome) is not outcome:
             settle(self, outcome, here, may_block=may_block)
         del self, fields, outcome  # an error refers to this frame: break the cycle

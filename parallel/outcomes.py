@@ -35,8 +35,11 @@ Outcome: TypeAlias = tuple[Any, BaseException | None, TracebackType | None]
 CANCELLED: Final = CancelledError()
 """Marks the outcome of a cancelled call. Never raised itself: its traceback would grow."""
 
-Work: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Context]
-"""A call that waits for a worker: function, positional and keyword arguments, the caller's context."""
+Work: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any] | None, Context]
+"""A call that waits for a worker: function, positional and keyword arguments (None: none), the caller's context."""
+
+NOTHING: Final[Outcome] = (None, None, None)
+"""The outcome of a function that returned None. It is one of many futures, so only where no two can end the same."""
 
 LockType: Final = type(threading.Lock())
 
@@ -160,7 +163,7 @@ def attempt(work: Work) -> Outcome:
     """Do *work* and catch whatever comes out; a coroutine is run to its end."""
     fn, args, kwargs, context = work
     try:
-        value: Any = context.run(fn, *args, **kwargs)
+        value: Any = context.run(fn, *args, **kwargs) if kwargs else context.run(fn, *args)
         if is_coroutine(value):
             value = context.run(run_coroutine, value)
     except BaseException as error:

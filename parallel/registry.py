@@ -29,7 +29,7 @@ from typing import Final, Self, cast
 import parallel.config
 from parallel import context
 from parallel.config import Config, PoolConfig, cpus
-from parallel.context import REGISTRY, Dispatcher, Home, registry_source
+from parallel.context import WITHIN, Dispatcher, Within, entered, registry_source
 from parallel.errors import ConfigError, PoolShutdownError, UnknownPoolError
 from parallel.options import TaskOptions
 from parallel.pools import KINDS
@@ -222,7 +222,7 @@ class Registry:
     def __enter__(self) -> Self:
         with self._lock:
             self._entered += 1
-        _ENTERED.set((*_ENTERED.get(), REGISTRY.set(self)))
+        _ENTERED.set((*_ENTERED.get(), WITHIN.set(entered(registry=self))))
         return self
 
     def __exit__(
@@ -230,7 +230,7 @@ class Registry:
     ) -> None:
         *outer, token = _ENTERED.get()
         _ENTERED.set(tuple(outer))
-        REGISTRY.reset(token)
+        WITHIN.reset(token)
         with self._lock:
             self._entered -= 1
             last = self._entered == 0
@@ -292,8 +292,12 @@ class _LateCallbacks:
         """Queue what follows a call."""
         self._crew().dispatch(step)
 
+    def fuses(self, link: object, dispatcher: Dispatcher) -> bool:
+        """No thread is known as one of its own; see `Dispatcher`."""
+        return False
 
-_ENTERED: ContextVar[tuple[Token[Home | None], ...]] = ContextVar("parallel.entered", default=())
+
+_ENTERED: ContextVar[tuple[Token[Within | None], ...]] = ContextVar("parallel.entered", default=())
 """How to leave the blocks of registries that this context is in, the innermost last."""
 
 _registries: weakref.WeakSet[Registry] = weakref.WeakSet()
@@ -356,11 +360,11 @@ def using(source: Registry | str | os.PathLike[str] | Mapping[str, object]) -> G
         with Registry(source) as registry:
             yield registry
         return
-    token = REGISTRY.set(source)
+    token = WITHIN.set(entered(registry=source))
     try:
         yield source
     finally:
-        REGISTRY.reset(token)
+        WITHIN.reset(token)
 
 
 def reset() -> None:

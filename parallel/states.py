@@ -2,7 +2,8 @@
 The state of a future, and waiting for its end; `futures` adds what may follow the end.
 
 State: the cells of `outcomes`. Besides, `dispatcher` (who runs what follows; it changes only when a future adopts
-another one) and `feeds` (the ties through which other futures end this one; dropped at the end).
+another one), `feeds` (the ties through which other futures end this one; dropped at the end) and `priority` (of a call
+in the queue of its pool; the higher, the earlier).
 
 Source: the protocol is that of CPython 3.11's `concurrent/futures/_base.py`.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
 
@@ -37,11 +39,29 @@ def is_ours(value: object) -> TypeIs[State[Any]]:
     return isinstance(value, State)
 
 
+def hangs_on(future: State[Any]) -> Iterator[State[Any]]:
+    """
+    Walk through what has to end before *future* does: itself, then what feeds it, each once.
+
+    What has ended by the time the walk comes to it is left out, with all that fed it.
+    """
+    ahead: list[State[Any]] = [future]
+    seen: set[State[Any]] = set()  # of n futures that each combine one before twice, 2**n ways lead to the first
+    while ahead:
+        one = ahead.pop()
+        if one in seen or one.done():
+            continue
+        seen.add(one)
+        yield one
+        ahead += [feed.source for feed in reversed(one.feeds) if is_ours(feed.source)]
+
+
 class State(concurrent.futures.Future[T]):
     """A future that can be looked at, waited for and ended, but tells nobody of its end by itself."""
 
     dispatcher: Dispatcher | None = None
     feeds: tuple[Any, ...] = ()
+    priority: int = 0
 
     def __init__(self, work: object = BARE, dispatcher: Dispatcher | None = None) -> None:
         """
@@ -64,7 +84,7 @@ class State(concurrent.futures.Future[T]):
         return self.__dict__.pop("_work", None)
 
     def is_queued_at(self, dispatcher: Dispatcher) -> bool:
-        """Tell whether this is a call that waits for a worker of *dispatcher*. For engines."""
+        """Tell whether this call waits for a worker of *dispatcher*, and a waiter may run it. For engines."""
         work: object = self.__dict__.get("_work")
         return self.dispatcher is dispatcher and type(work) is tuple and work is not BARE
 

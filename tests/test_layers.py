@@ -21,6 +21,7 @@ HOUSE = [
     {"outcomes"},
     {"states"},
     {"delivery"},
+    {"runs"},
     {"awaits"},
     {"events"},
     {"checks"},
@@ -33,7 +34,8 @@ HOUSE = [
     {"limits"},
     {"call"},
     {"pools.base"},
-    {"pools.handing", "pools.blocking", "pools.crew"},
+    {"pools.handing", "pools.blocking", "pools.backlog", "pools.workers"},
+    {"pools.crew"},
     # One storey: the kinds of pools never import each other.
     {"pools.inline", "pools.thread", "pools.loop", "pools.foreign", "pools.dask", "pools.ray", "pools.process"},
     {"pools"},

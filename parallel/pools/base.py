@@ -43,12 +43,14 @@ class PoolStats:
         queued: Calls that wait for a worker; cancelled ones count until a worker comes upon them.
         running: Calls that a worker runs.
         done: Calls that have ended since the pool was made.
+        stragglers: Workers whose call has ended by its timeout, and runs all the same; others have taken their places.
     """
 
     workers: int
     queued: int
     running: int
     done: int
+    stragglers: int = 0
 
 
 class Engine(ABC):

@@ -15,7 +15,7 @@ from collections.abc import Container
 from typing import Any
 
 from parallel.errors import DeadlockError
-from parallel.states import State, is_ours
+from parallel.states import State, hangs_on
 
 
 class LoopThread:
@@ -28,6 +28,7 @@ class LoopThread:
     """
 
     __slots__ = ("_label", "_open")
+    running = None  # many calls at a time: `RUNNING` tells which
 
     def __init__(self, label: str, open_calls: Container[State[Any]]) -> None:
         self._label = label
@@ -46,19 +47,9 @@ class LoopThread:
 
     def brings(self, future: State[Any]) -> bool:
         """Tell whether the end of *future* hangs on a call of this loop, perhaps among others."""
-        ahead: list[State[Any]] = [future]
-        seen: set[State[Any]] = set()  # of n futures that each combine one before twice, 2**n ways lead to the first
-        while ahead:
-            one = ahead.pop()
-            if one in seen or one.done():
-                continue
-            if one in self._open:
-                return True
-            seen.add(one)
-            ahead += [feed.source for feed in one.feeds if is_ours(feed.source)]
-        return False
+        return any(one in self._open for one in hangs_on(future))
 
-    def lend(self) -> None:
+    def lend(self, awaited: Any = None) -> None:
         """Nothing can take the place of a loop's thread."""
 
     def unlend(self) -> None:

@@ -3,18 +3,21 @@ A crew: one queue, and the threads that take from it; the engine of a thread poo
 
     accept() ──▶ _queue (FIFO) ──▶ worker thread ──▶ Future: value or error ──▶ what follows, on the same thread
 
-    a worker that waits for a future ──▶ runs it itself if it is queued here (helping)
-                                     └─▶ else lends its place to a spare worker until it goes on
+    from the first priority on: accept() ──▶ _ranked, and _NEXT into _queue ──▶ who takes that gets the best of them
+
+    a worker that waits, or whose call overran its timeout ──▶ its place goes to a spare worker, until it comes back
 
 Guarantees:
-- Calls start in submission order and finish in any order. A thread is started only when no worker is idle.
-- A running call is never killed.
-- Waiting inside a call can't starve the pool: it helps or lends, up to `MAX_LENT`, then raises.
-- `shutdown()` may be called twice, and from a worker; with wait=True every other worker has exited on return.
+- Calls of one priority start in submission order, and finish in any order. A thread is started only when no worker is
+  idle.
+- A running call is never killed. One that overruns its timeout costs no place: its worker is replaced at once.
+- Waiting inside a call can't starve the pool: the worker helps or lends (see `workers`), up to `MAX_LENT`, then raises.
+- `shutdown()` may be called twice, and from a worker; with wait=True every other worker has exited on return, but for
+  stragglers: those whose calls have overrun.
 
-State: `_workers`, `_lent`, `_closed`, `_broken` are changed under `_lock`, which is re-entrant: a signal handler or a
-`__del__` may submit while it is held. `_queue` guards itself, `_asleep` is changed by single atomic steps. User code
-never runs while `_lock` is held.
+State: `_workers`, `_spare`, `_full`, `_ranked`, `_closed`, `_broken` are changed under `_lock`, which is re-entrant: a
+signal handler or a `__del__` may submit while it is held. `_queue` guards itself, `_asleep` is changed by single atomic
+steps. User code never runs while `_lock` is held.
 
 Source: the idea of the worker loop, CPython 3.11 `concurrent/futures/thread.py`; lending a place, Java's
 `ForkJoinPool.ManagedBlocker`.
@@ -27,14 +30,15 @@ import logging
 import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from parallel.context import Dispatcher, Step, this
-from parallel.coroutines import close_loop
 from parallel.delivery import settle
 from parallel.errors import PoolBrokenError, PoolShutdownError, StarvationError
 from parallel.futures import Future
+from parallel.pools.backlog import Backlog
 from parallel.pools.base import Engine, PoolStats, is_draining
+from parallel.pools.workers import GoHome, Worker
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -44,9 +48,8 @@ LOGGER = logging.getLogger("parallel")
 MAX_LENT: Final = 256
 """Spare workers at a time. A thread costs some 100 KB; who waits deeper than this has a runaway recursion."""
 
-MAX_HELP: Final = 16
-"""How deep a worker runs awaited calls on its own stack: each level takes some of Python's 1,000 frames."""
-
+MAX_STRAGGLERS: Final = 256
+"""Calls at a time that have overrun their timeout and still run. More are a leak of threads: the pool breaks."""
 
 _STARTING: Final = 1.0
 """Seconds that a thread gets to begin after a Ctrl-C came while it was started; most take a tenth of a millisecond."""
@@ -62,24 +65,33 @@ class Crew(Engine):
         prefix: str,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        *,
+        helping: bool = True,
     ) -> None:
         self.label = label
         self.initializer = initializer
         self.initargs = initargs
+        self.helping = helping
         self._prefix = prefix
         self._limit = max_workers
         self._queue: SimpleQueue[Step] = SimpleQueue()
+        self._put: Callable[[Step], object] = self._queue.put
+        self.take = self._queue.get_nowait
+        self._ranked: Backlog[Step] | None = None  # from the first priority on; as many _NEXT are in `_queue`
         self._lock = threading.RLock()
         self._quiet = threading.Condition(self._lock)
         self._workers: dict[Worker, None] = {}  # by age
         self._leaving: list[threading.Thread] = []  # out of `_workers`, perhaps not yet ended
         self._asleep: list[None] = []  # one item a worker that waits for the queue
         self._starting = 0  # workers whose thread is being started
-        self._lent = 0  # workers that wait inside a call, and may be replaced
+        self._lent = 0  # workers that wait inside a call
+        self._stragglers = 0  # workers whose call has overrun its timeout
+        self._spare = 0  # workers that may be there beyond the limit: one for each that is lent, or a straggler
+        self._full = False  # all the workers are there that may be: `_wake` would start none
         self._closed = False
-        self._refuses = False  # closed or broken
+        self._refuses: object = False  # closed or broken; no bool, for which checkers take two looks to be one
         self._sending_home = False  # _GO_HOME is in the queue, or in a worker's hands
-        self._broken: BaseException | None = None  # what the initializer raised
+        self._broken: tuple[str, BaseException | None] | None = None  # why, and what was raised
         self._names = itertools.count()
         # Accepted steps are numbered, so that `idle` can compare them with the ended ones; looking takes a number too.
         self._number = itertools.count().__next__
@@ -101,13 +113,14 @@ class Crew(Engine):
         if self._refuses:
             raise self._refusal()
         self._number()
-        self._queue.put(future)
-        try:
-            self._wake()
-        except BaseException:
-            future.take_work()  # no thread could be started: nobody may come upon it later
-            raise
-        if self._refuses_now() and future.take_work() is not None:
+        self._put(future)
+        if not self._full:
+            try:
+                self._wake()
+            except BaseException:
+                future.take_work()  # no thread could be started: nobody may come upon it later
+                raise
+        if self._refuses and future.take_work() is not None:
             raise self._refusal()  # closed meanwhile, and perhaps no worker will come for it
 
     def dispatch(self, step: Step) -> None:
@@ -116,11 +129,40 @@ class Crew(Engine):
             if (self._closed and not self._workers) or self._broken is not None:
                 raise PoolShutdownError(self.label)
             self._number()
-            self._queue.put(step)
+            self._put(step)
         self._wake()
 
-    def _refuses_now(self) -> bool:
-        return self._refuses
+    def fuses(self, link: Any, dispatcher: Dispatcher) -> bool:
+        """Tell whether a link that is *dispatcher*'s to run may run on the thread at hand; see `Dispatcher`."""
+        return dispatcher is self
+
+    def rank(self) -> None:
+        """From now on, calls come out of the queue by priority."""
+        with self._lock:
+            if self._ranked is not None:
+                return
+            self._ranked = Backlog()
+            self._put = self._put_ranked
+            others: list[Step] = []
+            try:
+                while True:
+                    step = self._queue.get_nowait()
+                    (others.append if isinstance(step, GoHome) else self._put_ranked)(step)
+            except Empty:
+                for other in others:
+                    self._queue.put(other)
+
+    def _put_ranked(self, step: Step) -> None:
+        with self._lock:
+            assert self._ranked is not None
+            self._ranked.append(step)
+            self._queue.put(_NEXT)
+
+    def best(self) -> Step:
+        """Take the step that a token from the queue stands for."""
+        with self._lock:
+            assert self._ranked is not None
+            return self._ranked.popleft()
 
     def _refusal(self) -> Exception:
         if self._broken is None:
@@ -128,23 +170,31 @@ class Crew(Engine):
         return self._broken_error()
 
     def _broken_error(self) -> PoolBrokenError:
-        error = PoolBrokenError(self.label, f"its initializer raised {self._broken!r}")
-        error.__cause__ = self._broken
+        assert self._broken is not None
+        reason, cause = self._broken
+        error = PoolBrokenError(self.label, reason)
+        error.__cause__ = cause
         return error
 
     def _wake(self) -> None:
         """See that somebody comes for what was just queued: a sleeping worker does by itself."""
-        if self._queue.qsize() > len(self._asleep) and len(self._workers) < self._limit + self._lent:
+        if not self._full and self._queue.qsize() > len(self._asleep):
             self._hire()
+
+    def _recount(self) -> None:
+        """Under the lock, after a change of `_workers` or `_spare`: there may be room now, or none any more."""
+        self._full = len(self._workers) >= self._limit + self._spare
 
     def _hire(self) -> None:
         """Start a worker if there is room for one."""
         with self._lock:
-            if len(self._workers) >= self._limit + self._lent:
+            if self._full:
                 return
             worker = Worker(self)
-            thread = threading.Thread(target=worker.run, name=f"{self._prefix}_{next(self._names)}")
+            # A daemon: the exit waits for it in `_at_exit` of `base`, but not for a straggler.
+            thread = threading.Thread(target=worker.run, name=f"{self._prefix}_{next(self._names)}", daemon=True)
             self._workers[worker] = None
+            self._recount()
             worker.thread = thread
             self._starting += 1
             try:
@@ -153,6 +203,7 @@ class Crew(Engine):
                 # A Ctrl-C may have interrupted only the waiting for a thread that does start.
                 if isinstance(error, Exception) or not worker.begun.wait(_STARTING):
                     self._workers.pop(worker, None)
+                    self._recount()
                 if is_draining() and isinstance(error, RuntimeError):
                     return  # CPython 3.12.0 and 3.12.1 start none any more: see `work_off`
                 if not self._workers or not isinstance(error, RuntimeError | MemoryError):
@@ -167,37 +218,31 @@ class Crew(Engine):
     # -- what workers ask ---------------------------------------------------------------------------------------------
 
     def next_step(self) -> Step:
-        """Wait for something to do."""
-        queue = self._queue
-        while True:
-            if queue.empty():
-                if self._watchers:
-                    self._tell_watchers()
-                self._asleep.append(None)
-                try:
-                    step = queue.get()
-                finally:
-                    self._asleep.pop()
-                if not queue.empty():
-                    self._wake()  # somebody may have counted on this worker for the next step, too
-                return step
-            try:
-                return queue.get_nowait()
-            except Empty:
-                continue  # another worker was faster
+        """Wait for something to do, after `take` has found nothing."""
+        if self._watchers:
+            self._tell_watchers()
+        self._asleep.append(None)
+        try:
+            step = self._queue.get()
+        finally:
+            self._asleep.pop()
+        if not self._queue.empty():
+            self._wake()  # somebody may have counted on this worker for the next step, too
+        return step
 
     def step_at_hand(self) -> Step | None:
         """Return something to do, None if there is nothing."""
         try:
-            return self._queue.get_nowait()
+            step = self._queue.get_nowait()
         except Empty:
             return None
+        return self.best() if step is _NEXT else step
 
     def leave(self, worker: Worker, *, if_surplus: bool = False) -> bool:
         """Strike *worker* off, if it has nothing left to do; True if it is to end."""
         with self._lock:
             if if_surplus:
-                if len(self._workers) <= self._limit + self._lent:
+                if len(self._workers) <= self._limit + self._spare:
                     return False
             elif not self._queue.empty():
                 self._queue.put(_GO_HOME)  # behind the calls that are left
@@ -218,6 +263,7 @@ class Crew(Engine):
 
     def _strike_off(self, worker: Worker) -> None:
         self._workers.pop(worker, None)
+        self._recount()
         self._left_done += worker.done
         self._leaving = [thread for thread in self._leaving if thread.is_alive()]
         if worker.thread is not None:
@@ -236,32 +282,81 @@ class Crew(Engine):
         if not self._queue.empty():
             self._wake()
 
-    def lend(self) -> None:
+    # -- places -------------------------------------------------------------------------------------------------------
+
+    def lend(self, worker: Worker) -> None:
         """
-        Make room for a spare worker, as one is about to wait inside a call.
+        Give the place of *worker* to a spare one, as it is about to wait inside a call.
 
         Raises:
             StarvationError: There are too many spare workers already.
         """
         with self._lock:
-            if self._lent >= MAX_LENT:
-                raise StarvationError(self.label, self._lent)
-            self._lent += 1
+            if worker.lent == 0:
+                if self._lent >= MAX_LENT:
+                    raise StarvationError(self.label, self._lent)
+                self._lent += 1
+                self._give_place(worker)
+            worker.lent += 1
+        self._hire_spare()
+
+    def unlend(self, worker: Worker) -> None:
+        """Take the place back; a worker too many leaves when it is idle."""
+        with self._lock:
+            worker.lent -= 1
+            if worker.lent == 0:
+                self._lent -= 1
+                self._take_place(worker)
+
+    def replace(self, worker: Worker) -> None:
+        """Give the place of *worker* away, as its call has overrun its timeout; it counts as ended from now on."""
+        with self._lock:
+            self._stragglers += 1
+            self._left_done += 1
+            self._give_place(worker)
+            worker.straggling += 1
+            overrun = self._stragglers > MAX_STRAGGLERS
+            self._quiet.notify_all()
+        if overrun:
+            self.break_down(f"{MAX_STRAGGLERS} calls have overrun their timeouts and still run", None)
+        try:
+            self._hire_spare()
+        except (RuntimeError, MemoryError):
+            LOGGER.exception("%s could not replace a worker whose call has overrun its timeout", self.label)
+
+    def come_back(self, worker: Worker) -> None:
+        """Take the place back, as the call has ended now."""
+        with self._lock:
+            self._stragglers -= 1
+            self._left_done -= 1
+            worker.straggling -= 1
+            self._take_place(worker)
+
+    def _give_place(self, worker: Worker) -> None:
+        """Under the lock, before *worker* is marked: make room for a spare one, unless that has been done."""
+        if not worker.is_away:
+            self._spare += 1
+            self._recount()
+
+    def _take_place(self, worker: Worker) -> None:
+        """Under the lock, after *worker* was unmarked: no room for a spare one any more, if no mark is left."""
+        if not worker.is_away:
+            self._spare -= 1
+            self._recount()
+            if len(self._workers) > self._limit + self._spare:
+                self._queue.put(_GO_HOME_IF_SURPLUS)
+
+    def _hire_spare(self) -> None:
         if not self._queue.empty():
             self._wake()
 
-    def unlend(self) -> None:
-        """Take the place back; a worker too many leaves when it is idle."""
-        with self._lock:
-            self._lent -= 1
-            if len(self._workers) > self._limit + self._lent:
-                self._queue.put(_GO_HOME_IF_SURPLUS)
+    # -- ends ---------------------------------------------------------------------------------------------------------
 
-    def break_down(self, error: BaseException) -> None:
-        """Refuse and fail everything, as the initializer raised *error*."""
+    def break_down(self, reason: str, cause: BaseException | None) -> None:
+        """Refuse and fail everything from now on."""
         with self._lock:
             if self._broken is None:
-                self._broken = error
+                self._broken = (reason, cause)
             self._refuses = True
         self._end_queued(lambda future: settle(future, (None, self._broken_error(), None), self))
 
@@ -277,11 +372,13 @@ class Crew(Engine):
         try:
             while True:
                 step = self._queue.get_nowait()
-                if not is_call(step):
-                    others.append(step)
+                call = self.best() if step is _NEXT else step
+                if not is_call(call):
+                    others.append(call)
                     continue
+                step = call
                 try:
-                    end(step)
+                    end(call)
                 except BaseException as error:
                     problem = problem or error
                 with self._lock:
@@ -292,7 +389,7 @@ class Crew(Engine):
             step = None
         finally:
             for left in [*others, *([step] if step is not None and step not in others else [])]:
-                self._queue.put(left)
+                (self._queue.put if isinstance(left, GoHome) else self._put)(left)
         if problem is not None:
             raise problem
 
@@ -309,7 +406,7 @@ class Crew(Engine):
     def join(self) -> None:
         with self._quiet:
             # A signal handler that shuts down can't wait for the thread whose start it interrupted.
-            while len(self._workers) > self._starting:
+            while self._present() > self._starting:
                 self._quiet.wait()
             leaving = list(self._leaving)
         for thread in leaving:
@@ -322,11 +419,15 @@ class Crew(Engine):
                 while True:
                     # In this order: if the two are equal, there was nothing to do when the first was read.
                     done = self._done()
-                    if done == self._accepted() or len(self._workers) <= self._starting:
+                    if done == self._accepted() or self._present() <= self._starting:
                         return done
                     self._quiet.wait()
             finally:
                 self._watchers -= 1
+
+    def _present(self) -> int:
+        """Under the lock: count the workers that can be waited for. A straggler may never end."""
+        return len(self._workers) - sum(worker.straggling > 0 for worker in self._workers)
 
     def _tell_watchers(self) -> None:
         with self._quiet:
@@ -347,7 +448,11 @@ class Crew(Engine):
             done = self._done()
             queued = min(self._queue.qsize(), max(self._accepted() - done, 0))
             return PoolStats(
-                workers=len(self._workers), queued=queued, running=max(self._accepted() - done - queued, 0), done=done
+                workers=len(self._workers),
+                queued=queued,
+                running=max(self._accepted() - done - queued, 0),
+                done=done,
+                stragglers=self._stragglers,
             )
 
     def owns_this_thread(self) -> bool:
@@ -372,123 +477,26 @@ class Crew(Engine):
         self._send_home()
 
 
-class Worker:
-    """
-    One thread of a crew, and how it waits.
-
-    Attributes:
-        done: Steps that it has ended; written by itself alone.
-    """
-
-    __slots__ = ("_depth", "_lent", "begun", "crew", "done", "thread")
-
-    def __init__(self, crew: Crew) -> None:
-        self.crew = crew
-        self.done = 0
-        self.begun = threading.Event()
-        self.thread: threading.Thread | None = None
-        self._depth = 0  # awaited calls on its stack
-        self._lent = 0  # waits that lend its place
-
-    def run(self) -> None:
-        """Take steps and run them until sent home."""
-        this.worker = self
-        crew = self.crew
-        self.begun.set()
-        try:
-            self._initialize()
-            while not self._serve():
-                continue
-        finally:
-            close_loop()
-            crew.lose(self)
-
-    def work_off(self) -> None:
-        """Run on this thread, which isn't the crew's, what is queued; until nothing is."""
-        before, this.worker = this.worker, self
-        crew = self.crew
-        try:
-            self._initialize()
-            while (step := crew.step_at_hand()) is not None:
-                step.run_on(crew)
-                self.done += 1
-        finally:
-            this.worker = before
-            crew.lose(self)
-
-    def _initialize(self) -> None:
-        crew = self.crew
-        try:
-            if crew.initializer is not None:
-                crew.initializer(*crew.initargs)
-        except BaseException as error:
-            crew.break_down(error)
-
-    def _serve(self) -> bool:
-        """Run steps until sent home (True), or until one gets out of hand (False)."""
-        crew = self.crew
-        try:
-            while True:
-                step = crew.next_step()
-                if isinstance(step, _GoHome):
-                    if crew.leave(self, if_surplus=step.if_surplus):
-                        return True
-                    continue
-                step.run_on(crew)
-                del step  # a call must not live until the next one comes
-                self.done += 1
-        except BaseException:
-            LOGGER.exception("%s: a step got out of hand; the worker goes on", crew.label)
-            self.done += 1
-            return False
-
-    def wait(self, future: Future[Any], timeout: float | None) -> bool:
-        """Wait for *future*: run it if it is queued here, else lend this place; see `Waiter`."""
-        crew = self.crew
-        if timeout is None and self._depth < MAX_HELP and future.is_queued_at(crew):
-            self._depth += 1
-            try:
-                # What follows it goes to the queue: here it might want a lock that the waiting call holds.
-                future.run_on(None, may_block=False)
-            finally:
-                self._depth -= 1
-            if future.done():
-                return True
-        self.lend()
-        try:
-            return future.sleep(timeout)
-        finally:
-            self.unlend()
-
-    def lend(self) -> None:
-        """Give this place to a spare worker; see `Waiter`. It is one place, however many coroutines wait on it."""
-        if self._lent == 0:
-            self.crew.lend()
-        self._lent += 1
-
-    def unlend(self) -> None:
-        """Take the place back."""
-        self._lent -= 1
-        if self._lent == 0:
-            self.crew.unlend()
-
-
 def is_call(step: Step) -> TypeIs[Future[Any]]:
     """Tell a queued call from what follows one."""
     return isinstance(step, Future)
 
 
-class _GoHome:
-    """Tells a worker to end."""
+class _Next:
+    """Stands in the queue for the step that is the best when it is taken."""
 
-    __slots__ = ("if_surplus",)
-
-    def __init__(self, *, if_surplus: bool) -> None:
-        self.if_surplus = if_surplus
+    priority = 0
 
     def run_on(self, here: Dispatcher) -> None:
-        """Nothing is left to run for a worker that has gone."""
+        """Run that step."""
+        crew = cast(Crew, here)
+        step = crew.best()
+        worker = this.worker
+        if worker is not None:
+            worker.running = step
+        step.run_on(crew)
 
 
-_GO_HOME: Final = _GoHome(if_surplus=False)
-_GO_HOME_IF_SURPLUS: Final = _GoHome(if_surplus=True)
+_NEXT: Final = _Next()
+_GO_HOME: Final = GoHome(if_surplus=False)
+_GO_HOME_IF_SURPLUS: Final = GoHome(if_surplus=True)

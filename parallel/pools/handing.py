@@ -14,6 +14,7 @@ it is held. No user code runs while it is.
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 from parallel.context import Dispatcher, Step, era
 from parallel.pools.base import Pool
@@ -94,6 +95,10 @@ class Handing:
             self.tally.end(handed)
             raise
 
+    def fuses(self, link: Any, dispatcher: Dispatcher) -> bool:
+        """Tell whether a link may run on the callback thread at hand; see `Dispatcher`."""
+        return dispatcher is self
+
 
 class HandingPool(Pool):
     """A pool whose own threads must not run code of the user's: what follows its calls is handed on, and counted."""
@@ -113,6 +118,7 @@ class _Handed:
     """A step on its way to a callback thread, and there."""
 
     __slots__ = ("_handing", "_step")
+    priority = 0
 
     def __init__(self, step: Step, handing: Handing) -> None:
         self._step = step

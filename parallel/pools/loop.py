@@ -338,7 +338,7 @@ async def _drive(work: Work, ends: list[Outcome]) -> None:
     """
     fn, args, kwargs, _ = work
     try:
-        ends.append((await fn(*args, **kwargs), None, None))
+        ends.append((await fn(*args, **(kwargs or {})), None, None))
     except asyncio.CancelledError:
         ends.append((None, CANCELLED, None))
     except BaseException as error:

@@ -58,6 +58,6 @@ class ThreadPool(Pool):
         """Run `fn(*args, **kwargs)` on a worker thread; see `Pool.submit`."""
         crew = self._crew
         plain = fn if type(fn) is FunctionType else plain_function(fn)
-        future: Future[T] = Future((plain, args, kwargs, copy_context()), crew)
+        future: Future[T] = Future((plain, args, kwargs or None, copy_context()), crew)
         crew.accept(future)
         return future

@@ -176,10 +176,12 @@ def _call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any])
 class _Sleeper:
     """How a worker process waits for a future of some pool of its own: it sleeps, and its place stays empty."""
 
+    running: Any = None
+
     def wait(self, future: Any, timeout: float | None) -> bool:
         return bool(future.sleep(timeout))
 
-    def lend(self) -> None:
+    def lend(self, awaited: Any = None) -> None:
         """Nobody could take the place: the pool, in another process, has as many workers as it may have."""
 
     def unlend(self) -> None:

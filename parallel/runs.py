@@ -1,0 +1,125 @@
+"""
+Runs: one attempt of a call, as its engine sees it and as the function sees it that runs.
+
+    future.begin() ──▶ Run ──▶ the engine does its work ──▶ run.finish(outcome)
+                        ▲ ▲
+      cancel(), timeouts ─┘ └── current_run(), from inside the function
+
+A running function is never torn down: it is asked to stop (`ask`), and finds out if it looks. What an engine can stop,
+a coroutine or a process, it gives the run as `stop`.
+
+State: a run's, of single values that are written once. The event of `asked` is made when first needed, under
+`_EVENTS`, which is re-entrant: a signal handler may cancel while it is held.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from typing import Any
+from weakref import ref
+
+from parallel.context import RUNNING, Dispatcher, this
+from parallel.delivery import settle
+from parallel.outcomes import CANCELLED, Outcome, Work
+from parallel.states import State, is_ours
+
+_EVENTS = threading.RLock()
+
+
+class Run:
+    """
+    One attempt of a call. This one ends its future with what comes out.
+
+    It refers to its future weakly, as that refers to it; the engine that runs it holds both.
+
+    Attributes:
+        work: What is to be run; taken by whoever runs it.
+        stop: Ends the body from outside, if its engine can; None: it can only be asked.
+    """
+
+    __slots__ = ("_asked", "_future", "stop", "work")
+
+    def __init__(self, future: State[Any], work: Work | None = None) -> None:
+        self._future = ref(future)
+        self.work = work
+        self.stop: Callable[[], object] | None = None
+        self._asked: threading.Event | None = None
+
+    @property
+    def future(self) -> State[Any]:
+        """The call's future."""
+        future = self._future()
+        assert future is not None, "who runs a call holds its future"
+        return future
+
+    def finish(self, outcome: Outcome, here: Dispatcher | None = None, *, may_block: bool = True) -> None:
+        """
+        Note that the body has ended.
+
+        Args:
+            outcome: What came out.
+            here: The dispatcher whose thread this is, if any.
+            may_block: Whether user code may run on this thread.
+        """
+        settle(self.future, self.told(outcome), here, may_block=may_block)
+
+    def told(self, outcome: Outcome) -> Outcome:
+        """Tell a function that stopped because it was asked to from one that failed."""
+        return (None, CANCELLED, None) if self.asked and isinstance(outcome[1], CancelledError) else outcome
+
+    # -- being asked to stop ------------------------------------------------------------------------------------------
+
+    def ask(self) -> None:
+        """Ask the function to stop: it sees that in `asked`, and wakes from `pause`."""
+        self._event().set()
+
+    @property
+    def asked(self) -> bool:
+        """Whether it has been asked to stop."""
+        event = self._asked
+        return event is not None and event.is_set()
+
+    def pause(self, seconds: float) -> bool:
+        """Wait so long, or until asked to stop: then the answer is True."""
+        return self._event().wait(min(max(seconds, 0), threading.TIMEOUT_MAX))
+
+    def _event(self) -> threading.Event:
+        with _EVENTS:
+            if self._asked is None:
+                self._asked = threading.Event()
+            return self._asked
+
+    def cancel(self) -> bool:
+        """Ask the function to stop; True if its engine can stop it: then the future is cancelled now."""
+        self.ask()
+        if self.stop is None or not settle(self.future, (None, CANCELLED, None)):
+            return False
+        self.stop()
+        return True
+
+    # -- what it holds while it waits ---------------------------------------------------------------------------------
+
+    def lend(self, awaited: Any) -> None:
+        """Lend what it holds to *awaited*: this one holds nothing."""
+
+    def unlend(self) -> None:
+        """Take it back."""
+
+
+def run_of(future: State[Any]) -> Run:
+    """Return the run of a future that has started; made now, if nobody has asked for it before."""
+    run: Run | None = future.__dict__.get("_run")
+    return future.__dict__.setdefault("_run", Run(future)) if run is None else run
+
+
+def current_run() -> Run | None:
+    """Return the run of the call whose function this thread, or this coroutine, is in; None: it is in none."""
+    worker = this.worker
+    running: object = worker.running if worker is not None else None
+    if running is None:
+        running = RUNNING.get()
+    if is_ours(running):
+        return None if running.done() else run_of(running)  # after its end, its thread runs what follows it
+    return running if isinstance(running, Run) else None
