@@ -13,7 +13,7 @@ from attrs import field, frozen
 
 from parallel.checks import checked
 
-_pool_name = checked("the name of a pool", lambda name: isinstance(name, str) and name != "", error=TypeError)
+_pool_name = checked("the name of a pool", lambda name: isinstance(name, str) and name != "", types=str)
 
 
 @frozen(kw_only=True)
@@ -25,7 +25,8 @@ class TaskOptions:
         pool: Name of the pool that runs the calls, None if not said.
 
     Raises:
-        TypeError: *pool* is no name.
+        TypeError: *pool* is no string.
+        ValueError: *pool* is empty.
     """
 
     pool: str | None = field(default=None, validator=_pool_name)
