@@ -24,6 +24,8 @@ HOUSE = [
     {"awaits"},
     {"events"},
     {"checks"},
+    {"imports"},
+    {"durations"},
     {"options"},
     {"config"},
     {"timer"},
