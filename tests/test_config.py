@@ -226,7 +226,7 @@ PLANTED = {
         "": {"kind": "inline"},
     },
     "tasks": {
-        "shop.images:*": {"pool": "haevy", "timeout": "30s"},
+        "shop.images:*": {"pool": "haevy", "tiemout": "30s"},
         "shop.images": {"pool": ""},
         "shop:a": {"pool": 3},
         "shop:b": "heavy",
@@ -252,7 +252,7 @@ EXPECTED = [
     "pools.\"\": expected the name of a pool, found string ''",
     "tasks.\"shop.images:*\".pool: no pool named 'haevy' (did you mean 'heavy'?); known: \"\", bare, heavy, list, "
     "loop, processes, threads, typo",
-    'tasks."shop.images:*".timeout: unknown option of a task; known: pool',
+    "tasks.\"shop.images:*\".tiemout: unknown option of a task (did you mean 'timeout'?); known: pool, ",
     'tasks."shop.images": expected a name or pattern in quotes, such as "shop.images:resize" or "shop.images:*", '
     "found string 'shop.images'",
     "tasks.\"shop.images\".pool: expected the name of a pool, found string ''",

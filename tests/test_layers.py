@@ -26,6 +26,7 @@ HOUSE = [
     {"checks"},
     {"imports"},
     {"durations"},
+    {"retries"},
     {"options"},
     {"config"},
     {"timer"},
