@@ -87,7 +87,7 @@ def test_all_mistakes_go_to_standard_error(bad: Path, code: str | None) -> None:
     assert done.stderr.splitlines() == [
         f"{bad}: 2 mistakes",
         "  pools.threads.max_wokers: unknown option of kind 'thread' (did you mean 'max_workers'?); "
-        "known: kind, max_workers, thread_name_prefix, initializer, initargs",
+        "known: kind, max_workers, thread_name_prefix, initializer, initargs, max_pending, on_full, helping",
         "  tasks.\"a:*\".pool: no pool named 'nope'; known: loop, processes, threads",
     ]
 
