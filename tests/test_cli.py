@@ -4,6 +4,7 @@ The command line, as a user calls it.
 
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,24 @@ kind = "process"
 max_workers = "2*cpus"
 [tasks."shop.images:*"]
 pool = "heavy"
+"""
+EVERYTHING = """
+unobserved = "warn"
+[pools.threads]
+max_pending = 3
+on_full = "run"
+helping = false
+initargs = [true, "a"]
+[tasks."*"]
+timeout = 300
+deadline = inf
+retry = {on = ["OSError", "shop.errors:Busy"], attempts = inf, wait_initial = 0.25}
+rate = "100/minute"
+priority = -3
+on_failure = "alerts:page"
+[tasks."shop:*"]
+retry = {timeout = inf}
+[tasks."shop:sell"]
 """
 
 
@@ -77,6 +96,22 @@ def test_a_right_file_is_shown(good: Path, code: str | None) -> None:
     ]
     assert f"heavy      process  max_workers = '2*cpus' ({2 * config.cpus()} here)" in lines
     assert "\"shop.images:*\"  pool = 'heavy'" in lines
+
+
+def test_options_are_shown_as_a_file_could_say_them(good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Durations and rates are written for people, and what is not said is left out."""
+    good.write_text(EVERYTHING, encoding="utf-8")
+    assert main(["check", str(good)]) == 0
+    lines = [re.sub("  +", "  ", line) for line in capsys.readouterr().out.splitlines()]
+    assert "unobserved = 'warn'" in lines
+    assert "threads  thread  initargs = [true, 'a'], max_pending = 3, on_full = 'run', helping = false" in lines
+    assert (
+        "\"*\"  timeout = '5m', deadline = inf, "
+        "retry = {on = ['OSError', 'shop.errors:Busy'], attempts = inf, wait_initial = '250ms'}, "
+        "rate = '100/min', priority = -3, on_failure = 'alerts:page'"
+    ) in lines
+    assert '"shop:*"  retry = {timeout = inf}' in lines
+    assert '"shop:sell"  (defaults)' in lines
 
 
 @pytest.mark.parametrize("code", [None, WITHOUT_RICH])
