@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from parallel.call import result_of, unresolved
     from parallel.combine import Settled, as_completed, first, gather, race, settle, wait
     from parallel.deaths import WorkerDiedError
+    from parallel.durations import Rate
     from parallel.errors import (
         ConfigError,
         DeadlockError,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from parallel.pools.process.pool import ProcessPool
     from parallel.pools.thread import ThreadPool
     from parallel.registry import Registry, configure, using
+    from parallel.retries import Retry
     from parallel.streams import MapFuture
     from parallel.tasks import Task, task
 
@@ -64,8 +66,10 @@ __all__ = [
     "PoolShutdownError",
     "PoolStats",
     "ProcessPool",
+    "Rate",
     "Registry",
     "RemoteError",
+    "Retry",
     "SerializationError",
     "Settled",
     "StarvationError",
@@ -94,6 +98,8 @@ _ROOMS: Final = {
     "errors": "ConfigError DeadlockError ForkedError ParallelError PoolBrokenError PoolShutdownError RemoteError "
     "SerializationError StarvationError UnknownPoolError UnsuitableFunctionError",
     "deaths": "WorkerDiedError",
+    "durations": "Rate",
+    "retries": "Retry",
     "futures": "Future completed failed",
     "combine": "Settled as_completed first gather race settle wait",
     "call": "result_of unresolved",

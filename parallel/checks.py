@@ -9,13 +9,19 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import attrs
 from attrs import Attribute
 
 if TYPE_CHECKING:
     from cattrs import Converter
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Validator: TypeAlias = "Callable[[object, Attribute[Any], object], None]"
+"""What checks a field, of any type: an Attribute is invariant."""
 
 _TOML_WORDS: dict[type, str] = {bool: "boolean", int: "integer", str: "string", list: "array", dict: "table"}
 
@@ -33,7 +39,11 @@ def described(value: object) -> str:
     """
     if value is None:
         return "nothing"
-    return f"{_TOML_WORDS.get(type(value), type(value).__name__)} {_short.repr(value)}"
+    word = _TOML_WORDS.get(type(value), type(value).__name__)
+    try:
+        return f"{word} {_short.repr(value)}"
+    except ValueError:  # an integer in it has more digits than Python writes
+        return f"{word} too long to be written"
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
@@ -55,23 +65,85 @@ def checked(
     expected: str,
     is_right: Callable[[object], bool],
     hint: Callable[[object], str] = lambda _: "",
-    error: type[Exception] = ValueError,
-) -> Callable[[object, Attribute[Any], object], None]:  # an Attribute is invariant, and this serves fields of any type
+    types: type | tuple[type, ...] = object,
+) -> Validator:
     """
     Make the validator of a field; it lets None pass where that is the default, and so means "not said".
+
+    A wrong value raises `NAME: expected EXPECTED, found VALUE`: a `TypeError` if it isn't of *types*, else a
+    `ValueError`.
 
     Args:
         expected: What the field takes, in words.
         is_right: Whether a value is that; it gets values of any type.
         hint: What to say about a wrong value at the end of the message.
-        error: What a wrong value raises, `NAME: expected EXPECTED, found VALUE`.
+        types: What right values are instances of; a boolean is no integer.
     """
 
     def validate(_instance: object, attribute: Attribute[Any], value: object) -> None:
-        if not (value is None and attribute.default is None) and not is_right(value):
+        if not _is_unsaid(attribute, value) and not is_right(value):
+            error = ValueError if _is_one_of(value, types) else TypeError
             raise error(f"{attribute.name}: expected {expected}, found {described(value)}{hint(value)}")
 
     return validate
+
+
+def one_of(words: tuple[str, ...], otherwise: str = "") -> Validator:
+    """
+    Make the validator of a field that takes one of some words.
+
+    Args:
+        words: These, two at least.
+        otherwise: What to say about a wrong value that is near none of them.
+    """
+    expected = f"{', '.join(map(repr, words[:-1]))} or {words[-1]!r}"
+    return checked(expected, lambda value: value in words, lambda value: did_you_mean(value, words) or otherwise)
+
+
+def checked_by(read: Callable[[Any], object]) -> Validator:
+    """
+    Make the validator of a field from the function that reads its values, and from that one's errors.
+
+    Args:
+        read: Raises a `TypeError` or `ValueError` for a wrong value, without the field's name. It gets values of any
+            type, but no None where that means "not said".
+    """
+
+    def validate(_instance: object, attribute: Attribute[Any], value: object) -> None:
+        if not _is_unsaid(attribute, value):
+            try:
+                read(value)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{attribute.name}: {error}") from None
+
+    return validate
+
+
+def converted(read: Callable[[T], R], value: T) -> R:
+    """
+    Read a value in the converter of a field, as *read* does.
+
+    A wrong value is left as it is: the converter doesn't know the field's name, the validator after it does.
+    """
+    try:
+        return read(value)
+    except (TypeError, ValueError):
+        return cast("R", value)
+
+
+def is_count(value: object) -> bool:
+    """
+    Tell whether a value is an integer of at least 1.
+    """
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_unsaid(attribute: Attribute[Any], value: object) -> bool:
+    return value is None and attribute.default is None
+
+
+def _is_one_of(value: object, types: type | tuple[type, ...]) -> bool:
+    return isinstance(value, types) and (types is object or not isinstance(value, bool))
 
 
 def key_path(*keys: object) -> str:
@@ -130,16 +202,18 @@ def strict_converter() -> Converter:
     """
     Make a cattrs converter that takes no value for one of another type, and no key that it doesn't know.
 
-    Of an attrs class, a field with a validator is checked by that alone, one without by its type.
+    Of an attrs class, a field with a validator is converted and checked by the field's own functions alone, one without
+    by its type.
     """
     from cattrs import Converter  # 40 ms, needed only where a file is read
     from cattrs.gen import make_dict_structure_fn, override
 
-    def by_validator(option: Attribute[object]) -> Callable[[object, object], object]:
+    def by_validator(option: Attribute[Any]) -> Callable[[object, object], object]:
         def hook(value: object, _: object) -> object:
+            convert: Callable[[object], object] | None = cast("Any", option).converter  # attrs leaves its type open
             if option.validator is not None:
-                option.validator(None, option, value)
-            return value
+                option.validator(None, option, value if convert is None else convert(value))
+            return value  # the constructor converts it again
 
         return hook
 
@@ -174,7 +248,7 @@ def mistakes_in(
         for each, field_note in fields:
             yield from mistakes_in(each, (*at, field_note.name), unknown)
         for each in rest:
-            yield from mistakes_in(each, at, unknown)
+            yield from mistakes_in(each, (*at, *_option_in(each, error.cl)), unknown)
     elif isinstance(error, IterableValidationError):
         for each, item_note in error.group_exceptions()[0]:
             yield from mistakes_in(each, (*at, item_note.index), unknown)
@@ -184,3 +258,11 @@ def mistakes_in(
         yield f"{key_path(*at)}: required, found nothing"
     else:
         yield f"{key_path(*at)}: {str(error).removeprefix(f'{at[-1]}: ')}" if at else str(error)
+
+
+def _option_in(error: Exception, cls: type) -> tuple[str, ...]:
+    """
+    Give the option that an error of a class itself begins with, as one about several options does; else nothing.
+    """
+    name = str(error).partition(": ")[0]
+    return (name,) if any(name == each.name for each in attrs.fields(cls)) else ()

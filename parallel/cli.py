@@ -8,16 +8,19 @@ output has gone away.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import attrs
+from attrs import Attribute
 
 from parallel.checks import key_path
 from parallel.config import Config, PoolConfig, built_in, find, load
 from parallel.errors import ConfigError
-from parallel.options import TaskOptions
+from parallel.options import Rate, Retry, TaskOptions
 
 _INTERRUPTED = 128 + 2  # as a shell tells of SIGINT
 _PIPE_CLOSED = 128 + 13  # and of SIGPIPE
@@ -89,6 +92,8 @@ def _check(file: str | None) -> int:
     else:
         named = " (named by $PARALLEL_CONFIG)" if not file and os.environ.get("PARALLEL_CONFIG") else ""
         _say(f"{config.source}{named}: no mistakes")
+    if config.unobserved != built_in().unobserved:
+        _say(f"\nunobserved = {config.unobserved!r}")
     _show(("Pool", "Kind", "Options"), list(_pools(config)))
     if config.tasks:
         _show(("Tasks", "Options"), list(_rules(config)))
@@ -100,22 +105,39 @@ def _check(file: str | None) -> int:
 
 def _pools(config: Config) -> Iterator[tuple[str, ...]]:
     for name, pool in config.pools.items():
-        yield key_path(name), pool.kind, _said(pool, pool.arguments())
+        yield key_path(name), pool.kind, ", ".join(_said(pool, pool.arguments())) or "(defaults)"
 
 
 def _rules(config: Config) -> Iterator[tuple[str, ...]]:
     for pattern, options in config.tasks.items():
-        yield key_path(pattern), _said(options, {})
+        yield key_path(pattern), ", ".join(_said(options, {})) or "(defaults)"
 
 
-def _said(options: PoolConfig | TaskOptions, resolved: dict[str, object]) -> str:
+def _said(options: PoolConfig | TaskOptions | Retry, resolved: dict[str, object]) -> Iterator[str]:
     """
     Write the options that differ from their defaults, with what they come to on this machine.
     """
-    said = attrs.asdict(options, recurse=False, filter=lambda option, value: value != option.default)
-    here = {name: resolved.get(name, value) for name, value in said.items()}
-    parts = [f"{name} = {value!r}" + f" ({here[name]} here)" * (here[name] != value) for name, value in said.items()]
-    return ", ".join(parts) or "(defaults)"
+    for option in attrs.fields(type(options)):
+        value: object = getattr(options, option.name)
+        here = resolved.get(option.name, value)
+        if value != option.default:
+            yield f"{option.name} = {_in_toml(value, option)}" + f" ({here} here)" * (here != value)
+
+
+def _in_toml(value: object, option: Attribute[Any]) -> str:
+    """
+    Write the value of an option in a form that TOML takes.
+    """
+    if value is None or value == math.inf:  # None: where that isn't the default, it is no limit too
+        return "inf"
+    if isinstance(value, Retry):
+        return f"{{{', '.join(_said(value, {}))}}}"
+    if isinstance(value, tuple):
+        return f"[{', '.join(_in_toml(item, option) for item in cast('tuple[object, ...]', value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    write = str if isinstance(value, Rate) else option.metadata.get("written")
+    return repr(value if write is None else write(value))
 
 
 def _show(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

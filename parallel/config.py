@@ -1,5 +1,5 @@
 """
-What may be said about a pool; find, read, merge and check TOML.
+Find, read, merge and check TOML.
 
     $PARALLEL_CONFIG ─┐
     parallel.toml ────┼─ find() ─▶ load() ─▶ tables ─▶ from_mapping() ─▶ Config: pools by name, tasks by pattern
@@ -7,7 +7,7 @@ What may be said about a pool; find, read, merge and check TOML.
 
 Guarantees:
 - Nothing that a file says is ignored: an option that isn't known is a mistake.
-- A value is taken as it is or refused, never converted: `true` is no number, `2.7` no integer.
+- A value is taken for what it is or refused, never made to fit: `true` is no number, `2.7` no integer.
 - Reading imports nothing that the file names. Import strings are only checked for their form.
 
 cattrs and tomllib are imported where a file is read: a program, or a worker process, that reads none doesn't pay.
@@ -17,177 +17,39 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args, get_origin
 
 import attrs
 from attrs import field, frozen
 
-from parallel.checks import checked, described, did_you_mean, key_path, mistakes_in, only_table, strict_converter
+from parallel.checks import (
+    checked,
+    described,
+    did_you_mean,
+    key_path,
+    mistakes_in,
+    one_of,
+    only_table,
+    strict_converter,
+)
 from parallel.errors import ConfigError
-from parallel.options import TaskOptions
+from parallel.kinds import BUILT_IN, KINDS
+from parallel.kinds import PoolConfig as PoolConfig  # whoever takes a Config takes these from here too
+from parallel.kinds import cpus as cpus
+from parallel.options import Retry, TaskOptions
 
 if TYPE_CHECKING:
     from cattrs import Converter
 
-# N*cpus, cpus-N or both; five digits are more workers than any machine runs.
-_CPUS = re.compile(r"(?:([1-9][0-9]{0,4})\*)?cpus(?:-([1-9][0-9]{0,4}))?")
-_IMPORT_STRING = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+Unobserved: TypeAlias = Literal["log", "warn", "raise", "ignore"]
+"""What is done about a failure that nobody looked at."""
+
+_UNOBSERVED: tuple[Unobserved, ...] = get_args(Unobserved)
 _PATTERN = re.compile(r"[^\s:]+:[^\s:]+|[^\s:]*\*[^\s:]*")
-_START_METHODS = ("spawn",) if sys.platform == "win32" else ("fork", "forkserver", "spawn")
-
-
-def cpus() -> int:
-    """
-    Count the CPUs that this process may use; at least 1.
-    """
-    if sys.version_info >= (3, 13):
-        return os.process_cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _workers(said: str) -> int:
-    """
-    Resolve `cpus`, `cpus-1`, `2*cpus` on this machine; at least 1.
-    """
-    match = _CPUS.fullmatch(said)
-    assert match is not None, said  # the field's validator saw to it
-    times, less = match.groups()
-    return max(1, int(times or 1) * cpus() - int(less or 0))
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_workers(value: object) -> bool:
-    return _is_count(value) or (isinstance(value, str) and _CPUS.fullmatch(value) is not None)
-
-
-def _is_import_string(value: object) -> bool:
-    return isinstance(value, str) and _IMPORT_STRING.fullmatch(value) is not None
-
-
-def _with_colon(value: object) -> str:
-    """
-    Suggest `package.module:attribute` for `package.module.attribute`.
-    """
-    said = ":".join(value.rsplit(".", 1)) if isinstance(value, str) else ""
-    return did_you_mean(said, [said]) if _is_import_string(said) else ""
-
-
-_count = checked("an integer of at least 1", _is_count)
-_max_workers = checked("an integer of at least 1 or a string such as 'cpus', 'cpus-1' or '2*cpus'", _is_workers)
-_import_string = checked("an import string such as 'package.module:attribute'", _is_import_string, _with_colon)
-_start_method = checked(
-    f"a start method that this platform has ({', '.join(map(repr, _START_METHODS))})",
-    lambda value: value in _START_METHODS,
-    lambda value: did_you_mean(value, _START_METHODS),
-)
-
-
-@frozen
-class PoolConfig:
-    """
-    What is said about one pool; each kind has a class of its own.
-
-    A subclass names its *kind* and has the options of its pool's constructor as fields, under the same names. When
-    read from TOML, a field with a validator is checked by that alone, one without by its type.
-
-    Raises:
-        ValueError: A value that the option can't have.
-    """
-
-    kind: ClassVar[str]
-
-    def arguments(self) -> dict[str, object]:
-        """
-        Give the keyword arguments of the pool's constructor, without those left at None.
-
-        A share of the CPUs becomes a number here; import strings stay strings.
-        """
-        said = attrs.asdict(self, recurse=False, filter=lambda _, value: value is not None)
-        if isinstance(max_workers := said.get("max_workers"), str):
-            said["max_workers"] = _workers(max_workers)
-        return said
-
-
-@frozen
-class ThreadConfig(PoolConfig):
-    """
-    A pool of threads.
-
-    Args:
-        max_workers: The most threads, or a share of the CPUs such as `2*cpus`; None for the pool's own default.
-        thread_name_prefix: Start of the threads' names.
-        initializer: Import string of what each thread calls first, None for nothing.
-        initargs: The initializer's arguments.
-    """
-
-    kind: ClassVar[str] = "thread"
-    max_workers: int | str | None = field(default=None, validator=_max_workers)
-    thread_name_prefix: str = ""
-    initializer: str | None = field(default=None, validator=_import_string)
-    initargs: tuple[object, ...] = ()
-
-
-@frozen
-class ProcessConfig(PoolConfig):
-    """
-    A pool of child processes.
-
-    Args:
-        max_workers: The most processes, or a share of the CPUs such as `cpus-1`; None for the pool's own default.
-        mp_context: How a process starts, None for the pool's own default.
-        initializer: Import string of what each process calls first, None for nothing.
-        initargs: The initializer's arguments.
-        max_tasks_per_child: Calls that a process runs before a fresh one replaces it, None for no limit.
-    """
-
-    kind: ClassVar[str] = "process"
-    max_workers: int | str | None = field(default=None, validator=_max_workers)
-    mp_context: Literal["fork", "forkserver", "spawn"] | None = field(default=None, validator=_start_method)
-    initializer: str | None = field(default=None, validator=_import_string)
-    initargs: tuple[object, ...] = ()
-    max_tasks_per_child: int | None = field(default=None, validator=_count)
-
-
-@frozen
-class LoopConfig(PoolConfig):
-    """
-    One asyncio event loop on a thread of its own.
-
-    Args:
-        max_workers: The most calls in flight, or a share of the CPUs; None for the pool's own default.
-    """
-
-    kind: ClassVar[str] = "loop"
-    max_workers: int | str | None = field(default=None, validator=_max_workers)
-
-
-@frozen
-class InlineConfig(PoolConfig):
-    """
-    Calls run where they are made; for tests and debugging.
-    """
-
-    kind: ClassVar[str] = "inline"
-
-
-KINDS: dict[str, type[PoolConfig]] = {
-    config.kind: config for config in (ThreadConfig, ProcessConfig, LoopConfig, InlineConfig)
-}
-_BUILT_IN: Mapping[str, PoolConfig] = {
-    "threads": ThreadConfig(),
-    "processes": ProcessConfig(),
-    "loop": LoopConfig(),
-}
 
 
 @frozen
@@ -199,11 +61,14 @@ class Config:
         source: Where it came from: a file's path, or words.
         pools: What is said about each pool, by name. When read, it always has `threads`, `processes` and `loop`.
         tasks: Options by pattern, `module:qualname` where `*` is any run of characters; in the file's order.
+        unobserved: What is done about a failure that nobody looked at: it is logged, warned of, raised at exit, or
+            ignored.
     """
 
     source: str
     pools: Mapping[str, PoolConfig]
     tasks: Mapping[str, TaskOptions]
+    unobserved: Unobserved = "log"
 
     def options_for(self, task_name: str) -> TaskOptions:
         """
@@ -231,7 +96,7 @@ def built_in() -> Config:
     """
     Give the configuration that holds where there is no file: the pools `threads`, `processes` and `loop`.
     """
-    return Config("built-in defaults", dict(_BUILT_IN), {})
+    return Config("built-in defaults", dict(BUILT_IN), {})
 
 
 def discover() -> Config:
@@ -322,7 +187,7 @@ def from_mapping(mapping: Mapping[str, object], source: str = "the mapping given
     Check tables that a program made, in the form in which TOML would give them.
 
     Args:
-        mapping: `{"pools": {NAME: {...}}, "tasks": {PATTERN: {...}}}`; both may be left out.
+        mapping: `{"pools": {NAME: {...}}, "tasks": {PATTERN: {...}}, "unobserved": ...}`; all may be left out.
         source: What an error calls it.
 
     Raises:
@@ -334,11 +199,12 @@ def from_mapping(mapping: Mapping[str, object], source: str = "the mapping given
 @frozen
 class _Tables:
     """
-    The tables of a file.
+    What a file says.
     """
 
     pools: dict[str, PoolConfig] = field(factory=dict[str, PoolConfig])
     tasks: dict[str, TaskOptions] = field(factory=dict[str, TaskOptions])
+    unobserved: Unobserved = field(default="log", validator=one_of(_UNOBSERVED))
 
 
 @frozen
@@ -367,7 +233,7 @@ def _read(tables: object, source: str, at: tuple[str, ...]) -> Config:
         mistakes += mistakes_in(error, at, _unknown)
     if mistakes:
         raise ConfigError(source, sorted(mistakes))
-    return Config(source, {**_BUILT_IN, **read.pools}, read.tasks)
+    return Config(source, {**BUILT_IN, **read.pools}, read.tasks, read.unobserved)
 
 
 def _bad_names(tables: object, at: tuple[str, ...]) -> Iterator[str]:
@@ -375,7 +241,7 @@ def _bad_names(tables: object, at: tuple[str, ...]) -> Iterator[str]:
     Tell the names of pools and patterns of tasks that can't be, and the pools asked for that aren't there.
     """
     pools = _table(_table(tables).get("pools"))
-    known = sorted({*_BUILT_IN, *(name for name in pools if isinstance(name, str))})
+    known = sorted({*BUILT_IN, *(name for name in pools if isinstance(name, str))})
     for name in pools:
         if not (isinstance(name, str) and name):
             yield f"{key_path(*at, 'pools', name)}: expected the name of a pool, found {described(name)}"
@@ -397,15 +263,19 @@ def _table(value: object) -> Mapping[object, object]:
     return cast("Mapping[object, object]", value) if isinstance(value, Mapping) else {}
 
 
+_WHAT = {_Tables: "table or option", TaskOptions: "option of a task", Retry: "option of retry"}
+"""What the keys of a class are called."""
+
+
 def _unknown(key: object, cls: type, at: tuple[object, ...]) -> str:
     """
     Tell of a key that is no table or option.
     """
-    known, what = [each.name for each in attrs.fields(cls)], "option of a task"
-    if cls is _Tables:
-        what = "table"
-    elif issubclass(cls, PoolConfig):
+    known = [each.name for each in attrs.fields(cls)]
+    if issubclass(cls, PoolConfig):
         known, what = ["kind", *known], f"option of kind {cls.kind!r}"
+    else:
+        what = _WHAT[cls]
     near = did_you_mean(key, known)
     if cls is _Tables and key == "tool":
         near = " ([tool.parallel] is read from a pyproject.toml only)"
@@ -417,7 +287,7 @@ def _with_kinds(value: object) -> Mapping[str, object]:
     Fill in the kinds of the built-in pools, which a file may leave out.
     """
     pools = dict(only_table(value))
-    for name, config in _BUILT_IN.items():
+    for name, config in BUILT_IN.items():
         if isinstance(pools.get(name), Mapping):
             pools[name] = {"kind": config.kind, **_table(pools[name])}
     return pools

@@ -8,12 +8,58 @@ The same options come from several places (a decorator, the tables of a file) an
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypedDict, Unpack, cast
+
 import attrs
 from attrs import field, frozen
 
-from parallel.checks import checked
+from parallel.checks import checked, checked_by, converted, described, is_count
+from parallel.durations import AS_DURATION, rate
+from parallel.durations import Duration as Duration  # what may be said can be had from here
+from parallel.durations import Rate as Rate
+from parallel.durations import seconds as seconds
+from parallel.imports import is_import_string, with_colon
+from parallel.retries import Retry as Retry
 
-_pool_name = checked("the name of a pool", lambda name: isinstance(name, str) and name != "", error=TypeError)
+OnSuccess: TypeAlias = Callable[[Any], object] | str
+"""A function that gets the value of a call, or its import string."""
+
+OnFailure: TypeAlias = Callable[[BaseException], object] | str
+"""A function that gets the error of a call, or its import string."""
+
+
+def _seconds(value: Duration | None) -> float | None:
+    return None if value is None else converted(seconds, value)
+
+
+def _rate(value: Rate | str | None) -> Rate | None:
+    return None if value is None else converted(rate, value)
+
+
+def _retry(value: Retry | None) -> Retry | None:
+    """
+    Let a `Retry` pass; without a validator, the field is read from TOML by its type, as a table.
+    """
+    if not isinstance(cast("object", value), Retry | None):
+        raise TypeError(f"retry: expected a Retry, found {described(value)}")
+    return value
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_pool_name = checked("the name of a pool", lambda name: isinstance(name, str) and name != "", types=str)
+_count = checked("an integer of at least 1", is_count, types=int)
+_integer = checked("an integer", _is_integer, types=int)
+_duration = checked_by(seconds)
+_function = checked(
+    "a function, or an import string such as 'package.module:attribute'",
+    lambda value: callable(value) or is_import_string(value),
+    with_colon,
+    types=str,
+)
 
 
 @frozen(kw_only=True)
@@ -21,20 +67,71 @@ class TaskOptions:
     """
     What is said about a task; a field left at its default isn't said.
 
+    Durations are seconds, a `timedelta` or a string such as `5m`; `inf` switches off what is said elsewhere.
+
     Args:
-        pool: Name of the pool that runs the calls, None if not said.
+        pool: Name of the pool that runs the calls.
+        timeout: How long one attempt may run.
+        deadline: How long the whole call may take, from its submission.
+        retry: When to try a failed call again.
+        limit: The most calls of the task at a time.
+        rate: The most calls that start in a period: a `Rate`, or a string such as `100/min`.
+        priority: Calls of a higher one run first; 0 is usual.
+        on_success: Called with each value: a function, or its import string.
+        on_failure: Called with each error: a function, or its import string.
 
     Raises:
-        TypeError: *pool* is no name.
+        TypeError: One of them is of another type.
+        ValueError: One of them has a value that it can't have.
     """
 
     pool: str | None = field(default=None, validator=_pool_name)
+    timeout: float | None = field(default=None, converter=_seconds, validator=_duration, metadata=AS_DURATION)
+    deadline: float | None = field(default=None, converter=_seconds, validator=_duration, metadata=AS_DURATION)
+    retry: Retry | None = field(default=None, converter=_retry)
+    limit: int | None = field(default=None, validator=_count)
+    rate: Rate | None = field(default=None, converter=_rate, validator=checked_by(rate))
+    priority: int | None = field(default=None, validator=_integer)
+    on_success: OnSuccess | None = field(default=None, validator=_function)
+    on_failure: OnFailure | None = field(default=None, validator=_function)
 
     def over(self, below: TaskOptions) -> TaskOptions:
         """
         Lay these options over others: what is said here wins, *below* says the rest.
 
+        A field is replaced as a whole: of two that say *retry*, the upper one's holds, and its defaults.
         Associative, and `TaskOptions()` changes nothing on either side.
         """
         said = attrs.asdict(self, recurse=False, filter=lambda option, value: value is not option.default)
         return attrs.evolve(below, **said)
+
+
+class Said(TypedDict, total=False):
+    """The arguments of `TaskOptions`, for a function that hands them on."""
+
+    pool: str | None
+    timeout: Duration | None
+    deadline: Duration | None
+    retry: Retry | None
+    limit: int | None
+    rate: Rate | str | None
+    priority: int | None
+    on_success: OnSuccess | None
+    on_failure: OnFailure | None
+
+
+def declared_options(name: str, **said: Unpack[Said]) -> TaskOptions:
+    """
+    Make options where a task is declared; a mistake in them tells whose they are.
+
+    Args:
+        name: The task's `module:qualname`.
+        said: The arguments of `TaskOptions`.
+
+    Raises:
+        As `TaskOptions` does, `NAME: OPTION: ...`.
+    """
+    try:
+        return TaskOptions(**said)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None

@@ -4,6 +4,7 @@ The command line, as a user calls it.
 
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,24 @@ kind = "process"
 max_workers = "2*cpus"
 [tasks."shop.images:*"]
 pool = "heavy"
+"""
+EVERYTHING = """
+unobserved = "warn"
+[pools.threads]
+max_pending = 3
+on_full = "run"
+helping = false
+initargs = [true, "a"]
+[tasks."*"]
+timeout = 300
+deadline = inf
+retry = {on = ["OSError", "shop.errors:Busy"], attempts = inf, wait_initial = 0.25}
+rate = "100/minute"
+priority = -3
+on_failure = "alerts:page"
+[tasks."shop:*"]
+retry = {timeout = inf}
+[tasks."shop:sell"]
 """
 
 
@@ -79,6 +98,22 @@ def test_a_right_file_is_shown(good: Path, code: str | None) -> None:
     assert "\"shop.images:*\"  pool = 'heavy'" in lines
 
 
+def test_options_are_shown_as_a_file_could_say_them(good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Durations and rates are written for people, and what is not said is left out."""
+    good.write_text(EVERYTHING, encoding="utf-8")
+    assert main(["check", str(good)]) == 0
+    lines = [re.sub("  +", "  ", line) for line in capsys.readouterr().out.splitlines()]
+    assert "unobserved = 'warn'" in lines
+    assert "threads  thread  initargs = [true, 'a'], max_pending = 3, on_full = 'run', helping = false" in lines
+    assert (
+        "\"*\"  timeout = '5m', deadline = inf, "
+        "retry = {on = ['OSError', 'shop.errors:Busy'], attempts = inf, wait_initial = '250ms'}, "
+        "rate = '100/min', priority = -3, on_failure = 'alerts:page'"
+    ) in lines
+    assert '"shop:*"  retry = {timeout = inf}' in lines
+    assert '"shop:sell"  (defaults)' in lines
+
+
 @pytest.mark.parametrize("code", [None, WITHOUT_RICH])
 def test_all_mistakes_go_to_standard_error(bad: Path, code: str | None) -> None:
     """The status is 1, and standard output stays empty."""
@@ -87,7 +122,7 @@ def test_all_mistakes_go_to_standard_error(bad: Path, code: str | None) -> None:
     assert done.stderr.splitlines() == [
         f"{bad}: 2 mistakes",
         "  pools.threads.max_wokers: unknown option of kind 'thread' (did you mean 'max_workers'?); "
-        "known: kind, max_workers, thread_name_prefix, initializer, initargs",
+        "known: kind, max_workers, thread_name_prefix, initializer, initargs, max_pending, on_full, helping",
         "  tasks.\"a:*\".pool: no pool named 'nope'; known: loop, processes, threads",
     ]
 

@@ -1,9 +1,9 @@
 """
-What may be said about a pool; finding, reading and checking TOML.
+Finding, reading and checking TOML.
 """
 
 import json
-import os
+import math
 import pickle
 import subprocess
 import sys
@@ -11,28 +11,18 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import pytest
-from attrs import asdict, frozen
+from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
 from parallel import config
-from parallel.config import (
-    Config,
-    InlineConfig,
-    LoopConfig,
-    PoolConfig,
-    ProcessConfig,
-    ThreadConfig,
-    built_in,
-    cpus,
-    discover,
-    find,
-    from_mapping,
-    load,
-)
+from parallel.config import Config, Unobserved, built_in, discover, find, from_mapping, load
+from parallel.durations import written as written_duration
 from parallel.errors import ConfigError
-from parallel.options import TaskOptions
+from parallel.kinds import InlineConfig, LoopConfig, PoolConfig, ProcessConfig, ThreadConfig
+from parallel.options import Rate, Retry, TaskOptions
 
 ROOT = Path(config.__file__).parent.parent
 
@@ -57,49 +47,6 @@ def written(path: Path, text: str) -> Path:
     return path
 
 
-# What a pool's constructor gets
-
-
-def test_arguments_leave_out_what_is_not_said() -> None:
-    """None means the pool's own default."""
-    assert ThreadConfig().arguments() == {"thread_name_prefix": "", "initargs": ()}
-    assert ProcessConfig(max_tasks_per_child=5).arguments() == {"initargs": (), "max_tasks_per_child": 5}
-    assert LoopConfig(max_workers=3).arguments() == {"max_workers": 3}
-    assert InlineConfig().arguments() == {}
-
-
-@pytest.mark.parametrize(
-    ("said", "on_eight", "on_one"),
-    [("cpus", 8, 1), ("cpus-1", 7, 1), ("2*cpus", 16, 2), ("2*cpus-3", 13, 1), ("cpus-99", 1, 1)],
-)
-def test_workers_as_a_share_of_the_cpus(said: str, on_eight: int, on_one: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A share is resolved on the machine that runs, to 1 at least."""
-    for count, workers in ((8, on_eight), (1, on_one)):
-        monkeypatch.setattr(config, "cpus", lambda count=count: count)
-        assert ThreadConfig(max_workers=said).arguments()["max_workers"] == workers
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this platform pins no processes")
-def test_cpus_are_those_that_this_process_may_use() -> None:
-    """A process that is pinned to one CPU counts one."""
-    code = f"import os; os.sched_setaffinity(0, {{{min(os.sched_getaffinity(0))}}}); from parallel import config as c"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}; print(c.cpus())"], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
-    assert done.stdout.strip() == "1", done.stderr
-    assert cpus() >= 1
-
-
-@pytest.mark.parametrize("wrong", [0, -1, True, 2.5, 8.0, "8", "cpu", "cpus-0", "0*cpus", "cpus*2", "2 * cpus", [4]])
-def test_wrong_numbers_of_workers(wrong: object) -> None:
-    """Workers are counted from 1; a file and a program hear the same."""
-    for cls in (ThreadConfig, ProcessConfig, LoopConfig):
-        with pytest.raises(ValueError, match=r"^max_workers: expected an integer of at least 1 or a string such as"):
-            cls(max_workers=wrong)  # type: ignore[arg-type]  # that is the test
-    (line,) = mistakes_in({"pools": {"threads": {"max_workers": wrong}}})
-    assert line.startswith("pools.threads.max_workers: expected an integer of at least 1 or a string such as")
-
-
 # Reading
 
 
@@ -118,11 +65,12 @@ def test_the_example_of_the_first_page(tmp_path: Path) -> None:
 
     [tasks."shop.images:*"]
     pool = "heavy"
+    timeout = "30s"
     """
     path = written(tmp_path / "parallel.toml", text)
     heavy = ProcessConfig(None, "spawn", "shop.setup:prepare", ("a", 1, {"b": 2}), 1000)
     pools = {"threads": ThreadConfig(32), "processes": ProcessConfig(), "loop": LoopConfig(), "heavy": heavy}
-    assert load(path) == Config(str(path), pools, {"shop.images:*": TaskOptions(pool="heavy")})
+    assert load(path) == Config(str(path), pools, {"shop.images:*": TaskOptions(pool="heavy", timeout=30)})
 
 
 def test_built_in_pools_may_change_their_kind() -> None:
@@ -153,7 +101,9 @@ def test_a_pyproject_without_our_table_is_no_configuration(tmp_path: Path) -> No
 def test_tables_of_pyproject_in_another_file(tmp_path: Path) -> None:
     """The likely mix-up of the two files is explained."""
     path = written(tmp_path / "parallel.toml", "[tool.parallel.pools.threads]\nmax_workers = 3")
-    with pytest.raises(ConfigError, match=r"tool: unknown table \(\[tool.parallel\] is read from a pyproject.toml"):
+    with pytest.raises(
+        ConfigError, match=r"tool: unknown table or option \(\[tool.parallel\] is read from a pyproject.toml"
+    ):
         load(path)
 
 
@@ -196,7 +146,7 @@ def test_reading_imports_nothing_that_the_file_names() -> None:
 
 def test_importing_the_module_stays_light() -> None:
     """What reads a file is loaded when a file is read."""
-    heavy = {"cattrs", "tomllib", "asyncio", "multiprocessing", "rich", "cloudpickle", "difflib", "json"}
+    heavy = {"cattrs", "tomllib", "asyncio", "multiprocessing", "rich", "cloudpickle", "difflib", "json", "datetime"}
     code = f"import sys, parallel.config; print(*sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.stdout.strip(), done.stderr) == ("", "")
@@ -220,17 +170,31 @@ PLANTED = {
             "initializer": "shop.setup",
             "initargs": "abc",
         },
+        "full": {"kind": "thread", "on_full": "raise"},
         "typo": {"kind": "thred"},
         "bare": {"max_workers": 3},
         "list": [],
         "": {"kind": "inline"},
     },
     "tasks": {
-        "shop.images:*": {"pool": "haevy", "timeout": "30s"},
+        "shop.images:*": {"pool": "haevy", "tiemout": "30s"},
         "shop.images": {"pool": ""},
         "shop:a": {"pool": 3},
         "shop:b": "heavy",
+        "shop:c": {
+            "timeout": "often",
+            "deadline": True,
+            "limit": 2.5,
+            "rate": "often",
+            "priority": "high",
+            "on_success": "shop.done",
+            "on_failure": 3,
+            "retry": {"on": ["OSErorr"], "atempts": 3, "attempts": 0, "wait_max": math.inf, "wait_exp_base": "2"},
+        },
+        "shop:d": {"retry": 3},
+        "shop:e": {"retry": {"wait_initial": "10s"}},
     },
+    "unobserved": "wran",
     "defaults": {"pool": "threads"},
     "task": {},
 }
@@ -248,18 +212,40 @@ EXPECTED = [
     "pools.typo.kind: expected the kind of a pool, found string 'thred' (did you mean 'thread'?); "
     "known: thread, process, loop, inline",
     "pools.bare.kind: expected the kind of a pool, found nothing; known: thread, process, loop, inline",
+    "pools.full.on_full: expected only beside max_pending, found string 'raise' without it",
     "pools.list: expected a table, found array []",
     "pools.\"\": expected the name of a pool, found string ''",
-    "tasks.\"shop.images:*\".pool: no pool named 'haevy' (did you mean 'heavy'?); known: \"\", bare, heavy, list, "
-    "loop, processes, threads, typo",
-    'tasks."shop.images:*".timeout: unknown option of a task; known: pool',
+    "tasks.\"shop.images:*\".pool: no pool named 'haevy' (did you mean 'heavy'?); known: \"\", bare, full, heavy, "
+    "list, loop, processes, threads, typo",
+    "tasks.\"shop.images:*\".tiemout: unknown option of a task (did you mean 'timeout'?); known: pool, timeout, "
+    "deadline, retry, limit, rate, priority, on_success, on_failure",
     'tasks."shop.images": expected a name or pattern in quotes, such as "shop.images:resize" or "shop.images:*", '
     "found string 'shop.images'",
     "tasks.\"shop.images\".pool: expected the name of a pool, found string ''",
     'tasks."shop:a".pool: expected the name of a pool, found integer 3',
     "tasks.\"shop:b\": expected a table, found string 'heavy'",
-    "defaults: unknown table; known: pools, tasks",
-    "task: unknown table (did you mean 'tasks'?); known: pools, tasks",
+    "tasks.\"shop:c\".timeout: expected a duration such as 2.5, '250ms' or '5m', found string 'often'",
+    "tasks.\"shop:c\".deadline: expected a duration such as 2.5, '250ms' or '5m', found boolean True",
+    'tasks."shop:c".limit: expected an integer of at least 1, found float 2.5',
+    "tasks.\"shop:c\".rate: expected a rate such as '100/min' or '5/2s', found string 'often'",
+    "tasks.\"shop:c\".priority: expected an integer, found string 'high'",
+    "tasks.\"shop:c\".on_success: expected a function, or an import string such as 'package.module:attribute', found "
+    "string 'shop.done' (did you mean 'shop:done'?)",
+    "tasks.\"shop:c\".on_failure: expected a function, or an import string such as 'package.module:attribute', found "
+    "integer 3",
+    "tasks.\"shop:c\".retry.on: expected an exception type, or its name such as 'OSError' or 'shop.errors:Busy', found "
+    "string 'OSErorr' (did you mean 'OSError'?)",
+    "tasks.\"shop:c\".retry.atempts: unknown option of retry (did you mean 'attempts'?); known: on, attempts, timeout, "
+    "wait_initial, wait_max, wait_jitter, wait_exp_base",
+    'tasks."shop:c".retry.attempts: expected an integer of at least 1, or inf, found integer 0',
+    "tasks.\"shop:c\".retry.wait_max: expected a duration such as 2.5, '250ms' or '5m', found float inf (allowed: 0 or "
+    "more, at most ",
+    "tasks.\"shop:c\".retry.wait_exp_base: expected a number of at least 1, found string '2'",
+    'tasks."shop:d".retry: expected a table, found integer 3',
+    'tasks."shop:e".retry.wait_max: expected at least wait_initial, which is 10s, found 5s',
+    "unobserved: expected 'log', 'warn', 'raise' or 'ignore', found string 'wran' (did you mean 'warn'?)",
+    "defaults: unknown table or option; known: pools, tasks, unobserved",
+    "task: unknown table or option (did you mean 'tasks'?); known: pools, tasks, unobserved",
 ]
 
 
@@ -271,7 +257,7 @@ def test_every_mistake_is_told_at_once() -> None:
         assert line.startswith(expected)
 
 
-@given(st.sets(st.integers(0, 9), min_size=1))
+@given(st.sets(st.integers(0, 13), min_size=1))
 def test_planted_mistakes_are_all_found(where: set[int]) -> None:
     """Of any set of mistakes, each is told with its key path, and nothing else is."""
     plants: list[tuple[str, str, object]] = [
@@ -285,23 +271,20 @@ def test_planted_mistakes_are_all_found(where: set[int]) -> None:
         ("tasks", "shop", {}),
         ("tasks", "a:b:c*", {}),
         ("tasks", "*x", {"pools": "threads"}),
+        ("tasks", "*y", {"timeout": math.nan, "retry": {"attempts": 2}}),
+        ("tasks", "*z", {"retry": {"timeout": False}, "rate": "1/s"}),
+        ("pools", "g", {"kind": "loop", "max_pending": 1, "on_full": "run"}),
+        ("pools", "h", {"kind": "process", "on_full": "run"}),
     ]
     paths = ["pools.a.max_workers", "pools.b.max_tasks_per_child", 'pools."c.d".initializer', "pools.e.kind", "pools.f"]
     paths += ['tasks."shop:*".pool', 'tasks."shop:one".pool', "tasks.shop", 'tasks."a:b:c*"', 'tasks."*x".pools']
+    paths += ['tasks."*y".timeout', 'tasks."*z".retry.timeout', "pools.g.on_full", "pools.h.on_full"]
     tables: dict[str, dict[str, object]] = {"pools": {"good": {"kind": "loop"}}, "tasks": {"*": {"pool": "good"}}}
     for table, name, value in (plants[each] for each in where):
         tables[table][name] = value
     found = mistakes_in(tables)
     assert len(found) == len(where)
     assert all(any(line.startswith(f"{paths[each]}: ") for line in found) for each in where)
-
-
-def test_only_start_methods_of_this_platform(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`spawn` is everywhere."""
-    assert ProcessConfig(mp_context="spawn").arguments()["mp_context"] == "spawn"
-    monkeypatch.setattr(config, "_START_METHODS", ("spawn",))
-    (line,) = mistakes_in({"pools": {"processes": {"mp_context": "fork"}}})
-    assert line.startswith("pools.processes.mp_context: expected a start method that this platform has")
 
 
 @pytest.mark.parametrize(
@@ -339,7 +322,9 @@ anything = st.recursive(
         st.lists(below, max_size=3)
         | st.dictionaries(st.text(max_size=8), below, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["pools", "tasks", "kind", "pool", "max_workers", "initargs", "threads", "a:*"]), below
+            st.sampled_from(["pools", "tasks", "kind", "pool", "max_workers", "initargs", "threads", "a:*"])
+            | st.sampled_from(["timeout", "retry", "on", "attempts", "limit", "rate", "on_full", "max_pending"]),
+            below,
         )
         | st.dictionaries(st.none() | st.integers() | st.tuples(st.text(max_size=1)), below, max_size=2)
     ),
@@ -376,48 +361,84 @@ values = st.recursive(
     st.booleans() | st.integers(-9, 9) | names, lambda below: st.lists(below, max_size=2), max_leaves=4
 )
 initargs = st.lists(values, max_size=3).map(tuple)
+max_pending = st.none() | st.integers(1, 99)
 pool_configs = st.one_of(
-    st.builds(ThreadConfig, workers, names, import_strings, initargs),
+    st.builds(ThreadConfig, workers, names, import_strings, initargs, max_pending, helping=st.booleans()),
     st.builds(
         ProcessConfig, workers, st.none() | st.just("spawn"), import_strings, initargs, st.none() | st.integers(1, 99)
     ),
-    st.builds(LoopConfig, workers),
+    st.builds(LoopConfig, workers, st.integers(1, 99), st.sampled_from([None, "block", "raise"])),
     st.builds(InlineConfig),
 )
 patterns = st.sampled_from(["*", "shop.*", "shop.images:*", "shop.images:resize", "*:resize", "shop?[x]:f.<locals>.g"])
+
+
+durations = st.floats(1e-9, 1e6)
+retries = st.builds(
+    Retry,
+    st.sampled_from(["OSError", ["shop.errors:Busy", "ValueError"]]),
+    attempts=st.none() | st.integers(1, 99),
+    timeout=st.none() | durations,
+    wait_max=durations,
+    wait_initial=st.just(0),
+    wait_exp_base=st.floats(1, 9),
+)
 
 
 @st.composite
 def configs(draw: st.DrawFn) -> Config:
     """Make a right configuration."""
     pools = {**built_in().pools, **draw(st.dictionaries(names, pool_configs, max_size=4))}
-    pool = st.sampled_from([None, *pools])
-    tasks = draw(st.dictionaries(patterns, st.builds(TaskOptions, pool=pool), max_size=4))
-    return Config("the mapping given", pools, tasks)
+    options = st.builds(
+        TaskOptions,
+        pool=st.sampled_from([None, *pools]),
+        timeout=st.none() | durations | st.just(math.inf),
+        deadline=st.none() | durations,
+        retry=st.none() | retries,
+        limit=st.none() | st.integers(1),
+        rate=st.none() | st.builds(Rate, st.integers(1, 999), durations),
+        priority=st.none() | st.integers(),
+        on_failure=import_strings,
+    )
+    unobserved: list[Unobserved] = ["log", "warn", "raise", "ignore"]
+    tasks = draw(st.dictionaries(patterns, options, max_size=4))
+    return Config("the mapping given", pools, tasks, draw(st.sampled_from(unobserved)))
 
 
 def toml_of(config: Config) -> Iterator[str]:
-    """Write a configuration as TOML; JSON's strings, numbers and arrays are TOML's too."""
+    """Write a configuration as TOML."""
+    yield f"unobserved = {toml(config.unobserved)}"
     for name, pool in config.pools.items():
         yield f"[pools.{toml(name)}]"
         yield f"kind = {toml(pool.kind)}"
-        said = {option: value for option, value in asdict(pool).items() if value is not None}
-        yield from (f"{option} = {toml(value)}" for option, value in said.items())
+        yield from said(pool)
     for pattern, options in config.tasks.items():
         yield f"[tasks.{toml(pattern)}]"
-        if options.pool is not None:
-            yield f"pool = {toml(options.pool)}"
+        yield from said(options)
+
+
+def said(options: attrs.AttrsInstance) -> list[str]:
+    """Write what differs from the defaults; durations as strings, by way of their own writer."""
+    return [
+        f"{option.name} = {toml(written_duration(value) if option.metadata and value is not None else value)}"
+        for option in attrs.fields(type(options))
+        if (value := getattr(options, option.name)) != option.default
+    ]
 
 
 def toml(value: object) -> str:
-    """Write one value or key; unlike JSON, TOML wants DEL escaped."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    """Write one value or key. JSON's are TOML's too, but TOML wants DEL escaped; None is where inf means no limit."""
+    if isinstance(value, Retry):
+        return f"{{{', '.join(said(value))}}}"
+    if value is None:
+        return "inf"
+    return json.dumps(str(value) if isinstance(value, Rate) else value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 @given(configs())
-def test_a_right_configuration_is_read_as_it_is_written(said: Config) -> None:
+def test_a_right_configuration_is_read_as_it_is_written(right: Config) -> None:
     """Whatever may be said in TOML, is."""
-    assert from_mapping(tomllib.loads("\n".join(toml_of(said)))) == said
+    assert from_mapping(tomllib.loads("\n".join(toml_of(right)))) == right
 
 
 # Rules for tasks

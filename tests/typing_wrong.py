@@ -2,7 +2,8 @@
 Wrong uses of the public API: each line marked `# error` must be one in mypy and in pyright, and no other line.
 """
 
-from parallel import Future, LoopPool, ThreadPool, completed, gather, parallel_map, task
+from parallel import Future, LoopPool, Rate, Retry, ThreadPool, completed, gather, parallel_map, task
+from parallel.options import TaskOptions, declared_options
 
 
 @task
@@ -56,6 +57,19 @@ ThreadPool("4")  # error: workers are counted
 ThreadPool().submit(plain, "a")  # error: a string for an integer
 ThreadPool().submit(plain)  # error: an argument is missing
 LoopPool(max_workers=1.5)  # error: workers are counted
+TaskOptions(limit="x")  # error: calls are counted
+TaskOptions(timeout=["5m"])  # error: no duration
+TaskOptions(rate=100)  # error: a number has no period
+TaskOptions(retry=3)  # error: no Retry
+TaskOptions(on_success=3)  # error: no function
+TaskOptions(tiemout=3)  # error: no such option
+declared_options("shop:sell", limit="x")  # error: calls are counted
+declared_options("shop:sell", tiemout=3)  # error: no such option
+Retry(3)  # error: no exception type
+Retry(lambda error: "5m")  # error: neither yes nor no nor a number
+Retry(OSError, 3)  # error: only the first is positional
+Retry(attempts=2.5)  # error: attempts are counted
+Rate("100/min")  # error: two numbers make a rate
 
 
 async def main() -> None:
