@@ -118,12 +118,15 @@ class Future(State[T]):
         finally:
             del self  # an error refers to this frame: break the cycle
 
-    def cancel(self) -> bool:
+    def cancel(self, *, running: bool = False) -> bool:
         """
         Cancel the call unless it runs on a thread or in a process, and what led only to it; what follows it as well.
 
         A function that runs there is asked to stop: `current_task().cancelled` tells it, `checkpoint()` and `sleep()`
         raise. A coroutine that runs is cancelled; its `finally` is run.
+
+        Args:
+            running: Kill the worker process that runs the call. A thread can't be killed.
 
         Returns:
             True if it is cancelled now. False if it goes on, or had ended before in another way.
@@ -138,7 +141,7 @@ class Future(State[T]):
             # It waits for a future that its function returned: that one can be cancelled if it serves nobody else.
             feeds = link.feeds
             if not feeds:
-                return run_of(link).cancel()
+                return run_of(link).cancel(kill=running)
             if len(feeds) != 1 or not feeds[0].adopts or not serves_only(feeds[0]):
                 return False
             source = feeds[0].source
@@ -157,7 +160,10 @@ class Future(State[T]):
         work: Work | None = self.take_work()
         if work is None:
             return None
-        run: Run = self.__dict__.setdefault("_run", Run(self))  # somebody may have asked it to stop already
+        run: Run = self.__dict__.setdefault("_run", Run(self))
+        if run.asked:  # cancelled in a moment in which its pool had its work in hand
+            run.finish((None, CANCELLED, None), may_block=False)
+            return None
         run.work = work
         return run
 

@@ -39,21 +39,27 @@ def is_ours(value: object) -> TypeIs[State[Any]]:
     return isinstance(value, State)
 
 
-def hangs_on(future: State[Any]) -> Iterator[State[Any]]:
+def hangs_on(*futures: State[Any], through_bodies: bool = False) -> Iterator[State[Any]]:
     """
-    Walk through what has to end before *future* does: itself, then what feeds it, each once.
+    Walk through what has to end before *futures* have: themselves, then what feeds them, each once.
 
     What has ended by the time the walk comes to it is left out, with all that fed it.
+
+    Args:
+        futures: Where to begin.
+        through_bodies: Also go on to what running calls wait for in their bodies.
     """
-    ahead: list[State[Any]] = [future]
+    ahead: list[object] = list(reversed(futures))
     seen: set[State[Any]] = set()  # of n futures that each combine one before twice, 2**n ways lead to the first
     while ahead:
         one = ahead.pop()
-        if one in seen or one.done():
+        if not is_ours(one) or one in seen or one.done():
             continue
         seen.add(one)
         yield one
-        ahead += [feed.source for feed in reversed(one.feeds) if is_ours(feed.source)]
+        ahead += [feed.source for feed in reversed(one.feeds)]
+        if through_bodies:
+            ahead += one.awaited()
 
 
 class State(concurrent.futures.Future[T]):
@@ -82,6 +88,14 @@ class State(concurrent.futures.Future[T]):
     def take_work(self) -> Any:
         """Start the call: hand its work to the first who asks, None to others. For engines."""
         return self.__dict__.pop("_work", None)
+
+    def awaited(self) -> list[Any]:
+        """Return the futures for which the body of this call waits now; None among them: nobody knows what."""
+        waits: list[Any] = self.__dict__.get("_awaited", [])
+        return waits
+
+    def look(self) -> None:
+        """Note that somebody waits for this future now. For calls that wait for a place under a limit."""
 
     def is_queued_at(self, dispatcher: Dispatcher) -> bool:
         """Tell whether this call waits for a worker of *dispatcher*, and a waiter may run it. For engines."""
@@ -178,9 +192,9 @@ class State(concurrent.futures.Future[T]):
 
     def end_with(self, outcome: Outcome) -> list[Any] | None:
         """Publish *outcome*; return who is to be told, None if the future had ended already."""
-        fields = self.__dict__
-        fields.pop("_work", None)
-        end = fields.setdefault("_end", outcome)
+        if "_work" in self.__dict__:
+            self.take_work()
+        end = self.__dict__.setdefault("_end", outcome)
         if end is outcome:
             return []
         if type(end) is tuple or not end.end(self, outcome):
