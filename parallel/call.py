@@ -66,6 +66,8 @@ class Launcher(Protocol):
 
     launches_here: ClassVar[bool]
     """Whether launching runs code of the user's, or the call itself: not for a timer's or a loop's thread."""
+    has_threads: ClassVar[bool]
+    """Whether its workers are threads, which take the future itself and run it by `run_on`."""
 
     @property
     def gate(self) -> Gate | None:

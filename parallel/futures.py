@@ -185,15 +185,16 @@ class Future(State[T]):
         try:
             try:
                 value: Any = context.run(fn, *args, **kwargs) if kwargs else context.run(fn, *args)
-                if type(value) is CoroutineType:
+                kind: object = type(value)  # pyright: ignore[reportUnknownVariableType]  # of what anybody returns
+                if kind is CoroutineType:
                     value = context.run(run_coroutine, value)
                 # Who runs a call is the only one who can end it so: see the claim below.
                 outcome: Outcome = NOTHING if value is None else (value, None, None)
                 del value
             except BaseException as error:
                 outcome = failure(error)
-                if "_run" in fields:
-                    outcome = fields["_run"].told(outcome)
+            if "_run" in fields:  # somebody has asked for it; what follows on this thread is no part of it
+                outcome = fields.pop("_run").told(outcome)
         except BaseException as error:  # not even that could be done: the stack is full
             outcome = (None, error, None)
         del fn, args, kwargs, context  # what follows may take long: don't keep the arguments alive

@@ -1,7 +1,7 @@
 """
 Plans: how the calls of one task are made in one registry.
 
-    Plan.call() ──▶ nothing is said about the task ──▶ a plain future ──▶ pool
+    Plan.call() ──▶ nothing is said about the task ──▶ a plain future ──▶ pool (with a timeout on a thread: `timed`)
                └──▶ it has terms, or is made in a group or under a deadline ──▶ Call ──▶ see `call`
                └──▶ futures among the arguments ──▶ Call, which waits for them
 """
@@ -22,6 +22,7 @@ from parallel.delivery import Feed, settle
 from parallel.futures import Future
 from parallel.outcomes import Outcome
 from parallel.states import State
+from parallel.timed import TimedFuture
 
 
 class Plan:
@@ -30,18 +31,20 @@ class Plan:
 
     Args:
         terms: Under what terms.
-        is_plain: Nothing is said but where they run.
+        is_bare: Nothing is said but where they run, and perhaps a timeout.
 
     Attributes:
         about: What messages call the task, and its pool.
     """
 
-    __slots__ = ("_is_plain", "_launch", "_terms", "about")
+    __slots__ = ("_is_plain", "_lane", "_launch", "_terms", "about")
 
-    def __init__(self, terms: Terms, *, is_plain: bool) -> None:
+    def __init__(self, terms: Terms, *, is_bare: bool) -> None:
         self.about = About(terms.name, terms.pool.label)
         self._terms = terms
-        self._is_plain = is_plain and terms.pool.gate is None
+        # A thread can only be asked to stop, so a timeout alone needs little there.
+        self._is_plain = is_bare and terms.pool.gate is None and (terms.lane is None or terms.pool.has_threads)
+        self._lane = terms.lane
         self._launch = terms.pool.launch
 
     def call(
@@ -67,7 +70,9 @@ class Plan:
             args, kwargs = values
         if not self._is_plain or (within is not None and (within.group is not None or within.deadline is not None)):
             return self._call_on_terms(fn, args, kwargs, site, within)
-        future: Future[Any] = Future((fn, args, kwargs or None, copy_context()))
+        work = (fn, args, kwargs or None, copy_context())
+        lane = self._lane
+        future: Future[Any] = Future(work) if lane is None else TimedFuture(work, self.about.name, lane)
         future.__dict__["_made"] = site
         self._launch(future)
         return future

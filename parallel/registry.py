@@ -137,8 +137,8 @@ class Registry:
             pool = self.pool(cast(str, options.pool))
         except UnknownPoolError as error:
             raise UnknownPoolError(error.name, error.known, task) from None
-        is_plain = options == TaskOptions(pool=options.pool)
-        return Plan(self._terms(task, pool, options, limits), is_plain=is_plain), pool
+        is_bare = options == TaskOptions(pool=options.pool, timeout=options.timeout)
+        return Plan(self._terms(task, pool, options, limits), is_bare=is_bare), pool
 
     def _terms(
         self, task: str, pool: Pool, options: TaskOptions, limits: Callable[[int | None, Rate | None], Limits]

@@ -153,5 +153,9 @@ def current_run() -> Run | None:
     if running is None:
         running = RUNNING.get()
     if is_ours(running):
-        return None if running.done() else run_of(running)  # after its end, its thread runs what follows it
+        if not running.done():
+            return run_of(running)
+        # After its end its thread runs what follows it; or still its function, if that has overrun its time.
+        overrun: Run | None = running.__dict__.get("_run")
+        return overrun if overrun is not None and overrun.asked else None
     return running if isinstance(running, Run) else None

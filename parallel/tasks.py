@@ -363,7 +363,8 @@ def _declare(fn: Any, /, *, said: Said) -> Task[..., Any]:
     elif isinstance(fn, classmethod):
         kind, fn = ClassTask, cast(Any, fn).__func__
     plain = _checked(fn)
-    return kind(plain, declared_options(name_of(plain), **said))
+    declared: Task[..., Any] = kind(plain, declared_options(name_of(plain), **said))
+    return declared
 
 
 def _checked(fn: Any) -> Callable[..., Any]:

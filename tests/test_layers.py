@@ -40,6 +40,7 @@ HOUSE = [
     {"limits"},
     {"gates"},
     {"call"},
+    {"timed"},
     {"plans"},
     {"current"},
     {"pools.base"},

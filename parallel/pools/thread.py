@@ -39,6 +39,7 @@ class ThreadPool(Pool):
     """
 
     kind: ClassVar[str] = "thread"
+    has_threads: ClassVar[bool] = True
 
     def __init__(
         self,
