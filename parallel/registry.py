@@ -41,7 +41,6 @@ from parallel.pools import KINDS
 from parallel.pools.base import Engine, Pool, run_dry
 from parallel.pools.crew import Crew
 from parallel.pools.desk import Desk
-from parallel.timer import TIMER
 
 _CALLBACK_THREADS: Final = min(32, cpus() + 4)
 """As many as a thread pool has by default: callbacks are short or wait, and a waiting one lends its place."""
@@ -418,7 +417,6 @@ def reset() -> None:
         before, _default = _default, None
     if before is not None:
         before.shutdown()
-    TIMER.close()
 
 
 def _after_fork_in_child() -> None:
