@@ -9,8 +9,8 @@ Guarantees:
 - A forked child has the same configuration and no open pool.
 
 State: `_pools`, `_callbacks`, `_desk`, `_shut` and `_entered` of a registry, guarded by its `_lock`; the program's
-default registry, guarded by `_default_lock`. No user code runs while one of them is held. Nothing else in the library remembers
-anything between calls; `reset` forgets it.
+default registry, guarded by `_default_lock`. No user code runs while one of them is held. Nothing else in the library
+remembers anything between calls; `reset` forgets it.
 """
 
 from __future__ import annotations

@@ -110,8 +110,8 @@ class Staff(Engine):
         except BaseException:
             fields["_work"] = work
             raise
+        fields["_work"] = packed  # who has cancelled it meanwhile has asked its run, which is looked at: `begin`
         if isinstance(packed, Call):
-            fields["_work"] = packed  # who has cancelled it meanwhile has asked its run, which is looked at: `begin`
             return True
         settle(future, packed, may_block=False)
         return False
