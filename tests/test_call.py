@@ -703,12 +703,18 @@ def test_frozen_error_gets_its_note(pool: str) -> None:
     assert "2 attempts" in error.__notes__[0]
 
 
-@HERE
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, CancelledError])
+@pytest.mark.parametrize(
+    ("pool", "kind"),
+    [  # an interrupt elsewhere is for the program, or for the loop
+        ("one", KeyboardInterrupt),
+        ("one", SystemExit),
+        ("one", CancelledError),
+        ("loop", CancelledError),
+        ("inline", CancelledError),
+    ],
+)
 def test_what_is_no_failure_is_not_retried(pool: str, kind: type[BaseException]) -> None:
     """Interrupts and cancellations are not retried by default."""
-    if pool != "one" and kind is not CancelledError:
-        pytest.skip("it is for the program, or for the loop")
     run, calls = failing(1, kind)
     future = declared(run, pool, retry=Retry(**AT_ONCE))()
     with pytest.raises(kind):
