@@ -355,6 +355,8 @@ class Call(GatedFuture):
             run.places, self._places = self._places, []
         if self.terms.retry is not None:
             self._again = work
+            if type(work) is tuple:  # and not pickled: each attempt sees the variables as they were at the submission
+                run.work = (*work[:3], work[3].copy())
             if self._began is None:
                 self._began = time.monotonic()
         if (before is not None and before.cancel_requested) or (self.deadline is not None and self.done()):

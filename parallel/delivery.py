@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 
-from parallel.context import Dispatcher, Step, current_registry, default_registry, era
+from parallel.context import Dispatcher, Step, current_registry, default_registry, era, this
 from parallel.errors import PoolShutdownError
 from parallel.outcomes import CANCELLED, LockType, Outcome, Watch, Work, attempt
 from parallel.states import State, is_future, is_ours
@@ -119,10 +119,16 @@ class Link(Feed):
         if cancelled and not self.always:
             return None
         target.feeds = ()
+        worker = this.worker
+        before: Any = None
+        if worker is not None:
+            before, worker.running = worker.running, target  # what the function waits for, the target hangs on
         try:
             result = attempt(self._work(outcome))
         except BaseException as error:  # not even that could be done: the stack is full
             result = (None, error, None)
+        if worker is not None:
+            worker.running = before
         try:
             if cancelled:
                 _log_lost(result)

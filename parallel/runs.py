@@ -170,6 +170,16 @@ def end_waiting(running: object) -> None:
         running.unlend()
 
 
+def ask_to_stop(running: object) -> None:
+    """Ask the body of *running*, what a worker runs now, to stop."""
+    if is_ours(running):
+        if running.done():
+            return
+        running = run_of(running)
+    if isinstance(running, Run):
+        running.cancel()
+
+
 def run_of(future: State[Any]) -> Run:
     """Return the run of a future that has started; made now, if nobody has asked for it before."""
     run: Run | None = future.__dict__.get("_run")

@@ -39,6 +39,7 @@ from parallel.futures import Future
 from parallel.pools.backlog import Backlog
 from parallel.pools.base import Engine, PoolStats, is_draining
 from parallel.pools.workers import GoHome, Worker
+from parallel.runs import ask_to_stop
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -409,6 +410,13 @@ class Crew(Engine):
                 self._send_home()
         if cancel_futures:
             self._end_queued(lambda future: future.cancel())
+
+    def interrupt(self) -> None:
+        """Ask the bodies that run to stop: those that look, or sleep by `parallel.sleep`, do."""
+        with self._lock:
+            running = [worker.running for worker in self._workers]
+        for one in running:
+            ask_to_stop(one)
 
     def join(self) -> None:
         with self._quiet:
