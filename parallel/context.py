@@ -143,6 +143,11 @@ class Home(Protocol):
         """The callback threads."""
         ...
 
+    @property
+    def unobserved(self) -> str:
+        """What is done about a failure that nobody looked at: `log`, `warn`, `raise` or `ignore`."""
+        ...
+
     def pool(self, name: str, /) -> Executor:
         """
         The pool of that name, opened if it is not.

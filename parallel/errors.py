@@ -165,6 +165,30 @@ class ForkedError(ParallelError, RuntimeError):
         )
 
 
+class TaskTimeoutError(ParallelError, TimeoutError):
+    """
+    A call took longer than it may. Not the error of `result(timeout)`, after which the call goes on.
+
+    Args:
+        task: The task's name, or what else is known of the call.
+        seconds: What it was allowed.
+        what: Which limit that was: `timeout`, of one attempt's running; `deadline`, of the whole call; `with_timeout`.
+    """
+
+    def __init__(self, task: str, seconds: float, what: str) -> None:
+        self.task = task
+        self.seconds = seconds
+        self.what = what
+        super().__init__(task, seconds, what)
+
+    def __str__(self) -> str:
+        if self.what == "timeout":
+            return f"{self.task} ran longer than its timeout of {self.seconds:g} s"
+        if self.what == "deadline":
+            return f"{self.task} did not end within its deadline of {self.seconds:g} s"
+        return f"{self.task} was not there after {self.seconds:g} s ({self.what})"
+
+
 class StarvationError(ParallelError, RuntimeError):
     """
     A worker waits for a future, but the pool has lent out all the spare workers that it may start.

@@ -28,7 +28,7 @@ from typing import Final, Self, cast
 
 import parallel.config
 from parallel import context
-from parallel.config import Config, PoolConfig, cpus
+from parallel.config import Config, PoolConfig, Unobserved, cpus
 from parallel.context import WITHIN, Dispatcher, Within, entered, registry_source
 from parallel.errors import ConfigError, PoolShutdownError, UnknownPoolError
 from parallel.options import TaskOptions
@@ -79,6 +79,11 @@ class Registry:
         if config is None:
             config = self._config = parallel.config.discover()
         return config
+
+    @property
+    def unobserved(self) -> Unobserved:
+        """What is done about a failure that nobody looked at; as long as no configuration was read, it is logged."""
+        return "log" if self._config is None else self._config.unobserved
 
     def adopt(self, config: Config) -> None:
         """Take *config* for its own, before anything was asked for."""

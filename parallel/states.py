@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
 
 from parallel.context import Dispatcher, era, this
 from parallel.errors import ForkedError
-from parallel.outcomes import CANCELLED, Outcome, StandardWaiter, Watch
+from parallel.outcomes import CANCELLED, Outcome, StandardWaiter, Watch, failed_with
+from parallel.unseen import Failure
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -54,6 +55,16 @@ def hangs_on(future: State[Any]) -> Iterator[State[Any]]:
         seen.add(one)
         yield one
         ahead += [feed.source for feed in reversed(one.feeds) if is_ours(feed.source)]
+
+
+def shown(outcome: Outcome, future: concurrent.futures.Future[Any]) -> BaseException:
+    """Return the error of *outcome*, with which *future* has ended, for somebody who looks at it."""
+    _, error, failure = outcome
+    if error is CANCELLED or error is None:
+        return CancelledError()
+    if failure is None:
+        return BaseException.with_traceback(error, None)
+    return failure.shown(future.__dict__.get("_chain"))
 
 
 class State(concurrent.futures.Future[T]):
@@ -116,14 +127,12 @@ class State(concurrent.futures.Future[T]):
         """
         end: Any = self.__dict__.get("_end")
         outcome = cast(Outcome, end) if type(end) is tuple else self.outcome(timeout)
-        value, error, traceback = outcome
-        if error is None:
-            return cast(T, value)
+        if outcome[1] is None:
+            return cast(T, outcome[0])
         try:
-            # The traceback of the first raise each time, or it would grow by every call of result().
-            raise CancelledError if error is CANCELLED else BaseException.with_traceback(error, traceback)
+            raise shown(outcome, self)
         finally:
-            del self, end, outcome, error, traceback  # the error refers to this frame: break the cycle
+            del self, end, outcome  # the error refers to this frame: break the cycle
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """
@@ -136,9 +145,12 @@ class State(concurrent.futures.Future[T]):
             TimeoutError: Nothing came in time; the call goes on.
             CancelledError: The call was cancelled.
         """
-        error = self.outcome(timeout)[1]
-        if error is CANCELLED:
-            raise CancelledError
+        outcome = self.outcome(timeout)
+        if outcome[1] is None:
+            return None
+        error = shown(outcome, self)
+        if outcome[1] is CANCELLED:
+            raise error
         return error
 
     def __repr__(self) -> str:
@@ -178,6 +190,8 @@ class State(concurrent.futures.Future[T]):
 
     def end_with(self, outcome: Outcome) -> list[Any] | None:
         """Publish *outcome*; return who is to be told, None if the future had ended already."""
+        if outcome[1] is not None and outcome[1] is not CANCELLED:
+            return self._fail_with(outcome)
         fields = self.__dict__
         fields.pop("_work", None)
         end = fields.setdefault("_end", outcome)
@@ -187,11 +201,47 @@ class State(concurrent.futures.Future[T]):
             return None
         return cast("list[Any]", end.drain())
 
+    def _fail_with(self, outcome: Outcome) -> list[Any] | None:
+        """As `end_with`, of an error."""
+        _, error, failure = outcome
+        if failure is None:
+            outcome = failed_with(cast(BaseException, error))
+            failure = cast(Failure, outcome[2])
+        fields = self.__dict__
+        # Before it is published, as then somebody may look at it.
+        is_first = failure.expect_look(fields)
+        fields.pop("_work", None)
+        end = fields.setdefault("_end", outcome)
+        told: list[Any] | None = None
+        if end is outcome:
+            told = []
+        elif type(end) is not tuple and end.end(self, outcome):
+            told = cast("list[Any]", end.drain())
+        if is_first if told is None else "_overlooked" in fields:
+            failure.look()
+        return told
+
+    def overlook(self) -> None:
+        """Count an error of this call as looked at, whenever it comes: who has waited for it needs it no more."""
+        fields = self.__dict__
+        fields["_overlooked"] = True
+        fields.setdefault("_end", Watch())  # with that there, it ends by `end_with`, which asks for the mark afterwards
+        outcome = self.ended()
+        if outcome is not None and outcome[2] is not None:
+            outcome[2].look()
+
     def add(self, entry: object) -> bool:
         """Register *entry*; False if the future has ended, and the caller has to act on it itself."""
         if self.ended() is not None:
             return False
-        end = self.__dict__.setdefault("_end", Watch())
+        fields = self.__dict__
+        end = fields.get("_end")
+        if end is None:
+            watch = Watch()
+            watch.entries[entry] = None
+            end = fields.setdefault("_end", watch)
+            if end is watch:
+                return True
         return type(end) is not tuple and end.add(entry)
 
     def remove(self, entry: object) -> bool:

@@ -55,7 +55,7 @@ class InlinePool(Pool):
         finally:
             self._running -= 1
             self._done += 1
-        error = future.exception()
+        error = future.outcome()[1]  # not by exception(): this is no look at it
         if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
             raise error  # a Ctrl-C is for the program, not only for the call that it happened to hit
         try:
