@@ -20,20 +20,24 @@ from typing import TYPE_CHECKING, Final
 from parallel.context import Home, registry_source
 
 if TYPE_CHECKING:
-    from parallel.call import result_of, unresolved
+    from parallel.arguments import result_of, unresolved
     from parallel.combine import Settled, as_completed, first, gather, race, settle, wait
+    from parallel.current import CurrentTask, checkpoint, current_task, sleep
     from parallel.deaths import WorkerDiedError
     from parallel.durations import Rate
     from parallel.errors import (
         ConfigError,
         DeadlockError,
         ForkedError,
+        NoTaskError,
         ParallelError,
         PoolBrokenError,
+        PoolFullError,
         PoolShutdownError,
         RemoteError,
         SerializationError,
         StarvationError,
+        TaskTimeoutError,
         UnknownPoolError,
         UnsuitableFunctionError,
     )
@@ -53,16 +57,19 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ConfigError",
+    "CurrentTask",
     "DeadlockError",
     "ForkedError",
     "Future",
     "InlinePool",
     "LoopPool",
     "MapFuture",
+    "NoTaskError",
     "ParallelError",
     "ParallelMap",
     "Pool",
     "PoolBrokenError",
+    "PoolFullError",
     "PoolShutdownError",
     "PoolStats",
     "ProcessPool",
@@ -74,13 +81,16 @@ __all__ = [
     "Settled",
     "StarvationError",
     "Task",
+    "TaskTimeoutError",
     "ThreadPool",
     "UnknownPoolError",
     "UnsuitableFunctionError",
     "WorkerDiedError",
     "as_completed",
+    "checkpoint",
     "completed",
     "configure",
+    "current_task",
     "failed",
     "first",
     "gather",
@@ -88,6 +98,7 @@ __all__ = [
     "race",
     "result_of",
     "settle",
+    "sleep",
     "task",
     "unresolved",
     "using",
@@ -95,14 +106,16 @@ __all__ = [
 ]
 
 _ROOMS: Final = {
-    "errors": "ConfigError DeadlockError ForkedError ParallelError PoolBrokenError PoolShutdownError RemoteError "
-    "SerializationError StarvationError UnknownPoolError UnsuitableFunctionError",
+    "errors": "ConfigError DeadlockError ForkedError NoTaskError ParallelError PoolBrokenError PoolFullError "
+    "PoolShutdownError RemoteError SerializationError StarvationError TaskTimeoutError UnknownPoolError "
+    "UnsuitableFunctionError",
     "deaths": "WorkerDiedError",
     "durations": "Rate",
     "retries": "Retry",
     "futures": "Future completed failed",
     "combine": "Settled as_completed first gather race settle wait",
-    "call": "result_of unresolved",
+    "arguments": "result_of unresolved",
+    "current": "CurrentTask checkpoint current_task sleep",
     "pools.base": "Pool PoolStats",
     "pools.inline": "InlinePool",
     "pools.thread": "ThreadPool",

@@ -86,6 +86,11 @@ class Deadline(Protocol):
 class Group(Protocol):
     """What a `TaskGroup` is for the calls that are made in it."""
 
+    @property
+    def limits(self) -> Any:
+        """The `Limits` of its calls; None if it has none."""
+        ...
+
     def adopt(self, future: Any, /) -> None:
         """
         Take *future* in: it ends before the group does.
@@ -132,6 +137,14 @@ class Waiter(Protocol):
 
     def unlend(self) -> None:
         """Take the place back."""
+        ...
+
+    def replace(self) -> None:
+        """From another thread: give the place away, as the call that runs here has overrun its time."""
+        ...
+
+    def come_back(self) -> None:
+        """Take that place back, as the call has ended."""
         ...
 
 

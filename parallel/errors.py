@@ -11,6 +11,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterable
 from concurrent.futures import BrokenExecutor
+from queue import Full
 
 
 class ParallelError(Exception):
@@ -97,6 +98,58 @@ class PoolBrokenError(ParallelError, BrokenExecutor):
         return f"{self.pool} is broken: {self.reason}"
 
 
+class PoolFullError(ParallelError, Full):
+    """
+    As many calls wait in the pool as may: this one was not taken.
+
+    Args:
+        pool: The pool.
+        max_pending: How many calls may wait in it.
+    """
+
+    def __init__(self, pool: str, max_pending: int) -> None:
+        self.pool = pool
+        self.max_pending = max_pending
+        super().__init__(pool, max_pending)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.pool} has max_pending = {self.max_pending} calls waiting and takes no more for now; "
+            "wait for some, or give it more workers"
+        )
+
+
+class NoTaskError(ParallelError, RuntimeError):
+    """The code that asks for its own task is not run by a pool of this library."""
+
+    def __str__(self) -> str:
+        return "no call is running here: current_task() is for functions that a pool runs"
+
+
+class TaskTimeoutError(ParallelError, TimeoutError):
+    """
+    A call took longer than it may. Neither `result(timeout)` nor the function itself raises it.
+
+    Args:
+        task: Its name.
+        seconds: How long it may take.
+        what: What says so: `timeout` (of one attempt), `deadline` (of the whole call), or `with_timeout`.
+    """
+
+    def __init__(self, task: str, seconds: float, what: str) -> None:
+        self.task = task
+        self.seconds = seconds
+        self.what = what
+        super().__init__(task, seconds, what)
+
+    def __str__(self) -> str:
+        if self.what == "timeout":
+            return f"{self.task} ran longer than its timeout of {self.seconds:g} s"
+        if self.what == "deadline":
+            return f"{self.task} did not end within its deadline of {self.seconds:g} s"
+        return f"{self.task} was not there after {self.seconds:g} s (with_timeout)"
+
+
 class SerializationError(ParallelError, pickle.PickleError):
     """
     A function, argument, result or exception can't travel between processes; the original error is its `__cause__`.
@@ -163,30 +216,6 @@ class ForkedError(ParallelError, RuntimeError):
         return (
             "this future was pending when the process forked: its call ends in the parent process, make the call again"
         )
-
-
-class TaskTimeoutError(ParallelError, TimeoutError):
-    """
-    A call took longer than it may. Not the error of `result(timeout)`, after which the call goes on.
-
-    Args:
-        task: The task's name, or what else is known of the call.
-        seconds: What it was allowed.
-        what: Which limit that was: `timeout`, of one attempt's running; `deadline`, of the whole call; `with_timeout`.
-    """
-
-    def __init__(self, task: str, seconds: float, what: str) -> None:
-        self.task = task
-        self.seconds = seconds
-        self.what = what
-        super().__init__(task, seconds, what)
-
-    def __str__(self) -> str:
-        if self.what == "timeout":
-            return f"{self.task} ran longer than its timeout of {self.seconds:g} s"
-        if self.what == "deadline":
-            return f"{self.task} did not end within its deadline of {self.seconds:g} s"
-        return f"{self.task} was not there after {self.seconds:g} s ({self.what})"
 
 
 class StarvationError(ParallelError, RuntimeError):

@@ -159,12 +159,15 @@ class Future(State[T]):
         finally:
             del self, outcome  # an error refers to this frame: break the cycle
 
-    def cancel(self) -> bool:
+    def cancel(self, *, running: bool = False) -> bool:
         """
         Cancel the call unless it runs on a thread or in a process, and what led only to it; what follows it as well.
 
         A function that runs there is asked to stop: `current_task().cancelled` tells it, `checkpoint()` and `sleep()`
         raise. A coroutine that runs is cancelled; its `finally` is run.
+
+        Args:
+            running: Kill the worker process that runs the call. A thread can't be killed.
 
         Returns:
             True if it is cancelled now. False if it goes on, or had ended before in another way.
@@ -179,7 +182,7 @@ class Future(State[T]):
             # It waits for a future that its function returned: that one can be cancelled if it serves nobody else.
             feeds = link.feeds
             if not feeds:
-                return run_of(link).cancel()
+                return run_of(link).cancel(kill=running)
             if len(feeds) != 1 or not feeds[0].adopts or not serves_only(feeds[0]):
                 return False
             source = feeds[0].source
@@ -198,7 +201,10 @@ class Future(State[T]):
         work: Work | None = self.take_work()
         if work is None:
             return None
-        run: Run = self.__dict__.setdefault("_run", Run(self))  # somebody may have asked it to stop already
+        run: Run = self.__dict__.setdefault("_run", Run(self))
+        if run.asked:  # cancelled in a moment in which its pool had its work in hand
+            run.finish((None, CANCELLED, None), may_block=False)
+            return None
         run.work = work
         return run
 
@@ -220,13 +226,16 @@ class Future(State[T]):
         try:
             try:
                 value: Any = context.run(fn, *args, **kwargs) if kwargs else context.run(fn, *args)
-                if type(value) is CoroutineType:
-                    value = context.run(run_coroutine, cast(Any, value))
+                kind: object = type(value)  # pyright: ignore[reportUnknownVariableType]  # of what anybody returns
+                if kind is CoroutineType:
+                    value = context.run(run_coroutine, value)
                 # Who runs a call is the only one who can end it so: see the claim below.
                 outcome: Outcome = NOTHING if value is None else (value, None, None)
                 del value
             except BaseException as error:
                 outcome = self._failed(failure(error, fn, context))
+            if "_run" in fields:  # somebody has asked for it; what follows on this thread is no part of it
+                outcome = fields.pop("_run").told(outcome)
         except BaseException as error:  # not even that could be done: the stack is full
             outcome = (None, error, None)
         del fn, args, kwargs, context  # what follows may take long: don't keep the arguments alive
@@ -237,8 +246,9 @@ class Future(State[T]):
     def _failed(self, outcome: Outcome) -> Outcome:
         """Prepare the *outcome* of a call that has raised for being published."""
         fields = self.__dict__
-        if "_run" in fields:
-            outcome = fields["_run"].told(outcome)
+        run: Run | None = fields.pop("_run", None)
+        if run is not None:
+            outcome = run.told(outcome)
         if outcome[2] is not None:
             outcome[2].expect_look(fields)
         return outcome

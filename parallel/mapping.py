@@ -10,10 +10,11 @@ import functools
 from collections.abc import Callable, Coroutine, Iterable
 from inspect import iscoroutinefunction
 from types import CoroutineType
-from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
+from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, cast, overload
 
 from parallel.context import Declared
 from parallel.futures import Future
+from parallel.options import Said
 from parallel.streams import MapFuture, map_eagerly
 from parallel.tasks import Task, dress, find_again, resolve, task
 
@@ -123,14 +124,9 @@ class ParallelMap(Declared, Generic[P, R]):
         one: Callable[..., R] = self.task.local
         return [one(*items) for items in zip(*iterables, strict=False)]
 
-    def options(self, *, pool: str | None = None) -> Self:
-        """
-        Make the same map with other options; they win over the configuration.
-
-        Args:
-            pool: The pool to run in; None: as before.
-        """
-        return type(self)(self.task.options(pool=pool))
+    def options(self, **said: Unpack[Said]) -> Self:
+        """Make the same map with other options, each of which is for the call of one item; see `Task.options`."""
+        return type(self)(self.task.options(**said))
 
     @overload  # over a class method, by way of the class
     def __get__(self: MapMethod[type[S], Q, T], obj: None, owner: type[S]) -> ParallelMap[Q, T]: ...
@@ -170,8 +166,8 @@ class MapDecorator(Protocol):
 @overload
 def parallel_map(fn: Callable[P, R], /) -> ParallelMap[P, R]: ...
 @overload
-def parallel_map(*, pool: str | None = None) -> MapDecorator: ...
-def parallel_map(fn: Any = None, /, *, pool: str | None = None) -> Any:
+def parallel_map(**said: Unpack[Said]) -> MapDecorator: ...
+def parallel_map(fn: Any = None, /, **said: Unpack[Said]) -> Any:
     """
     Declare a function of one item: calling it with an iterable calls it with each item, and returns a `MapFuture`.
 
@@ -179,15 +175,18 @@ def parallel_map(fn: Any = None, /, *, pool: str | None = None) -> Any:
 
     Args:
         fn: The function; of several iterables it gets one item each.
-        pool: The pool to run in, by name; None: `processes`, and `loop` for `async def`. The configuration's
-            `[tasks."module:qualname"]` wins over it.
+        said: As for `task`, for the call of one item each. The pool is by default `processes`, and `loop` for
+            `async def`.
     """
     if fn is None:
-        return functools.partial(_declare, pool=pool)
-    return _declare(fn, pool=pool)
+        task(**said)  # an unknown option is to be told here
+        return functools.partial(_declare, said=said)
+    return _declare(fn, said=said)
 
 
-def _declare(fn: Any, /, *, pool: str | None) -> ParallelMap[..., Any]:
+def _declare(fn: Any, /, *, said: Said) -> ParallelMap[..., Any]:
     plain = getattr(fn, "__func__", fn)
-    declare: Any = task(pool=pool or ("loop" if iscoroutinefunction(plain) else "processes"))
+    pool = said.get("pool") or ("loop" if iscoroutinefunction(plain) else "processes")
+    options: Said = {**said, "pool": pool}
+    declare: Any = task(**options)
     return ParallelMap(declare(fn))

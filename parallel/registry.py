@@ -8,8 +8,8 @@ Guarantees:
 - `shutdown` runs accepted chains dry, their later stages too, before it closes the pools.
 - A forked child has the same configuration and no open pool.
 
-State: `_pools`, `_callbacks`, `_shut` and `_entered` of a registry, guarded by its `_lock`; the program's default
-registry, guarded by `_default_lock`. No user code runs while one of them is held. Nothing else in the library remembers
+State: `_pools`, `_callbacks`, `_desk`, `_shut` and `_entered` of a registry, guarded by its `_lock`; the program's
+default registry, guarded by `_default_lock`. No user code runs while one of them is held. Nothing else in the library remembers
 anything between calls; `reset` forgets it.
 """
 
@@ -28,13 +28,20 @@ from typing import Final, Self, cast
 
 import parallel.config
 from parallel import context
+from parallel.call import Terms
+from parallel.checks import key_path
 from parallel.config import Config, PoolConfig, Unobserved, cpus
 from parallel.context import WITHIN, Dispatcher, Within, entered, registry_source
 from parallel.errors import ConfigError, PoolShutdownError, UnknownPoolError
-from parallel.options import TaskOptions
+from parallel.imports import imported
+from parallel.limits import Limits
+from parallel.options import Rate, TaskOptions
+from parallel.plans import Plan
 from parallel.pools import KINDS
 from parallel.pools.base import Engine, Pool, run_dry
 from parallel.pools.crew import Crew
+from parallel.pools.desk import Desk
+from parallel.timer import TIMER
 
 _CALLBACK_THREADS: Final = min(32, cpus() + 4)
 """As many as a thread pool has by default: callbacks are short or wait, and a waiting one lends its place."""
@@ -60,6 +67,7 @@ class Registry:
         self._lock = threading.RLock()
         self._pools: dict[str, Pool] = {}
         self._callbacks: Crew | None = None
+        self._desk: Desk | None = None
         self._shut = False
         self._drained = threading.Event()
         self._entered = 0  # blocks that it is current in
@@ -112,25 +120,52 @@ class Registry:
             self._check_inside()
         return self._pools.get(name) or self._open(name)
 
-    def pool_for(self, task: str, declared: TaskOptions, said: TaskOptions) -> Pool:
+    def plan_for(
+        self, task: str, declared: TaskOptions, said: TaskOptions, limits: Callable[[int | None, Rate | None], Limits]
+    ) -> tuple[Plan, Pool]:
         """
-        Return the pool that a task runs in.
+        Return how the calls of a task are made here, and the pool that they run in.
 
         Args:
             task: Its name, `module:qualname`.
             declared: What its decorator says.
             said: What `.options()` says; it wins over the configuration, which wins over the decorator.
+            limits: Makes what counts the calls of the task, by limit and rate; the same for the same.
 
         Raises:
-            As `pool` does.
+            ConfigError: An import string among the options names nothing. Besides, what `pool` raises.
         """
         if self._shut:
             self._check_inside()
         options = said.over(self.config.options_for(task).over(declared))
         try:
-            return self.pool(cast(str, options.pool))
+            pool = self.pool(cast(str, options.pool))
         except UnknownPoolError as error:
             raise UnknownPoolError(error.name, error.known, task) from None
+        is_bare = options == TaskOptions(pool=options.pool, timeout=options.timeout)
+        return Plan(self._terms(task, pool, options, limits), is_bare=is_bare), pool
+
+    def _terms(
+        self, task: str, pool: Pool, options: TaskOptions, limits: Callable[[int | None, Rate | None], Limits]
+    ) -> Terms:
+        with self._lock:
+            desk = self._desk = self._desk or Desk()
+        is_limited = options.limit is not None or options.rate is not None
+        try:
+            return Terms(
+                task,
+                pool,
+                desk,
+                limits=limits(options.limit, options.rate) if is_limited else None,
+                timeout=options.timeout,
+                deadline=options.deadline,
+                retry=options.retry,
+                priority=options.priority or 0,
+                on_success=_function(options.on_success),
+                on_failure=_function(options.on_failure),
+            )
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ConfigError(self.config.source, [f"tasks.{key_path(task)}: {error}"]) from error
 
     @property
     def is_shut(self) -> bool:
@@ -168,6 +203,8 @@ class Registry:
             self._shut = True
             self.edition = object()
         if cancel_futures:
+            if self._desk is not None:
+                self._desk.close(cancel_futures=True)
             for pool in self._open_pools():
                 pool.shutdown(wait=False, cancel_futures=True)
         inside = self._owns_this_thread()
@@ -202,8 +239,8 @@ class Registry:
 
     def _engines(self) -> list[Pool | Engine]:
         """Return all that has something to do, or may get it."""
-        callbacks = [] if self._callbacks is None else [self._callbacks]
-        return [*self._open_pools(), *callbacks]
+        others = [engine for engine in (self._desk, self._callbacks) if engine is not None]
+        return [*self._open_pools(), *others]
 
     def _open_pools(self) -> list[Pool]:
         with self._lock:
@@ -220,6 +257,7 @@ class Registry:
         self._lock = threading.RLock()
         self._pools = {}
         self._callbacks = None
+        self._desk = None
         if self._shut:
             self._drained.set()
         self.edition = object()
@@ -270,13 +308,19 @@ def _make(name: str, config: PoolConfig, callbacks: Callable[[], Crew], whole: C
 
 def _resolved(import_string: str, key: str, source: str) -> object:
     """Import what a string of a configuration names."""
-    module, _, path = import_string.partition(":")
     try:
-        found: object = import_module(module)
-        for attribute in path.split("."):
-            found = getattr(found, attribute)
+        return imported(import_string)
     except (ImportError, AttributeError) as error:
         raise ConfigError(source, [f"{key}: expected something to import, found {import_string!r}: {error}"]) from error
+
+
+def _function(said: Callable[..., object] | str | None) -> Callable[..., object] | None:
+    """Import a handler that a configuration names."""
+    if not isinstance(said, str):
+        return said
+    found = imported(said)
+    if not callable(found):
+        raise ValueError(f"expected a function, found {said!r}, which is {found!r}")
     return found
 
 
@@ -379,6 +423,7 @@ def reset() -> None:
         before, _default = _default, None
     if before is not None:
         before.shutdown()
+    TIMER.close()
 
 
 def _after_fork_in_child() -> None:

@@ -5,8 +5,8 @@ Runs: one attempt of a call, as its engine sees it and as the function sees it t
                         ▲ ▲
       cancel(), timeouts ─┘ └── current_run(), from inside the function
 
-A running function is never torn down: it is asked to stop (`ask`), and finds out if it looks. What an engine can stop,
-a coroutine or a process, it gives the run as `stop`.
+A running function is asked to stop (`ask`), and finds out if it looks. If its engine can do more, it gives the run a
+`stop`, as for a coroutine, or a `kill`, as for a process.
 
 State: a run's, of single values that are written once. The event of `asked` is made when first needed, under
 `_EVENTS`, which is re-entrant: a signal handler may cancel while it is held.
@@ -23,7 +23,7 @@ from weakref import ref
 from parallel.context import RUNNING, Dispatcher, this
 from parallel.delivery import settle
 from parallel.outcomes import CANCELLED, Outcome, Work
-from parallel.states import State, is_ours
+from parallel.states import State, hangs_on, is_ours
 
 _EVENTS = threading.RLock()
 
@@ -36,15 +36,20 @@ class Run:
 
     Attributes:
         work: What is to be run; taken by whoever runs it.
+        stop: Ends the body in order, if its engine can; None: it can only be asked.
+        kill: Ends the body by force, and what it runs in, if its engine can; None: it can't.
+        number: Which attempt of its call it is; the first is 1.
         stop: Ends the body from outside, if its engine can; None: it can only be asked.
     """
 
-    __slots__ = ("_asked", "_future", "stop", "work")
+    __slots__ = ("_asked", "_future", "kill", "number", "stop", "work")
 
-    def __init__(self, future: State[Any], work: Work | None = None) -> None:
+    def __init__(self, future: State[Any], work: Work | None = None, number: int = 1) -> None:
         self._future = ref(future)
         self.work = work
+        self.number = number
         self.stop: Callable[[], object] | None = None
+        self.kill: Callable[[], object] | None = None
         self._asked: threading.Event | None = None
 
     @property
@@ -53,6 +58,10 @@ class Run:
         future = self._future()
         assert future is not None, "who runs a call holds its future"
         return future
+
+    def future_if_any(self) -> State[Any] | None:
+        """The call's future; None if nobody holds it any more."""
+        return self._future()
 
     def finish(self, outcome: Outcome, here: Dispatcher | None = None, *, may_block: bool = True) -> None:
         """
@@ -63,6 +72,7 @@ class Run:
             here: The dispatcher whose thread this is, if any.
             may_block: Whether user code may run on this thread.
         """
+        self.stop = self.kill = None  # they refer to this run
         settle(self.future, self.told(outcome), here, may_block=may_block)
 
     def told(self, outcome: Outcome) -> Outcome:
@@ -91,21 +101,43 @@ class Run:
                 self._asked = threading.Event()
             return self._asked
 
-    def cancel(self) -> bool:
-        """Ask the function to stop; True if its engine can stop it: then the future is cancelled now."""
+    def cancel(self, *, kill: bool = False) -> bool:
+        """Ask the function to stop; True if its engine can stop it, or may *kill* it: the future is cancelled now."""
         self.ask()
-        if self.stop is None or not settle(self.future, (None, CANCELLED, None)):
+        stop = self.stop or (self.kill if kill else None)
+        if stop is None or not settle(self.future, (None, CANCELLED, None)):
             return False
-        self.stop()
+        stop()
         return True
 
-    # -- what it holds while it waits ---------------------------------------------------------------------------------
+    # -- what its body waits for --------------------------------------------------------------------------------------
 
     def lend(self, awaited: Any) -> None:
-        """Lend what it holds to *awaited*: this one holds nothing."""
+        """Note that the body waits for *awaited* now (None: nobody knows what), and lend that what it holds."""
+        self.future.__dict__.setdefault("_awaited", []).append(awaited)
 
     def unlend(self) -> None:
-        """Take it back."""
+        """Note that it has waited long enough, and take back what it has lent."""
+        self.future.__dict__["_awaited"].pop()
+
+
+def begin_waiting(running: object, awaited: State[Any] | None) -> None:
+    """Note that the body of *running*, what a worker runs now, waits for *awaited*; None: nobody knows for what."""
+    if is_ours(running):
+        running = run_of(running)
+    if isinstance(running, Run):
+        running.lend(awaited)
+    if awaited is not None:
+        for part in hangs_on(awaited):
+            part.look()
+
+
+def end_waiting(running: object) -> None:
+    """Note that the body of *running* goes on."""
+    if is_ours(running):
+        running = run_of(running)
+    if isinstance(running, Run):
+        running.unlend()
 
 
 def run_of(future: State[Any]) -> Run:
@@ -121,5 +153,9 @@ def current_run() -> Run | None:
     if running is None:
         running = RUNNING.get()
     if is_ours(running):
-        return None if running.done() else run_of(running)  # after its end, its thread runs what follows it
+        if not running.done():
+            return run_of(running)
+        # After its end its thread runs what follows it; or still its function, if that has overrun its time.
+        overrun: Run | None = running.__dict__.get("_run")
+        return overrun if overrun is not None and overrun.asked else None
     return running if isinstance(running, Run) else None

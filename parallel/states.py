@@ -40,21 +40,27 @@ def is_ours(value: object) -> TypeIs[State[Any]]:
     return isinstance(value, State)
 
 
-def hangs_on(future: State[Any]) -> Iterator[State[Any]]:
+def hangs_on(*futures: State[Any], through_bodies: bool = False) -> Iterator[State[Any]]:
     """
-    Walk through what has to end before *future* does: itself, then what feeds it, each once.
+    Walk through what has to end before *futures* have: themselves, then what feeds them, each once.
 
     What has ended by the time the walk comes to it is left out, with all that fed it.
+
+    Args:
+        futures: Where to begin.
+        through_bodies: Also go on to what running calls wait for in their bodies.
     """
-    ahead: list[State[Any]] = [future]
+    ahead: list[object] = list(reversed(futures))
     seen: set[State[Any]] = set()  # of n futures that each combine one before twice, 2**n ways lead to the first
     while ahead:
         one = ahead.pop()
-        if one in seen or one.done():
+        if not is_ours(one) or one in seen or one.done():
             continue
         seen.add(one)
         yield one
-        ahead += [feed.source for feed in reversed(one.feeds) if is_ours(feed.source)]
+        ahead += [feed.source for feed in reversed(one.feeds)]
+        if through_bodies:
+            ahead += one.awaited()
 
 
 def shown(outcome: Outcome, future: concurrent.futures.Future[Any]) -> BaseException:
@@ -93,6 +99,14 @@ class State(concurrent.futures.Future[T]):
     def take_work(self) -> Any:
         """Start the call: hand its work to the first who asks, None to others. For engines."""
         return self.__dict__.pop("_work", None)
+
+    def awaited(self) -> list[Any]:
+        """Return the futures for which the body of this call waits now; None among them: nobody knows what."""
+        waits: list[Any] = self.__dict__.get("_awaited", [])
+        return waits
+
+    def look(self) -> None:
+        """Note that somebody waits for this future now. For calls that wait for a place under a limit."""
 
     def is_queued_at(self, dispatcher: Dispatcher) -> bool:
         """Tell whether this call waits for a worker of *dispatcher*, and a waiter may run it. For engines."""
@@ -193,7 +207,8 @@ class State(concurrent.futures.Future[T]):
         if outcome[1] is not None and outcome[1] is not CANCELLED:
             return self._fail_with(outcome)
         fields = self.__dict__
-        fields.pop("_work", None)
+        if "_work" in fields:
+            self.take_work()
         end = fields.setdefault("_end", outcome)
         if end is outcome:
             return []
@@ -210,7 +225,8 @@ class State(concurrent.futures.Future[T]):
         fields = self.__dict__
         # Before it is published, as then somebody may look at it.
         is_first = failure.expect_look(fields)
-        fields.pop("_work", None)
+        if "_work" in fields:
+            self.take_work()
         end = fields.setdefault("_end", outcome)
         told: list[Any] | None = None
         if end is outcome:

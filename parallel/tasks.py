@@ -18,15 +18,17 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from importlib import import_module
 from types import CoroutineType, FunctionType, MethodType
-from typing import Any, Generic, ParamSpec, Protocol, Self, TypeAlias, TypeVar, cast, overload
+from typing import Any, Final, Generic, ParamSpec, Protocol, Self, TypeAlias, TypeVar, Unpack, cast, overload
 
-from parallel.call import ATOMS, submit_call
-from parallel.context import Declared, current_registry, module_of, name_of
+from parallel.checks import did_you_mean
+from parallel.context import WITHIN, Declared, default_registry, module_of, name_of, plain_function
 from parallel.coroutines import run_coroutine
 from parallel.errors import PoolShutdownError, UnsuitableFunctionError
 from parallel.futures import Future
-from parallel.options import TaskOptions
+from parallel.limits import Limits
+from parallel.options import Rate, Said, TaskOptions, declared_options
 from parallel.outcomes import is_coroutine
+from parallel.plans import Plan
 from parallel.registry import Registry
 from parallel.states import is_future
 from parallel.streams import MapFuture, map_eagerly
@@ -43,8 +45,8 @@ A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
 
-_Route: TypeAlias = list[tuple[object, Callable[..., Future[Any]]]]
-"""One item: a registry's edition, and the `submit` of the pool that the task has there."""
+_Route: TypeAlias = list[tuple[object, Plan | None]]
+"""One item: a registry's edition, and the plan that the task has there."""
 
 
 class Method(Protocol[S_contra, Q, R_co]):
@@ -76,6 +78,7 @@ class Task(Declared, Generic[P, R]):
         self._said = TaskOptions()
         self._object: tuple[Any, ...] = ()  # what it is bound to, or nothing
         self._route = _no_route()
+        self._limits: dict[tuple[int | None, Rate | None], Limits] = {}  # shared with its copies
         self.name = name_of(fn)
 
     # R is the raw return type: a coroutine for `async def`, unwrapped by the first two overloads.
@@ -94,19 +97,16 @@ class Task(Declared, Generic[P, R]):
             PoolShutdownError: The registry has been shut down.
             UnsuitableFunctionError: The pool can't run such a function.
         """
-        registry = cast(Registry, current_registry())
-        edition, submit = self._route[0]
+        within = WITHIN.get()
+        registry = cast(Registry, (within is not None and within.registry) or default_registry())
+        edition, plan = self._route[0]
+        if edition is not registry.edition or plan is None:
+            plan = self._look_up(registry)
+        caller = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # to say where a call that fails unseen was made
         try:
-            if edition is not registry.edition:
-                submit = self._look_up(registry)
-            for arg in args:
-                if type(arg) not in ATOMS:
-                    return submit_call(submit, self.__wrapped__, args, kwargs)
-            if kwargs:
-                return submit_call(submit, self.__wrapped__, args, kwargs)
-            return submit(self.__wrapped__, *args)
+            return plan.call(self.__wrapped__, args, kwargs, (plan.about, caller.f_code, caller.f_lasti), within)
         except PoolShutdownError:
-            if current_registry() is registry:
+            if default_registry() is registry or (within is not None and within.registry is registry):
                 raise
         return self(*args, **kwargs)  # another thread has configured anew meanwhile
 
@@ -114,15 +114,18 @@ class Task(Declared, Generic[P, R]):
         """Run the plain function here and now, and return what it returns."""
         return cast(R, self.__wrapped__(*args, **kwargs))
 
-    def options(self, *, pool: str | None = None) -> Self:
+    def options(self, **said: Unpack[Said]) -> Self:
         """
         Make the same task with other options; they win over the configuration.
 
         Args:
-            pool: The pool to run in; None: as before.
+            said: As for `task`; what is None, or left out, stays as it is. `math.inf` switches a time off.
+
+        Raises:
+            TypeError, ValueError: One of them is of another type, or has a value that it can't have.
         """
         other = self._copy()
-        other._said = TaskOptions(pool=pool).over(self._said)
+        other._said = declared_options(self.name, **said).over(self._said)
         return other
 
     @overload  # values or futures; defaults work because a Task matches Callable[[A]]
@@ -194,13 +197,19 @@ class Task(Declared, Generic[P, R]):
         bound._route = self._route
         return bound
 
-    def _look_up(self, registry: Registry) -> Callable[..., Future[Any]]:
-        """Find the pool in *registry* and remember it."""
+    def _look_up(self, registry: Registry) -> Plan:
+        """Ask *registry* how calls are made there, and remember it."""
         edition = registry.edition
-        submit = registry.pool_for(self.name, _built_in(self.__wrapped__, self._declared), self._said).submit
+        declared = _built_in(self.__wrapped__, self._declared)
+        plan, pool = registry.plan_for(self.name, declared, self._said, self._limits_of)
+        pool.check(plain_function(self.__wrapped__))
         if not registry.is_shut:  # then each call is looked at: only those from inside are taken
-            self._route[0] = (edition, submit)
-        return submit
+            self._route[0] = (edition, plan)
+        return plan
+
+    def _limits_of(self, limit: int | None, rate: Rate | None) -> Limits:
+        """Return what counts the calls of this task, of its copies and of what binds it."""
+        return self._limits.setdefault((limit, rate), Limits(limit, rate))
 
     def _copy(self) -> Self:
         other = object.__new__(type(self))
@@ -278,7 +287,7 @@ class TaskChain(Task[P, R]):
         first = cast("Callable[..., Future[Any]]", self._first)
         return first(*self._object, *args, **kwargs).then(self._fn)
 
-    def options(self, *, pool: str | None = None) -> Self:
+    def options(self, **said: Unpack[Said]) -> Self:
         """Refuse: each stage has options of its own."""
         raise TypeError(f"a chain has no options of its own: set them on its stages, before chaining ({self.name})")
 
@@ -309,34 +318,53 @@ class TaskDecorator(Protocol):
 @overload
 def task(fn: Callable[P, R], /) -> Task[P, R]: ...
 @overload
-def task(*, pool: str | None = None) -> TaskDecorator: ...
-def task(fn: Any = None, /, *, pool: str | None = None) -> Any:
+def task(**said: Unpack[Said]) -> TaskDecorator: ...
+def task(fn: Any = None, /, **said: Unpack[Said]) -> Any:
     """
     Declare a function: calling it submits the call to a pool and returns a `Future`.
 
     Works with and without parentheses, on functions, methods, `async def`, classes and other callables, and over
-    `@staticmethod` and `@classmethod`.
+    `@staticmethod` and `@classmethod`. The configuration's `[tasks."module:qualname"]` wins over what is said here.
+
+    Durations are seconds, a `timedelta` or a string such as `250ms` or `5m`.
 
     Args:
         fn: The function.
-        pool: The pool to run in, by name; None: `threads`, and `loop` for `async def`. The configuration's
-            `[tasks."module:qualname"]` wins over it.
+        pool: The pool to run in, by name; None: `threads`, and `loop` for `async def`.
+        timeout: How long one attempt may run. What runs longer fails with `TaskTimeoutError`: a coroutine is cancelled,
+            a process killed; a function on a thread is asked to stop, and its thread replaced.
+        deadline: How long the whole call may take from now on, with waiting and all attempts, and with the calls that
+            its function makes.
+        retry: What is tried again, how often, and after which waits.
+        limit: The most calls of this task at a time, in this process.
+        rate: The most calls of it that start in a period, such as `100/min`.
+        priority: Calls of a higher one start first; 0 is usual.
+        on_success: Called with each value; or its import string. What it raises is logged.
+        on_failure: Called with each error, as *on_success*.
 
     Raises:
         UnsuitableFunctionError: *fn* is a generator function.
+        TypeError, ValueError: An option is of another type, or has a value that it can't have; it names the task.
     """
-    declared = TaskOptions(pool=pool)
+    for name in said.keys() - _OPTIONS:
+        raise TypeError(f"task() has no option {name!r}{did_you_mean(name, _OPTIONS)}; known: {', '.join(_OPTIONS)}")
     if fn is None:
-        return functools.partial(_declare, declared=declared)
-    return _declare(fn, declared=declared)
+        return functools.partial(_declare, said=said)
+    return _declare(fn, said=said)
 
 
-def _declare(fn: Any, /, *, declared: TaskOptions) -> Task[..., Any]:
+_OPTIONS: Final = list(Said.__annotations__)
+
+
+def _declare(fn: Any, /, *, said: Said) -> Task[..., Any]:
+    kind: type[Task[..., Any]] = Task
     if isinstance(fn, staticmethod):
-        return StaticTask(_checked(cast(Any, fn).__func__), declared)
-    if isinstance(fn, classmethod):
-        return ClassTask(_checked(cast(Any, fn).__func__), declared)
-    return Task(_checked(fn), declared)
+        kind, fn = StaticTask, cast(Any, fn).__func__
+    elif isinstance(fn, classmethod):
+        kind, fn = ClassTask, cast(Any, fn).__func__
+    plain = _checked(fn)
+    declared: Task[..., Any] = kind(plain, declared_options(name_of(plain), **said))
+    return declared
 
 
 def _checked(fn: Any) -> Callable[..., Any]:
@@ -389,8 +417,8 @@ def find_again(module: str, qualname: str) -> object:
 
 
 def _no_route() -> _Route:
-    """Make the route of a task that has not been called yet; no registry has the edition None."""
-    return [(None, Future)]
+    """Make the route of a task that has not been called yet."""
+    return [(None, None)]
 
 
 def _unbound(bound: Task[..., Any]) -> Task[..., Any]:

@@ -1,3 +1,578 @@
 """
-The one timer thread: timeouts, waiting between attempts, rates.
+The one timer thread of the process: it serves timeouts, waiting between attempts, deadlines and rates.
+
+    call_at(when, action) ──▶ _heap, the earliest first ─────────────┐
+    lane.start(item) ──▶ the lane, in order ──▶ one entry in _heap ──┼──▶ timer thread ──▶ action(), item.expire()
+    soon(action) ──▶ _inbox ─────────────────────────────────────────┘
+
+Guarantees:
+- An action runs once, or was cancelled: whoever takes it out of its dict, by one atomic step, decides.
+- Nothing runs before its time. What an action raises is logged, and the thread goes on.
+- The thread sleeps until the next entry is due, and is woken only for one that is due earlier; when nothing has been
+  scheduled for `LINGER` seconds it ends, and the next entry starts it anew.
+- No lock is held while an action runs, and nothing keeps an action or an item that has run, or was cancelled.
+- A forked child has a timer with nothing in it.
+
+State: `_heap`, `_worker`, `generation` and what a worker notes are changed under `lock`, which is re-entrant: a signal
+handler or a destructor may come in at any point of a method, and schedule or cancel. `_actions` and a lane's `_running`
+are changed by single atomic steps (of `dict`: `d[key] = value`, `get`, `pop`), and `_inbox` guards itself; they
+need no lock, on free-threaded builds either.
+
+All times are those of `time.monotonic`: setting the system's clock changes nothing.
+
+Source: the ideas of cancelling lazily and of tidying the heap when most of it is cancelled, CPython 3.11
+`asyncio/base_events.py`.
 """
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import Context
+from functools import partial
+from heapq import heapify, heappop, heappush
+from itertools import count, islice
+from math import inf
+from queue import Empty, SimpleQueue
+from typing import Final, Protocol, TypeAlias
+from weakref import WeakValueDictionary
+
+LOGGER = logging.getLogger("parallel")
+
+LINGER: Final = 1.0
+"""Seconds for which the thread stays when nothing is scheduled: starting one takes 0.1 ms, keeping one some 100 KB."""
+
+_GRACE: Final = 1.0
+"""Seconds that a running action gets at the interpreter's exit; none should take a millisecond."""
+
+_SPARE: Final = 64
+"""Cancelled entries that may stay in the heap, 150 bytes each, however few others there are; fewer: more tidying."""
+
+_BATCH: Final = 1024
+"""Items that a lane expires before others get their turn; finding them once costs up to a millisecond per million."""
+
+_REST: Final = 100
+"""A lane rests so many times as long as it took to find its first items: so looking takes a few percent of the time."""
+
+_LONGEST_REST: Final = 0.05
+"""Seconds by which this may delay an item, in a lane where a million others ran at a time."""
+
+
+Action: TypeAlias = Callable[[], object]
+"""What the timer thread calls. It must not block."""
+
+Wait: TypeAlias = Callable[[SimpleQueue[Action], float], Action]
+"""Returns the next action of the queue, or, if none comes for so many seconds, one that does nothing."""
+
+
+class Expiring(Protocol):
+    """Something that may take only so long."""
+
+    def expire(self) -> None:
+        """Called once on the timer thread, when the time is over. Must neither block nor raise."""
+        ...
+
+
+def _nothing() -> None:
+    """Do nothing: what the thread is woken with to look at the heap."""
+
+
+def _wait(inbox: SimpleQueue[Action], seconds: float) -> Action:
+    """Return the next action of *inbox*, or `_nothing` if none comes in so many seconds."""
+    try:
+        return inbox.get(timeout=min(max(seconds, 0.0), threading.TIMEOUT_MAX))
+    except Empty:
+        return _nothing
+
+
+def _run(action: Action) -> None:
+    try:
+        action()
+    except BaseException:
+        _report("the timer: %r failed", action)
+
+
+def _expire(item: Expiring) -> None:
+    try:
+        item.expire()
+    except BaseException:
+        _report("the timer: %r failed to expire", item)
+
+
+def _report(message: str, *args: object) -> None:
+    """Log the exception that is being handled."""
+    with suppress(BaseException):  # a log that fails must not end the thread, and there is nobody left to tell
+        LOGGER.exception(message, *args)
+
+
+class Entry:
+    """An action that is to run at some time."""
+
+    __slots__ = ("_timer",)
+
+    def __init__(self, timer: Timer) -> None:
+        self._timer = timer
+
+    def cancel(self) -> bool:
+        """Drop the action. True: it will not run; False: it has been started, or was cancelled before."""
+        return self._timer.withdraw(self)
+
+
+class _Worker(threading.Thread):
+    """
+    One life of the timer thread.
+
+    Attributes:
+        until: When it will look at the heap by itself; -inf: before it sleeps again.
+        idle_until: When it ends unless something is scheduled; inf: something is.
+        retired: It must not be put on duty: its starter may still be about to, though it has been and is no more.
+        ended: It touches the timer no more.
+    """
+
+    def __init__(self, serve: Callable[[_Worker], None]) -> None:
+        # In a context of its own: it must not see the variables of whoever happened to need it first.
+        super().__init__(target=Context().run, args=(serve, self), name="parallel-timer", daemon=True)
+        self.until = -inf
+        self.idle_until = inf
+        self.retired = False
+        self.ended = False
+
+
+class Timer:
+    """
+    Runs actions at their time, on a thread of its own.
+
+    Args:
+        clock: Tells the time, in seconds.
+        wait: Waits for the next action that comes at once.
+
+    Attributes:
+        now: Tells the time.
+        lock: Guards the state; for lanes.
+        generation: What all that is scheduled belongs to; `close` begins a new one. For lanes.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, wait: Wait = _wait) -> None:
+        self.now = clock
+        self._wait = wait
+        self._numbers = count()
+        self._lanes: WeakValueDictionary[float, Lane] = WeakValueDictionary()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin with nothing scheduled, no thread, and locks that nobody holds."""
+        self.lock = threading.RLock()
+        self._gone = threading.Condition(self.lock)  # told when a worker has ended
+        self._inbox: SimpleQueue[Action] = SimpleQueue()
+        self._worker: _Worker | None = None  # the one on duty; another one ends as soon as it notices
+        self._clear()
+
+    def _clear(self) -> None:
+        self._actions: dict[Entry, Action] = {}  # an entry that is not in here has been started or cancelled
+        self._heap: list[tuple[float, int, Entry]] = []  # the number keeps the order of those of the same time
+        self._last = -1  # the number of the entry that was pushed last
+        self.generation = object()
+
+    def __repr__(self) -> str:
+        state = "idle" if self._worker is None else "running"
+        return f"<Timer {state} [{len(self._actions)} scheduled]>"
+
+    # -- scheduling ---------------------------------------------------------------------------------------------------
+
+    def call_at(self, when: float, action: Action) -> Entry:
+        """
+        Have *action* run on the timer thread at a time of the clock, or soon if that is over.
+
+        What it raises is logged.
+
+        Raises:
+            ValueError: *when* is no time.
+            RuntimeError: No thread can be started; nothing is scheduled then.
+        """
+        if when != when:
+            raise ValueError("a time must be a number, found nan")
+        entry = Entry(self)
+        while not self.push(when, entry, action):
+            self.ensure()
+        return entry
+
+    def call_later(self, seconds: float, action: Action) -> Entry:
+        """
+        Have *action* run on the timer thread in so many seconds, or soon if they are negative.
+
+        Raises:
+            As `call_at` does.
+        """
+        return self.call_at(self.now() + seconds, action)
+
+    def soon(self, action: Action) -> None:
+        """
+        Have *action* run as soon as possible on the timer thread, if there is one, else on the next one or by `close`.
+
+        It takes no lock and starts no thread: destructors, weak references' callbacks and signal handlers may call it
+        at any point. Who needs the thread calls `ensure` beforehand.
+        """
+        self._inbox.put(action)
+
+    def lane(self, seconds: float) -> Lane:
+        """
+        Return the lane of the things that may take so many seconds; there is one for each number.
+
+        Raises:
+            ValueError: *seconds* is no number.
+        """
+        if seconds != seconds:
+            raise ValueError("a lane's seconds must be a number, found nan")
+        with self.lock:
+            lane = self._lanes.get(seconds)
+            if lane is None:
+                lane = self._lanes[seconds] = Lane(self, seconds)
+            return lane
+
+    # -- for entries and lanes ----------------------------------------------------------------------------------------
+
+    def push(self, when: float, entry: Entry, action: Action) -> bool:
+        """Schedule *action*; False, and nothing is done, if there is no thread."""
+        with self.lock:
+            worker = self._worker
+            if worker is None:
+                return False
+            self._last = number = next(self._numbers)
+            place = (when, number, entry)
+            try:
+                self._actions[entry] = action
+                heappush(self._heap, place)
+            except BaseException:
+                self._actions.pop(entry, None)  # a Ctrl-C came in between, or the memory is full
+                raise
+            if when < worker.until:
+                self._inbox.put(_nothing)
+                worker.until = -inf
+        return True
+
+    def withdraw(self, entry: Entry) -> bool:
+        """Cancel *entry*; its place in the heap stays until its time comes, or until most places are such."""
+        actions = self._actions
+        if actions.pop(entry, None) is None:
+            return False
+        if len(self._heap) > 2 * len(actions) + _SPARE:
+            self._tidy()
+        return True
+
+    def _tidy(self) -> None:
+        """Make a heap without the cancelled entries, when there are so many that it costs each of them little."""
+        with self.lock:
+            last = self._last
+            live = [place for place in self._heap if place[2] in self._actions]
+            heapify(live)
+            if self._last == last:  # else a signal handler or a destructor has scheduled something meanwhile: next time
+                self._heap = live
+
+    # -- the thread ---------------------------------------------------------------------------------------------------
+
+    def ensure(self) -> None:
+        """
+        Start the thread if there is none.
+
+        Raises:
+            RuntimeError: No thread can be started.
+        """
+        if self._worker is not None:
+            return
+        # Started outside of the lock, which a destructor that runs on the new thread may want before it has begun. So
+        # two callers may start two threads: one of them is put on duty, the other one ends at once.
+        worker = _Worker(self._serve)
+        try:
+            worker.start()
+        except Exception:
+            if self._worker is None:
+                raise
+        else:
+            self._put_on_duty(worker)
+
+    def _put_on_duty(self, worker: _Worker) -> bool:
+        """Make *worker* the one on duty if there is none; tell whether it is. Asked by its starter and by itself."""
+        with self.lock:
+            if self._worker is None and not worker.retired:
+                self._worker = worker
+            return self._worker is worker
+
+    def _serve(self, worker: _Worker) -> None:
+        """Be the timer thread."""
+        try:
+            on_duty = self._put_on_duty(worker)
+            while on_duty:
+                try:
+                    on_duty = self._go_round(worker)
+                except BaseException:  # no memory; the timeouts of the whole process hang on this thread
+                    _report("the timer got out of hand; it goes on")
+        finally:
+            with self.lock:
+                worker.retired = worker.ended = True
+                if self._worker is worker:
+                    self._worker = None
+                self._gone.notify_all()
+
+    def _go_round(self, worker: _Worker) -> bool:
+        """Run what is due, if anything, then what comes at once, which is waited for if nothing was due."""
+        step = self._next_step(worker)
+        if step is None:
+            return False
+        action, seconds = step
+        _run(action)
+        del action, step  # they must not outlive the action's run while the thread sleeps
+        _run(self._wait(self._inbox, seconds))
+        return True
+
+    def _next_step(self, worker: _Worker) -> tuple[Action, float] | None:
+        """Return the action to run now, and the seconds to wait for another one; None: the thread is to end."""
+        with self.lock:
+            if self._worker is not worker:
+                return None
+            now = self.now()
+            action, until = self._take_due(now)
+            if until < inf:
+                worker.idle_until = inf
+            if action is not None:
+                worker.until = -inf
+                return action, 0.0
+            if until == inf:
+                until = worker.idle_until = min(worker.idle_until, now + LINGER)
+                if until <= now and self._inbox.empty():
+                    # Whoever schedules something holds the lock: what came before this was seen, what comes after it
+                    # finds no worker and starts one.
+                    worker.retired = True
+                    self._worker = None
+                    return None
+            worker.until = until
+            return _nothing, until - now
+
+    def _take_due(self, now: float) -> tuple[Action | None, float]:
+        """Take the first action that is due; if there is none, tell when the next one will be (inf: never)."""
+        while True:
+            # Taken out first and put back if it is too early: the heap may change between looking and taking, when a
+            # destructor runs in between.
+            try:
+                place = heappop(self._heap)
+            except IndexError:
+                return None, inf
+            when, _, entry = place
+            if when <= now:
+                action = self._actions.pop(entry, None)
+                if action is not None:
+                    return action, when
+            elif entry in self._actions:
+                heappush(self._heap, place)
+                return None, when
+
+    def close(self, timeout: float | None = None) -> None:
+        """
+        Drop all that is scheduled, end the thread, wait for it unless this is it, and run what `soon` was given.
+
+        The timer can be used again afterwards: the next entry starts a thread anew. What is running in a lane stays
+        there, and is looked after again when something else starts in it.
+
+        Args:
+            timeout: Seconds to wait for the thread, which may be in an action; None: for ever.
+        """
+        with self.lock:
+            worker, self._worker = self._worker, None
+            dropped = self._actions
+            self._clear()
+            if worker is not None:
+                worker.retired = True
+                self._inbox.put(_nothing)  # a thread that is not on duty takes one at most: none that others need
+        del dropped  # not under the lock: that may run destructors
+        if worker is not None and worker is not threading.current_thread():
+            # By a condition, which lets go of the lock however often this thread holds it: a signal handler may have
+            # come in anywhere.
+            with self._gone:
+                ended = self._gone.wait_for(lambda: worker.ended, timeout)
+            if ended:
+                worker.join()
+        self._empty_inbox()
+
+    def _empty_inbox(self) -> None:
+        """Run what is in the inbox."""
+        with suppress(Empty):
+            while True:
+                _run(self._inbox.get_nowait())
+        self._inbox.put(_nothing)  # one of those may have been to wake a thread: the next one, or one that is late
+
+    def forget_parent(self) -> None:
+        """In a forked child: begin anew. What was scheduled, and what was running, is the parent's."""
+        dropped = self._actions, self._inbox
+        self._begin()
+        del dropped  # not before: a destructor may want a lock that nobody will release
+        for lane in list(self._lanes.values()):
+            lane.clear()
+
+
+class Lane:
+    """
+    Things that may each take the same number of seconds, so that they expire in the order in which they began.
+
+    Starting and stopping one costs two steps of a dict, takes no lock and wakes no thread, but for the first start in
+    an idle lane: that arms the lane, by one entry of the timer for the first item to expire. When the entry's time
+    comes, the timer thread expires what is over and arms the lane again for the first item that is left, if any.
+
+    Items are told apart by `==` and hash, which should be the built-in ones.
+    """
+
+    __slots__ = ("__weakref__", "_armed", "_batch", "_now", "_running", "_timer", "seconds")
+
+    def __init__(self, timer: Timer, seconds: float) -> None:
+        self.seconds = seconds
+        self._timer = timer
+        self._now = timer.now
+        # When each item began, in that order: a dict keeps the order in which its keys came.
+        self._running: dict[Expiring, float] = {}
+        # The timer's generation if an entry of that will look at this lane, or its look is under way; changed under
+        # the timer's lock. An entry holds the lane: the timer itself remembers lanes only while somebody uses them.
+        self._armed: object = None
+        self._batch = 1  # items that the next look takes on; the timer thread's alone
+
+    def __repr__(self) -> str:
+        return f"<Lane of {self.seconds} s [{len(self._running)} running]>"
+
+    def start(self, item: Expiring) -> None:
+        """
+        Expect *item* to be stopped in time. It must not be running; when it has been stopped, it may start again.
+
+        Raises:
+            RuntimeError: No thread can be started; the item is not running then.
+        """
+        self._running[item] = self._now()
+        if self._armed is not self._timer.generation:
+            self._arm(item)
+
+    def stop(self, item: Expiring) -> bool:
+        """Tell that *item* has ended. False: too late, its `expire` has been called or will be; or it never ran."""
+        return self._running.pop(item, None) is not None or self._stop_late(item)
+
+    def _stop_late(self, item: Expiring) -> bool:
+        """Look again: the timer may have taken *item* out by mistake, see (**)."""
+        with self._timer.lock:
+            return self._running.pop(item, None) is not None
+
+    def _arm(self, item: Expiring) -> None:
+        try:
+            while not self._is_armed():
+                self._timer.ensure()
+        except BaseException:  # no thread could be started, or a Ctrl-C
+            self._running.pop(item, None)
+            raise
+
+    def _is_armed(self) -> bool:
+        """Arm the lane if it is not, and has an item; False if there is no thread."""
+        timer = self._timer
+        with timer.lock:
+            generation = timer.generation
+            if self._armed is generation:
+                return True
+            due = self._due()
+            if due is None:
+                return True  # it has been stopped already
+            if not timer.push(due, Entry(timer), partial(self._look, generation)):
+                return False
+            self._armed = generation
+            return generation is timer.generation  # else a signal handler has closed the timer in between
+
+    def _look(self, generation: object) -> None:
+        """Expire what is over, and arm again for what is left. Runs on the timer thread."""
+        try:
+            began = self._now()
+            items = self._first(self._batch)
+            rest = min(_REST * (self._now() - began), _LONGEST_REST)
+            if self._expire_over(items, began):
+                rest = 0.0  # there may be more
+            del items
+            self._arm_again(generation, rest)
+        except BaseException:  # no memory: the next start tries again
+            with self._timer.lock:
+                self._armed = None
+            raise
+
+    def _expire_over(self, items: list[Expiring], now: float) -> bool:
+        """Expire those of *items* that are over; tell whether all of them are, or have been stopped."""
+        taken = 0
+        for item in items:
+            began = self._running.get(item)
+            if began is not None and began + self.seconds > now:
+                break
+            if began is not None and self._take(item, now):
+                taken += 1
+                _expire(item)
+        else:
+            self._batch = min(2 * self._batch, _BATCH)
+            return True
+        self._batch = min(max(2 * taken, 1), _BATCH)
+        return False
+
+    def _take(self, item: Expiring, now: float) -> bool:
+        """Take *item*, if it is running and over: then nobody else can."""
+        with self._timer.lock:
+            began = self._running.pop(item, None)
+            if began is None or began + self.seconds <= now:
+                return began is not None
+            # (**) It has been stopped, and started again, since `_expire_over` looked. Who stops it right now finds
+            # nothing, and looks again when it gets the lock. It goes back behind others that began a moment later, and
+            # may expire that moment late.
+            self._running[item] = began
+            return False
+
+    def _arm_again(self, generation: object, rest: float) -> None:
+        timer = self._timer
+        with timer.lock:
+            if self._armed is not generation or generation is not timer.generation:
+                return  # closed meanwhile; whoever starts an item arms the lane anew
+            due = self._due()
+            if due is None:
+                # An item may come in right here. `start` stores it, then asks whether the lane is armed; this disarms
+                # it, then asks whether there is an item. In whichever order these four steps are taken, one of the two
+                # sees what the other did: if both do, `_is_armed` waits for the lock and finds the lane armed.
+                self._armed = None
+                due = self._due()
+                if due is None:
+                    return
+                self._armed = generation
+            timer.push(max(due, self._now() + rest), Entry(timer), partial(self._look, generation))
+
+    def _due(self) -> float | None:
+        """Return when the first item will be over, None if there is none."""
+        while first := self._first(1):
+            began = self._running.get(first[0])
+            if began is not None:
+                return began + self.seconds
+        return None
+
+    def _first(self, count: int) -> list[Expiring]:
+        """
+        Return the first *count* items, or less if others come and go meanwhile; none only if there is none.
+
+        A dict that has lost its first items walks over their places, at a nanosecond each: as many as three for each
+        item that ran at a time, until so many others have come. Hence `_BATCH` and `_REST`.
+        """
+        while True:
+            try:
+                return list(islice(self._running, count))
+            except RuntimeError:  # it changed while it was iterated over
+                count = max(count // 2, 1)
+
+    def clear(self) -> None:
+        """In a forked child: forget the items, which are the parent's."""
+        self._running.clear()
+
+
+TIMER: Final = Timer()
+"""The process's timer."""
+
+atexit.register(TIMER.close, _GRACE)  # no daemon thread may meet an interpreter that is being taken down
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=TIMER.forget_parent)

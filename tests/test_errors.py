@@ -5,6 +5,7 @@ The exceptions: they survive pickle, have a text, and are what callers already c
 import concurrent.futures
 import copy
 import pickle
+import queue
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
@@ -27,9 +28,11 @@ SAMPLES: list[tuple[ParallelError, type[BaseException], str]] = [
     (errors.RemoteError("m:E", "text", "Traceback"), ParallelError, "m:E: text"),
     (errors.RemoteTraceback("Traceback"), ParallelError, "Traceback"),
     (errors.ForkedError(), RuntimeError, "make the call again"),
-    (errors.TaskTimeoutError("m:f", 2.0, "timeout"), TimeoutError, "m:f ran longer than its timeout of 2 s"),
-    (errors.TaskTimeoutError("m:f", 0.5, "deadline"), TimeoutError, "not end within its deadline of 0.5 s"),
-    (errors.TaskTimeoutError("f → g", 2, "with_timeout"), TimeoutError, "f → g was not there after 2 s (with_timeout)"),
+    (errors.TaskTimeoutError("shop:fetch", 2.5, "timeout"), TimeoutError, "ran longer than its timeout of 2.5 s"),
+    (errors.TaskTimeoutError("shop:fetch", 10, "deadline"), TimeoutError, "did not end within its deadline of 10 s"),
+    (errors.TaskTimeoutError("a call", 1, "with_timeout"), TimeoutError, "was not there after 1 s"),
+    (errors.PoolFullError("thread pool 'io'", 8), queue.Full, "max_pending = 8"),
+    (errors.NoTaskError(), RuntimeError, "no call is running here"),
     (errors.StarvationError("a pool", 256), RuntimeError, "256 workers of a pool wait"),
     (errors.UnsuitableFunctionError("m:f", "is no good"), TypeError, "m:f is no good"),
     (errors.DeadlockError("the loop"), RuntimeError, "the loop waits"),

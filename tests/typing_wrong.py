@@ -37,7 +37,7 @@ scale("a")  # error: a string for an integer
 scale()  # error: an argument is missing
 scale(1, unit="m")  # error: no such parameter
 scale(1, timeout=3)  # error: options don't mix with arguments
-scale.options(timeout=3)  # error: no such option yet
+scale.options(timeout=[3])  # error: no duration
 task(pool=3)  # error: pools are named by strings
 scale.map(["a"])  # error: items of the wrong type
 scale.map(1)  # error: nothing to iterate over

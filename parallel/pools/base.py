@@ -22,12 +22,16 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, ParamSpec, TypeVar
+from contextvars import copy_context
+from typing import Any, ClassVar, ParamSpec, TypeVar, cast, get_args
 
 from attrs import frozen
 
-from parallel.context import Dispatcher, current_registry, era
+from parallel.context import Dispatcher, current_registry, era, plain_function
 from parallel.futures import Future
+from parallel.gates import Gate, GatedFuture, OnFull
+from parallel.outcomes import Work
+from parallel.timer import TIMER
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -110,13 +114,25 @@ class Pool(concurrent.futures.Executor):
 
     Attributes:
         kind: What `kind =` in a configuration calls it.
+        launches_here: Whether `launch` runs code of the user's, or the call itself: not for a timer's or loop's thread.
+        has_threads: Whether its workers are threads, which take the future itself and run it by `run_on`.
         name: Its name in the configuration; empty for a pool used on its own.
+        gate: What bounds the calls that wait in it; None: nothing.
     """
 
     kind: ClassVar[str]
+    launches_here: ClassVar[bool] = False
+    has_threads: ClassVar[bool] = False
 
-    def __init__(self, name: str = "", callbacks: Dispatcher | None = None) -> None:
+    def __init__(
+        self,
+        name: str = "",
+        callbacks: Dispatcher | None = None,
+        max_pending: int | None = None,
+        on_full: OnFull = "block",
+    ) -> None:
         self.name = name
+        self.gate = None if max_pending is None else Gate(self.label, check_pending(max_pending), check_full(on_full))
         self._callbacks = callbacks
         self._closed = False
         self._engine: Engine | None = None
@@ -145,7 +161,29 @@ class Pool(concurrent.futures.Executor):
         """Who runs what follows a call of this pool where its own workers can't: its registry's callback threads."""
         return self._callbacks or current_registry().callbacks
 
+    @property
     @abstractmethod
+    def follower(self) -> Dispatcher:
+        """Who runs what follows its calls."""
+
+    @abstractmethod
+    def launch(self, future: Future[Any], /) -> None:
+        """
+        Queue a call: a future that holds its work, the plain function among it.
+
+        Raises:
+            PoolShutdownError: The pool has been shut down.
+            PoolBrokenError: The pool can't go on.
+        """
+
+    def check(self, fn: Callable[..., Any]) -> None:  # most kinds run anything
+        """
+        Refuse a plain function that this kind can't run.
+
+        Raises:
+            UnsuitableFunctionError: It can't.
+        """
+
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """
         Run `fn(*args, **kwargs)` on a worker and return the future of its value.
@@ -156,8 +194,28 @@ class Pool(concurrent.futures.Executor):
         Raises:
             PoolShutdownError: The pool has been shut down.
             PoolBrokenError: The pool can't go on.
+            PoolFullError: As many calls wait as may, and *on_full* doesn't say that the caller waits for room.
             UnsuitableFunctionError: This kind of pool can't run such a function.
         """
+        plain = plain_function(fn)
+        self.check(plain)
+        work: Work = (plain, args, kwargs or None, copy_context())
+        future: Future[T] = Future(work, self.follower) if self.gate is None else GatedFuture(work, self.follower)
+        self.enter(future)
+        return future
+
+    def enter(self, future: Future[Any]) -> None:
+        """Launch a future, through the gate if there is one."""
+        if self.gate is None or not isinstance(future, GatedFuture):
+            self.launch(future)
+        elif future.pass_gate(self.gate):
+            try:
+                self.launch(future)
+            except BaseException:
+                future.take_work()  # gives its place in the gate back
+                raise
+        else:
+            future.run_on(None)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """
@@ -211,6 +269,22 @@ def check_workers(max_workers: int | None, default: int) -> int:
     if max_workers < 1:
         raise ValueError(f"max_workers must be 1 or more, found {max_workers}")
     return max_workers
+
+
+def check_pending(max_pending: object) -> int:
+    """Refuse a bound of waiting calls that is no positive number."""
+    if isinstance(max_pending, bool) or not isinstance(max_pending, int):
+        raise TypeError(f"max_pending must be an int or None, found {max_pending!r}")
+    if max_pending < 1:
+        raise ValueError(f"max_pending must be 1 or more, found {max_pending}")
+    return max_pending
+
+
+def check_full(on_full: object) -> OnFull:
+    """Refuse what `on_full` can't be."""
+    if on_full not in get_args(OnFull):
+        raise ValueError(f"on_full must be one of {', '.join(get_args(OnFull))}; found {on_full!r}")
+    return cast(OnFull, on_full)
 
 
 def check_initializer(initializer: object) -> None:
@@ -276,6 +350,7 @@ def _at_exit() -> None:
             engine.interrupt()
     for engine in engines:
         engine.join()
+    TIMER.close()
 
 
 threading._register_atexit(_at_exit)  # type: ignore[attr-defined]  # no public hook runs while threads can still start

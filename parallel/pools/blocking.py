@@ -14,7 +14,9 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import Any
 
+from parallel.context import RUNNING
 from parallel.errors import DeadlockError
+from parallel.runs import begin_waiting, end_waiting
 from parallel.states import State, hangs_on
 
 
@@ -27,8 +29,7 @@ class LoopThread:
         open_calls: The calls of the loop that have not ended, kept up to date by the engine.
     """
 
-    __slots__ = ("_label", "_open")
-    running = None  # many calls at a time: `RUNNING` tells which
+    running: Any = None  # many calls at a time: `RUNNING` tells which
 
     def __init__(self, label: str, open_calls: Container[State[Any]]) -> None:
         self._label = label
@@ -50,7 +51,15 @@ class LoopThread:
         return any(one in self._open for one in hangs_on(future))
 
     def lend(self, awaited: Any = None) -> None:
-        """Nothing can take the place of a loop's thread."""
+        """Note what the coroutine at hand waits for. Nothing can take the place of a loop's thread."""
+        begin_waiting(RUNNING.get(), awaited)
 
     def unlend(self) -> None:
-        """Nothing was lent."""
+        """Note that it goes on."""
+        end_waiting(RUNNING.get())
+
+    def replace(self) -> None:
+        """Nothing can take the place of a loop's thread; its coroutines can be stopped."""
+
+    def come_back(self) -> None:
+        """It has not been replaced."""

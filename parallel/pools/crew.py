@@ -136,6 +136,11 @@ class Crew(Engine):
         """Tell whether a link that is *dispatcher*'s to run may run on the thread at hand; see `Dispatcher`."""
         return dispatcher is self
 
+    @property
+    def is_ranked(self) -> bool:
+        """Whether calls come out of the queue by priority."""
+        return self._ranked is not None
+
     def rank(self) -> None:
         """From now on, calls come out of the queue by priority."""
         with self._lock:

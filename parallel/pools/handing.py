@@ -105,7 +105,7 @@ class HandingPool(Pool):
 
     _handing: Handing | None = None
 
-    def dispatcher(self, tally: Tally) -> Handing:
+    def handing(self, tally: Tally) -> Handing:
         """Return the dispatcher of its futures; one for all, unless the engine or the current registry changes."""
         callbacks = self.callbacks
         handing = self._handing

@@ -7,18 +7,21 @@ The future that `submit` returns has ended; what is chained to it runs inline as
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextvars import copy_context
-from typing import ClassVar, ParamSpec, TypeVar
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
-from parallel.context import Dispatcher, plain_function
+from parallel.call import Call
+from parallel.context import Dispatcher, this
+from parallel.coroutines import close_loop
 from parallel.delivery import INLINE
 from parallel.errors import PoolShutdownError
 from parallel.futures import Future
+from parallel.outcomes import NOTHING
 from parallel.pools.base import Pool, PoolStats
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from parallel.runs import begin_waiting, end_waiting
+from parallel.states import State
 
 
 class InlinePool(Pool):
@@ -30,6 +33,8 @@ class InlinePool(Pool):
     """
 
     kind: ClassVar[str] = "inline"
+
+    launches_here: ClassVar[bool] = True
 
     def __init__(self, *, name: str = "", callbacks: Dispatcher | None = None) -> None:
         super().__init__(name, callbacks)
@@ -44,25 +49,76 @@ class InlinePool(Pool):
         """What follows an inline call runs inline."""
         return INLINE
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Run `fn(*args, **kwargs)` here and now; see `Pool.submit`."""
+    @property
+    def follower(self) -> Dispatcher:
+        """The caller."""
+        return INLINE
+
+    def launch(self, future: Future[Any], /) -> None:
+        """Run a call, here and now, and as often as is said; see `Pool.launch`."""
         if self._closed:
             raise PoolShutdownError(self.label)
-        future: Future[T] = Future((plain_function(fn), args, kwargs, copy_context()), INLINE)
+        future.dispatcher = INLINE
         self._running += 1
         try:
-            future.run_on(INLINE)
+            with _at(future):
+                future.run_on(INLINE)
+                while isinstance(future, Call) and (pause := future.pause_before_next()) is not None:
+                    time.sleep(pause)
+                    future.run_on(INLINE)
         finally:
             self._running -= 1
             self._done += 1
-        error = future.outcome()[1]  # not by exception(): this is no look at it
-        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-            raise error  # a Ctrl-C is for the program, not only for the call that it happened to hit
+        error = (future.ended() or NOTHING)[1]
         try:
-            return future
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                raise error  # a Ctrl-C is for the program, not only for the call that it happened to hit
         finally:
-            del future  # an error refers to this frame: break the cycle
+            del future, error  # an error refers to this frame: break the cycle
 
     def stats(self) -> PoolStats:
         """Return what the pool does at this moment."""
         return PoolStats(workers=0, queued=0, running=self._running, done=self._done)
+
+
+class _Caller:
+    """How a thread waits that is no worker, and runs an inline call: it sleeps."""
+
+    running: Any = None
+
+    def wait(self, future: State[Any], timeout: float | None) -> bool:
+        """Sleep; see `Waiter`."""
+        self.lend(future)
+        try:
+            return future.sleep(timeout)
+        finally:
+            self.unlend()
+
+    def lend(self, awaited: Any = None) -> None:
+        """Note what the call at hand waits for."""
+        begin_waiting(self.running, awaited)
+
+    def unlend(self) -> None:
+        """Note that it goes on."""
+        end_waiting(self.running)
+
+    def replace(self) -> None:
+        """Nobody can take the place of the caller."""
+
+    def come_back(self) -> None:
+        """It has not been replaced."""
+
+
+@contextmanager
+def _at(future: Future[Any]) -> Generator[None]:
+    """Note that this thread runs the call of *future* now."""
+    outer = this.worker
+    worker = this.worker = outer or _Caller()
+    before, worker.running = worker.running, future
+    try:
+        yield
+    finally:
+        worker.running = before
+        this.worker = outer
+        if outer is None:
+            close_loop()

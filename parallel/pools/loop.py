@@ -1,11 +1,11 @@
 """
 Kind `loop`: runs coroutines on one asyncio loop, which has a thread of its own.
 
-    submit() ──▶ _waiting (FIFO) ──▶ loop thread: a task per call, at most `max_workers` at a time
+    submit() ──▶ _waiting (backlog) ──▶ loop thread: a task per call, at most `max_workers` at a time
                                         └──▶ the task is done ──▶ Future ──▶ what follows: callback threads
 
 Guarantees:
-- Calls start in submission order, on the loop's thread.
+- Calls of one priority start in submission order, on the loop's thread.
 - Every accepted call ends, however its task does: cancelled by others before its first step, or as the loop closes.
 - The loop goes on when a call stops it, and when a task that a call left behind raises `SystemExit`; that cancels the
   calls that run, as it does in `asyncio.run`.
@@ -23,27 +23,30 @@ import asyncio
 import inspect
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
-from contextvars import Context, copy_context
+from contextvars import Context
 from functools import partial
 from types import FunctionType
-from typing import Any, ClassVar, Final, ParamSpec, TypeVar, overload
+from typing import Any, ClassVar, Final, Literal, ParamSpec, TypeAlias, TypeVar, cast, get_args, overload
 
-from parallel.context import Dispatcher, era, name_of, plain_function, this
+from parallel.context import RUNNING, Dispatcher, era, name_of, this
 from parallel.delivery import settle
 from parallel.errors import PoolBrokenError, PoolShutdownError, UnsuitableFunctionError
 from parallel.futures import Future
 from parallel.outcomes import CANCELLED, Outcome, Work, failure
+from parallel.pools.backlog import Backlog
 from parallel.pools.base import Engine, PoolStats, check_workers, is_draining
 from parallel.pools.blocking import LoopThread
 from parallel.pools.handing import HandingPool, Tally
+from parallel.runs import Run
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 LOGGER = logging.getLogger("parallel")
+
+_OnFull: TypeAlias = Literal["block", "raise"]
 
 _UNBOUNDED: Final = 1 << 62
 """`max_workers` of a loop when none is given: coroutines are cheap, what they use is theirs to bound."""
@@ -55,19 +58,45 @@ class LoopPool(HandingPool):
 
     Args:
         max_workers: Calls in flight at most; None: no limit.
+        max_pending: Calls from outside that may wait for their turn; None: any number.
+        on_full: What becomes of one more: its caller waits (`block`), or gets a `PoolFullError` (`raise`).
         name: The pool's name, for messages.
         callbacks: Who runs what follows a call; None: the registry's callback threads.
     """
 
     kind: ClassVar[str] = "loop"
 
-    def __init__(self, max_workers: int | None = None, *, name: str = "", callbacks: Dispatcher | None = None) -> None:
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        *,
+        max_pending: int | None = None,
+        on_full: Literal["block", "raise"] = "block",
+        name: str = "",
+        callbacks: Dispatcher | None = None,
+    ) -> None:
+        if on_full not in get_args(_OnFull):
+            raise ValueError(f"on_full must be one of {', '.join(get_args(_OnFull))}; found {on_full!r}")
         self._max_workers = check_workers(max_workers, _UNBOUNDED)
-        super().__init__(name, callbacks)
+        super().__init__(name, callbacks, max_pending, on_full)
 
     def _new_engine(self) -> LoopEngine:
         self._loop = LoopEngine(self.label, self._max_workers, f"parallel-{self.name or 'loop'}")
         return self._loop
+
+    @property
+    def follower(self) -> Dispatcher:
+        """The callback threads."""
+        return self.handing(self._loop.handed)
+
+    def launch(self, future: Future[Any], /) -> None:
+        """Queue a call; see `Pool.launch`."""
+        future.dispatcher = self.follower
+        self._loop.accept(future)
+
+    def check(self, fn: Callable[..., Any]) -> None:
+        """Refuse a plain function: it would block the loop."""
+        check_coroutine_function(fn)
 
     @overload
     def submit(self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
@@ -80,11 +109,7 @@ class LoopPool(HandingPool):
         Raises:
             UnsuitableFunctionError: *fn* is no coroutine function.
         """
-        fn = plain_function(fn)
-        check_coroutine_function(fn)
-        future: Future[Any] = Future((fn, args, kwargs, copy_context()), self.dispatcher(self._loop.handed))
-        self._loop.accept(future)
-        return future
+        return super().submit(fn, *args, **kwargs)
 
 
 def check_coroutine_function(fn: Callable[..., Any]) -> None:
@@ -120,7 +145,7 @@ class LoopEngine(Engine):
         self._thread_name = thread_name
         self._lock = threading.RLock()
         self._quiet = threading.Condition(self._lock)
-        self._waiting: deque[Future[Any]] = deque()
+        self._waiting: Backlog[Future[Any]] = Backlog()
         self._open: set[Future[Any]] = set()  # accepted, not ended
         self._in_flight = 0
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself holds them weakly
@@ -219,31 +244,40 @@ class LoopEngine(Engine):
                 self._finish()
 
     def _start_call(self, future: Future[Any]) -> None:
-        work: Work | None = future.take_work()
-        if work is None:
+        run = future.begin()
+        if run is None:
             self._ended(future)
             return
+        work, run.work = cast(Work, run.work), None
         ends: list[Outcome] = []
         call, context = _drive(work, ends), work[3]
+        context.run(RUNNING.set, run)
         try:
             task = asyncio.get_running_loop().create_task(call, context=context)
         except BaseException as error:  # of a task factory that a call has set
             call.close()
-            settle(future, failure(error), may_block=False)
+            run.finish(failure(error), may_block=False)
             self._ended(future)
             return
+        run.stop = partial(self._stop, task)
         self._in_flight += 1
         self._tasks.add(task)
-        task.add_done_callback(partial(self._task_ended, future, ends), context=context)
+        task.add_done_callback(partial(self._task_ended, future, run, ends), context=context)
 
-    def _task_ended(self, future: Future[Any], ends: list[Outcome], task: asyncio.Task[None]) -> None:
+    def _stop(self, task: asyncio.Task[None]) -> None:
+        """Cancel a task, from any thread."""
+        with self._lock:
+            if self._loop is not None:  # else it ends with its loop
+                self._loop.call_soon_threadsafe(task.cancel)
+
+    def _task_ended(self, future: Future[Any], run: Run, ends: list[Outcome], task: asyncio.Task[None]) -> None:
         """End a call, in whatever way its task has ended."""
         self._in_flight -= 1
         self._tasks.discard(task)
         # Nothing is in there if the task was cancelled before its first step.
         outcome = ends.pop() if ends else (None, CANCELLED if task.cancelled() else task.exception(), None)
         try:
-            settle(future, outcome, may_block=False)
+            run.finish(outcome, may_block=False)
         finally:
             self._ended(future)
 
@@ -326,7 +360,7 @@ class LoopEngine(Engine):
         self._closed = True
         self._loop = None
         self._thread = None
-        self._waiting = deque()
+        self._waiting = Backlog()
         self._open = set()
 
 

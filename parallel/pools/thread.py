@@ -12,6 +12,7 @@ from typing import Any, ClassVar, ParamSpec, TypeVar
 from parallel.config import cpus
 from parallel.context import Dispatcher, plain_function
 from parallel.futures import Future
+from parallel.gates import OnFull
 from parallel.pools.base import Pool, check_initializer, check_workers
 from parallel.pools.crew import Crew
 
@@ -28,11 +29,17 @@ class ThreadPool(Pool):
         thread_name_prefix: What the threads are called; empty: after the pool.
         initializer: Called at the start of each worker thread. If it raises, the pool is broken.
         initargs: What it is called with.
+        max_pending: Calls from outside that may wait for a worker; None: any number.
+        on_full: What becomes of one more: its caller waits (`block`), gets a `PoolFullError` (`raise`) or runs it
+            itself (`run`).
+        helping: Whether a worker that waits for a call runs it itself if it is queued here. That call sees the
+            thread-locals and the re-entrant locks of the one that waits.
         name: The pool's name, for messages.
         callbacks: Who runs what follows a call where the workers can't; None: the registry's callback threads.
     """
 
     kind: ClassVar[str] = "thread"
+    has_threads: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -41,6 +48,9 @@ class ThreadPool(Pool):
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         *,
+        max_pending: int | None = None,
+        on_full: OnFull = "block",
+        helping: bool = True,
         name: str = "",
         callbacks: Dispatcher | None = None,
     ) -> None:
@@ -48,14 +58,30 @@ class ThreadPool(Pool):
         self._max_workers = check_workers(max_workers, min(32, cpus() + 4))
         self._prefix = thread_name_prefix or f"parallel-{name or 'thread'}"
         self._initializer = (initializer, initargs)
-        super().__init__(name, callbacks)
+        self._helping = helping
+        super().__init__(name, callbacks, max_pending, on_full)
 
     def _new_engine(self) -> Crew:
-        self._crew = Crew(self.label, self._max_workers, self._prefix, *self._initializer)
+        self._crew = Crew(self.label, self._max_workers, self._prefix, *self._initializer, helping=self._helping)
         return self._crew
+
+    @property
+    def follower(self) -> Dispatcher:
+        """Its own workers."""
+        return self._crew
+
+    def launch(self, future: Future[Any], /) -> None:
+        """Queue a call; see `Pool.launch`."""
+        crew = self._crew
+        future.__dict__["dispatcher"] = crew
+        if future.priority and not crew.is_ranked:
+            crew.rank()
+        crew.accept(future)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `fn(*args, **kwargs)` on a worker thread; see `Pool.submit`."""
+        if self.gate is not None:
+            return super().submit(fn, *args, **kwargs)
         crew = self._crew
         plain = fn if type(fn) is FunctionType else plain_function(fn)
         future: Future[T] = Future((plain, args, kwargs or None, copy_context()), crew)

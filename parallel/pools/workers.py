@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 from parallel.context import Dispatcher, Step, era, this
 from parallel.coroutines import close_loop
 from parallel.futures import Future
-from parallel.runs import Run
+from parallel.runs import begin_waiting, end_waiting
 from parallel.states import State, hangs_on
 
 LOGGER = logging.getLogger("parallel")
@@ -63,6 +63,14 @@ class Employer(Dispatcher, Protocol):
 
     def unlend(self, worker: Worker) -> None:
         """Take the place back."""
+        ...
+
+    def replace(self, worker: Worker) -> None:
+        """Give the place of *worker* away, as its call has overrun its time."""
+        ...
+
+    def come_back(self, worker: Worker) -> None:
+        """Take that place back, as the call has ended now."""
         ...
 
     def break_down(self, reason: str, cause: BaseException | None) -> None:
@@ -162,9 +170,7 @@ class Worker:
 
     def wait(self, future: State[Any], timeout: float | None) -> bool:
         """Wait for *future*: help to bring it about, then lend this place; see `Waiter`."""
-        run = self._run()
-        if run is not None:
-            run.lend(future)
+        begin_waiting(self.running, future)
         try:
             if timeout is None and self._help(future):
                 return True
@@ -174,26 +180,29 @@ class Worker:
             finally:
                 self.crew.unlend(self)
         finally:
-            if run is not None:
-                run.unlend()
+            end_waiting(self.running)
 
     def lend(self, awaited: Any = None) -> None:
         """Give this place to a spare worker; see `Waiter`. It is one place, however many coroutines wait on it."""
-        run = self._run()
-        if run is not None:
-            run.lend(awaited)
-        self.crew.lend(self)
+        begin_waiting(self.running, awaited)
+        try:
+            self.crew.lend(self)
+        except BaseException:
+            end_waiting(self.running)
+            raise
 
     def unlend(self) -> None:
         """Take the place back."""
         self.crew.unlend(self)
-        run = self._run()
-        if run is not None:
-            run.unlend()
+        end_waiting(self.running)
 
-    def _run(self) -> Run | None:
-        running: object = self.running
-        return running if isinstance(running, Run) else None
+    def replace(self) -> None:
+        """Give this place away; see `Waiter`."""
+        self.crew.replace(self)
+
+    def come_back(self) -> None:
+        """Take it back."""
+        self.crew.come_back(self)
 
     def _help(self, future: State[Any]) -> bool:
         """Run here what *future* hangs on, as far as it is queued here; True if that has brought it to its end."""

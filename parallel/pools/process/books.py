@@ -117,4 +117,4 @@ class Books:
         with self.lock:
             dropped = self.calls.drop()
         for future in dropped:
-            self.calls.end(future, lambda: (None, self.broken_error(reason, cause), None))
+            self.calls.end_dropped(future, lambda: (None, self.broken_error(reason, cause), None))

@@ -19,13 +19,16 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from threading import RLock
-from typing import Any
+from typing import Any, cast
 
 from parallel.delivery import settle
 from parallel.futures import Future
 from parallel.outcomes import Outcome
+from parallel.pools.backlog import Backlog
 from parallel.pools.process.peer import Call, Given
+from parallel.runs import Run
 
 LOGGER = logging.getLogger("parallel")
 
@@ -39,11 +42,14 @@ class Calls:
         done: How many have ended.
     """
 
+    kill: Callable[[Given], object]
+    """How the worker is ended that has a call; set by the engine."""
+
     def __init__(self, lock: RLock) -> None:
         self._lock = lock
-        self.queued: deque[Future[Any]] = deque()
+        self.queued: Backlog[Future[Any]] = Backlog()
         self._returned: deque[Given] = deque()  # started, but their worker died before it had read them
-        self._endings: deque[tuple[Future[Any], Callable[[], Outcome]]] = deque()  # the first is being settled
+        self._endings: deque[tuple[Callable[[Outcome], object], Callable[[], Outcome]]] = deque()  # the first is at it
         self._dropped: dict[int, Future[Any]] = {}
         self.done = 0
 
@@ -68,17 +74,25 @@ class Calls:
                 future = self.queued.popleft()
             except IndexError:
                 return None
-            call: Call | None = future.take_work()
-            if call is not None:
-                return Given(future, call)
+            run = future.begin()
+            if run is not None:
+                call, run.work = cast(Call, run.work), None
+                given = Given(future, call, run)
+                run.kill = partial(self.kill, given)
+                return given
             self.done += 1
 
     def drop(self) -> list[Future[Any]]:
-        """Under the lock: take all that wait; the caller ends each of them, by `end` or `end_here`."""
-        dropped: list[Future[Any]] = []
-        while (given := self.next()) is not None:
-            self._dropped[id(given.future)] = given.future
-            dropped.append(given.future)
+        """Under the lock: take all that wait; the caller ends each of them, by `end_dropped` or `end_here`."""
+        dropped = [given.future for given in self._returned]
+        self._returned.clear()
+        while self.queued:
+            future = self.queued.popleft()
+            if future.take_work() is None:
+                self.done += 1  # it was cancelled
+            else:
+                dropped.append(future)
+        self._dropped.update((id(future), future) for future in dropped)
         return dropped
 
     def clear(self) -> None:
@@ -86,15 +100,19 @@ class Calls:
         self.queued.clear()
         self._returned.clear()
 
-    def end(self, future: Future[Any], outcome: Callable[[], Outcome]) -> None:
-        """On the reader: have `settle_all` end *future* with what *outcome* returns, which may run user code."""
-        self._endings.append((future, outcome))
+    def end(self, given: Given, outcome: Callable[[], Outcome]) -> None:
+        """On the reader: have `settle_all` end a call with what *outcome* returns, which may run user code."""
+        self._endings.append((partial(_finish, given), outcome))
+
+    def end_dropped(self, future: Future[Any], outcome: Callable[[], Outcome]) -> None:
+        """On the reader: have `settle_all` end a dropped call."""
+        self._endings.append((partial(_end_unread, future, may_block=False), outcome))
         self._dropped.pop(id(future), None)
 
     def end_here(self, future: Future[Any], outcome: Outcome) -> None:
         """End a dropped call on this thread, where callbacks may block."""
         try:
-            settle(future, outcome)
+            _end_unread(future, outcome, may_block=True)
         finally:
             with self._lock:
                 self._dropped.pop(id(future), None)
@@ -109,7 +127,8 @@ class Calls:
         """On the reader: settle what has ended."""
         while self._endings:
             try:
-                self._settle(*self._endings[0])
+                finish, outcome = self._endings[0]
+                finish(outcome())
             except Exception:  # nothing that follows one call may cost another its end
                 LOGGER.exception("a process pool could not hand on what follows a call")
             finally:
@@ -117,5 +136,14 @@ class Calls:
                     self.done += 1
                 self._endings.popleft()
 
-    def _settle(self, future: Future[Any], outcome: Callable[[], Outcome]) -> None:
-        settle(future, outcome(), may_block=False)
+
+def _finish(given: Given, outcome: Outcome) -> None:
+    given.run.finish(outcome, may_block=False)
+
+
+def _end_unread(future: Future[Any], outcome: Outcome, *, may_block: bool) -> None:
+    """End a call that no worker has read, though it may have been started: given to one that died before that."""
+    settle(future, outcome, may_block=may_block)
+    run: Run | None = future.__dict__.get("_run")
+    if run is not None:
+        run.finish(outcome, may_block=may_block)

@@ -1,7 +1,7 @@
 """
 The engine of a process pool: it takes calls, and has them run by workers.
 
-    submit: pickle ──▶ a worker is free ──▶ sent to it by the caller ────────┐
+    take: pickle ──▶  a worker is free ──▶ sent to it by the caller ────────┐
                   └──▶ none is ──▶ queued, no system call                    ▼
                                       │                                   worker ──▶ socket
     reader: answer arrives ──▶ worker refilled from the queue ◀──────────────────────┘
@@ -26,22 +26,22 @@ State, changed under the lock of the books: `_life`, `_opener`, `_watchers`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from enum import Enum
 from functools import partial
 from multiprocessing import process as processes
 from typing import Any
 
-from parallel.context import Dispatcher, era
+from parallel.context import era
+from parallel.delivery import settle
 from parallel.errors import PoolBrokenError, PoolShutdownError
 from parallel.futures import Future
-from parallel.outcomes import CANCELLED
+from parallel.outcomes import CANCELLED, Outcome, Work
 from parallel.pools.base import Engine, PoolStats
 from parallel.pools.process.books import GUARD_HINT, Books, Settings
 from parallel.pools.process.hiring import Hiring
 from parallel.pools.process.listening import Listening
 from parallel.pools.process.packing import Packer
-from parallel.pools.process.peer import Call, Peer
+from parallel.pools.process.peer import Call, Given, Peer
 
 
 class Life(Enum):
@@ -64,6 +64,7 @@ class Staff(Engine):
         self._books = books = Books(settings, self._round_done)
         self._lock = books.lock
         self._calls = books.calls
+        self._calls.kill = self._kill
         self._roster = books.roster
         self._reactor = books.reactor
         self._hiring = Hiring(books)
@@ -77,23 +78,18 @@ class Staff(Engine):
 
     # -- taking calls -------------------------------------------------------------------------------------------------
 
-    def submit(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], callbacks: Dispatcher
-    ) -> Future[Any]:
+    def take(self, future: Future[Any]) -> None:
         """
-        Take a call; what can't be pickled fails its future only.
+        Take a call: a future that holds its work. What can't be pickled fails it.
 
         Raises:
             PoolShutdownError, PoolBrokenError: No calls are taken any more.
         """
         if self._books.closing:
             raise self._books.refusal()
-        packed = self._pack(fn, args, kwargs)
-        future: Future[Any] = Future(packed, callbacks)
-        if not isinstance(packed, Call):
-            future.end_with(packed)  # nobody else has it yet
+        if not self._packed(future):
             self._calls.count_stillborn()
-            return future
+            return
         try:
             for peer in self._place(future):
                 self._books.send(peer)
@@ -102,7 +98,23 @@ class Staff(Engine):
         except BaseException:
             self._after_interrupt()
             raise
-        return future
+
+    def _packed(self, future: Future[Any]) -> bool:
+        """Replace the work of a future by what a worker is sent; False if it has ended by that, or before."""
+        fields = future.__dict__
+        work: Work | Call | None = fields.pop("_work", None)
+        packed: Call | Outcome = (None, CANCELLED, None)
+        try:
+            if work is not None:
+                packed = work if isinstance(work, Call) else self._pack(work[0], work[1], work[2] or {})
+        except BaseException:
+            fields["_work"] = work
+            raise
+        if isinstance(packed, Call):
+            fields["_work"] = packed  # who has cancelled it meanwhile has asked its run, which is looked at: `begin`
+            return True
+        settle(future, packed, may_block=False)
+        return False
 
     def _place(self, future: Future[Any]) -> list[Peer]:
         """Queue a call; return the workers that have been given one now, for this thread to send."""
@@ -244,6 +256,16 @@ class Staff(Engine):
         """Kill the workers that run a call; these calls fail, also those that their worker had not begun yet."""
         self._books.interrupted = True
         self._reactor.tell(self._kill_busy)
+
+    def _kill(self, given: Given) -> None:
+        """Kill the worker that has a call, from any thread; nothing happens if none has it any more."""
+        self._reactor.tell(partial(self._kill_worker_of, given))
+
+    def _kill_worker_of(self, given: Given) -> None:
+        """On the reader, so that no process is hit that has been buried."""
+        for peer in list(self._roster.staff):
+            if peer.given is given:
+                peer.kill()
 
     def _kill_busy(self) -> None:
         """On the reader, so that no process is hit that has been buried."""

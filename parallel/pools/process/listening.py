@@ -106,8 +106,8 @@ class Listening:
         books = self._books
         most = books.settings.max_tasks_per_child
         with books.lock:
-            future, call = peer.hand_back(call_id)
-            books.calls.end(future, partial(outcome_of, call.name, frame))
+            given = peer.hand_back(call_id)
+            books.calls.end(given, partial(outcome_of, given.call.name, frame))
             peer.done += 1
             retires = most is not None and peer.done >= most
             if retires:
@@ -128,7 +128,7 @@ class Listening:
         with self._books.lock:
             given, peer.given = peer.given, None
         if given is not None:
-            self._books.calls.end(given.future, lambda: (None, error, None))
+            self._books.calls.end(given, lambda: (None, error, None))
         peer.kill()
 
     def _stream_ended(self, peer: Peer) -> None:
@@ -158,14 +158,15 @@ class Listening:
 
     def _return_or_blame(self, peer: Peer, given: Given, exit_code: int | None) -> None:
         """Queue the call again if it can't have been started; once only, as reading it may be what is deadly."""
-        future, call = given
-        if peer.left_unread() and not call.sent_before and not self._books.interrupted:
+        call = given.call
+        doubtful = call.sent_before or self._books.interrupted or given.future.done()
+        if peer.left_unread() and not doubtful:
             call.sent_before = True
             with self._books.lock:
                 self._books.calls.give_back(given)
         else:
             error = WorkerDiedError(call.name, peer.pid, exit_code)
-            self._books.calls.end(future, lambda: (None, error, None))
+            self._books.calls.end(given, lambda: (None, error, None))
 
     def _count_stillborn(self, exit_code: int | None) -> None:
         self._stillborn += 1

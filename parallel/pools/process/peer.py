@@ -28,6 +28,7 @@ from parallel.futures import Future
 from parallel.pools.process.starting import check_room, hidden_main_file, main_file_was_forgotten, without_interrupts
 from parallel.pools.process.wire import Frame, Inbox, Part, close_kept, handing, keep_from_forks, push
 from parallel.pools.process.worker import Setup, work
+from parallel.runs import Run
 
 REAPING: Final = 0.5
 """Seconds that a worker gets to exit after its end of the socket closed, before it is killed. Most take 1 ms."""
@@ -52,6 +53,7 @@ class Given(NamedTuple):
 
     future: Future[Any]
     call: Call
+    run: Run
 
 
 class Peer:

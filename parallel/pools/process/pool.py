@@ -25,6 +25,7 @@ from typing import Any, ClassVar, ParamSpec, TypeVar
 from parallel.config import cpus
 from parallel.context import Dispatcher
 from parallel.futures import Future
+from parallel.gates import OnFull
 from parallel.pools.base import check_initializer, check_workers
 from parallel.pools.handing import HandingPool, Tally
 from parallel.pools.process.books import Settings
@@ -51,6 +52,9 @@ class ProcessPool(HandingPool):
         initializer: Called at the start of each worker. If it raises, the pool is broken.
         initargs: What it is called with.
         max_tasks_per_child: Calls after which a worker is replaced; None: never. Works with every start method.
+        max_pending: Calls from outside that may wait for a worker; None: any number.
+        on_full: What becomes of one more: its caller waits (`block`), gets a `PoolFullError` (`raise`) or runs it
+            itself, in its own process (`run`).
         name: The pool's name, for messages.
         callbacks: Who runs what follows a call; None: the registry's callback threads.
         configuration: For registries: their `Config`, pickled, which the workers' default registry has too. None:
@@ -61,6 +65,7 @@ class ProcessPool(HandingPool):
     """
 
     kind: ClassVar[str] = "process"
+    launches_here: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -70,6 +75,8 @@ class ProcessPool(HandingPool):
         initargs: tuple[Any, ...] = (),
         *,
         max_tasks_per_child: int | None = None,
+        max_pending: int | None = None,
+        on_full: OnFull = "block",
         name: str = "",
         callbacks: Dispatcher | None = None,
         configuration: bytes | None = None,
@@ -79,7 +86,7 @@ class ProcessPool(HandingPool):
         self._context = _context(mp_context)
         self._setup = Setup(initializer, initargs, not main_is_importable(), configuration)
         self._max_tasks = _check_tasks(max_tasks_per_child)
-        super().__init__(name, callbacks)
+        super().__init__(name, callbacks, max_pending, on_full)
 
     def _new_engine(self) -> Staff:
         thread_name = f"parallel-{self.name or 'process'}"
@@ -89,9 +96,15 @@ class ProcessPool(HandingPool):
         )
         return self._staff
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Run `fn(*args, **kwargs)` in a worker process; see `Pool.submit`."""
-        return self._staff.submit(fn, args, kwargs, self.dispatcher(self._handed))
+    @property
+    def follower(self) -> Dispatcher:
+        """The callback threads."""
+        return self.handing(self._handed)
+
+    def launch(self, future: Future[Any], /) -> None:
+        """Pickle a call and queue it; see `Pool.launch`."""
+        future.dispatcher = self.follower
+        self._staff.take(future)
 
     def map(
         self, fn: Callable[..., T], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1

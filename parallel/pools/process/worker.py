@@ -187,6 +187,12 @@ class _Sleeper:
     def unlend(self) -> None:
         """It was not lent."""
 
+    def replace(self) -> None:
+        """Nobody could take the place here, either."""
+
+    def come_back(self) -> None:
+        """It was not replaced."""
+
 
 def _leave_it_to_the_pool(signum: int, frame: FrameType | None) -> None:
     """

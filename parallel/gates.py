@@ -1,0 +1,129 @@
+"""
+Back-pressure: how many calls may wait in one pool, and what becomes of those that come when it is full.
+
+    submit() from outside ──▶ Gate.enter() ──▶ queued ──▶ started or cancelled ──▶ Gate.leave()
+                                  └──▶ full: wait, raise, or run it on the spot
+
+What the pool's own program adds, workers, continuations, retries and timers, always gets in: none of them may wait.
+
+State: `_inside`, guarded by `_room`, which is re-entrant: a signal handler may submit while it is held.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import Any, Literal, TypeAlias
+
+from parallel.context import Dispatcher, this
+from parallel.errors import PoolFullError
+from parallel.futures import Future
+from parallel.outcomes import Work, attempt
+
+OnFull: TypeAlias = Literal["block", "raise", "run"]
+"""What becomes of a call for which there is no room: its caller waits, gets an error, or runs it."""
+
+
+class Gate:
+    """
+    Bounds the calls that wait in one pool.
+
+    Args:
+        label: What messages call the pool.
+        max_pending: Calls that may wait.
+        on_full: What becomes of one more.
+    """
+
+    def __init__(self, label: str, max_pending: int, on_full: OnFull) -> None:
+        self._label = label
+        self._most = max_pending
+        self._on_full = on_full
+        self._inside = 0
+        self._room = threading.Condition(threading.RLock())
+
+    def enter(self, until: float | None = None) -> bool:
+        """
+        Count a call in, after waiting for room if need be. A Ctrl-C ends the waiting.
+
+        Args:
+            until: When the waiting has to end, on the clock of `time.monotonic`; None: never.
+
+        Returns:
+            False if the caller is to run it instead.
+
+        Raises:
+            PoolFullError: There is no room; or not in time; or this thread must not wait for it.
+        """
+        with self._room:
+            if self._inside >= self._most and this.worker is None:
+                if self._on_full == "run":
+                    return False
+                self._wait(until)
+            self._inside += 1
+            return True
+
+    def _wait(self, until: float | None) -> None:
+        if self._on_full == "raise" or _runs_a_loop():
+            raise PoolFullError(self._label, self._most)
+        while self._inside >= self._most:
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                raise PoolFullError(self._label, self._most)
+            self._room.wait(left)
+
+    def leave(self) -> None:
+        """Count a call out: it has been started, or cancelled."""
+        with self._room:
+            self._inside -= 1
+            self._room.notify()
+
+
+def _runs_a_loop() -> bool:
+    """Tell whether an event loop of asyncio runs on this thread: it must not be blocked."""
+    asyncio: Any = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None
+
+
+class GatedFuture(Future[Any]):
+    """A future whose engine is told where it starts and where it ends; it takes a place in a gate until it starts."""
+
+    gate: Gate | None = None
+
+    def pass_gate(self, gate: Gate, until: float | None = None) -> bool:
+        """Take a place in *gate*; see `Gate.enter`."""
+        if not gate.enter(until):
+            return False
+        self.gate = gate
+        return True
+
+    def take_work(self) -> Any:
+        """Start the call, or drop it; see `State.take_work`."""
+        work: object = super().take_work()
+        if work is not None:
+            gate, self.gate = self.gate, None
+            if gate is not None:
+                gate.leave()
+        return work
+
+    def run_on(self, here: Dispatcher | None, *, may_block: bool = True) -> None:
+        """Run the call on this thread; see `Future.run_on`."""
+        run = self.begin()
+        if run is None:
+            return
+        worker = this.worker
+        before: Any = None
+        if worker is not None:
+            before, worker.running = worker.running, run
+        work: Work | None = run.work
+        run.work = None
+        assert work is not None, "a run is begun with its work"
+        try:
+            outcome = attempt(work)
+        except BaseException as error:  # not even that could be done: the stack is full
+            outcome = (None, error, None)
+        del work  # what follows may take long: don't keep the arguments alive
+        if worker is not None:
+            worker.running = before
+        run.finish(outcome, here, may_block=may_block)
+        del self, run, outcome  # an error refers to this frame: break the cycle

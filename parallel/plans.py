@@ -1,0 +1,159 @@
+"""
+Plans: how the calls of one task are made in one registry.
+
+    Plan.call() ──▶ nothing is said about the task ──▶ a plain future ──▶ pool (with a timeout on a thread: `timed`)
+               └──▶ it has terms, or is made in a group or under a deadline ──▶ Call ──▶ see `call`
+               └──▶ futures among the arguments ──▶ Call, which waits for them
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from functools import partial
+from typing import Any, cast
+
+from parallel.arguments import ATOMS, Arguments, values_of
+from parallel.call import About, Call, Site, Terms
+from parallel.context import WITHIN, Within
+from parallel.deadlines import Deadline
+from parallel.delivery import Feed, settle
+from parallel.futures import Future
+from parallel.outcomes import Outcome
+from parallel.states import State
+from parallel.timed import TimedFuture
+
+
+class Plan:
+    """
+    How the calls of one task are made in one registry.
+
+    Args:
+        terms: Under what terms.
+        is_bare: Nothing is said but where they run, and perhaps a timeout.
+
+    Attributes:
+        about: What messages call the task, and its pool.
+    """
+
+    __slots__ = ("_is_plain", "_lane", "_launch", "_terms", "about")
+
+    def __init__(self, terms: Terms, *, is_bare: bool) -> None:
+        self.about = About(terms.name, terms.pool.label)
+        self._terms = terms
+        # A thread can only be asked to stop, so a timeout alone needs little there.
+        self._is_plain = is_bare and terms.pool.gate is None and (terms.lane is None or terms.pool.has_threads)
+        self._lane = terms.lane
+        self._launch = terms.pool.launch
+
+    def call(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], site: Site, within: Within | None
+    ) -> Future[Any]:
+        """
+        Make a call.
+
+        Args:
+            fn: The plain function.
+            args: Its positional arguments, futures among them.
+            kwargs: Its keyword arguments, futures among them.
+            site: Where it is made.
+            within: What it is made within.
+
+        Raises:
+            What the pool raises that doesn't take it, and a group that has closed.
+        """
+        if kwargs or not _are_plain(args):
+            values = values_of(args, kwargs)
+            if isinstance(values, Future):
+                return self._call_later(fn, values, site, within)
+            args, kwargs = values
+        if not self._is_plain or (within is not None and (within.group is not None or within.deadline is not None)):
+            return self._call_on_terms(fn, args, kwargs, site, within)
+        work = (fn, args, kwargs or None, copy_context())
+        lane = self._lane
+        future: Future[Any] = Future(work) if lane is None else TimedFuture(work, self.about.name, lane)
+        future.__dict__["_made"] = site
+        self._launch(future)
+        return future
+
+    def _call_on_terms(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], site: Site, within: Within | None
+    ) -> Future[Any]:
+        call, context = self._prepared(site, within)
+        try:
+            call.submit((fn, args, kwargs or None, context))
+        except BaseException:
+            call.cancel()  # a group, or a deadline, may know of it
+            raise
+        return call
+
+    def _call_later(
+        self, fn: Callable[..., Any], arguments: Future[Any], site: Site, within: Within | None
+    ) -> Future[Any]:
+        """Make a call that is submitted when its arguments are there; its deadline runs from now on."""
+        call, context = self._prepared(site, within)
+        ready = arguments.then(partial(_submit_with, call, fn, context))
+        tie = _Ready(ready, call)
+        call.feeds = (tie,)
+        if not ready.add(tie) and ready.outcome()[1] is not None:
+            settle(call, ready.outcome(), may_block=False)
+        return call
+
+    def _prepared(self, site: Site, within: Within | None) -> tuple[Call, Context]:
+        """Make the future of a call, and the context that its function is to run in."""
+        terms = self._terms
+        context = copy_context()
+        around = within or Within()
+        limits, group = terms.limits, around.group
+        if group is not None and group.limits is not None:
+            limits = (group.limits, *limits)
+        call = Call(terms, site, limits)
+        if group is not None:
+            group.adopt(call)
+        deadline = cast("Deadline | None", around.deadline)
+        if terms.deadline is not None and (deadline is None or time.monotonic() + terms.deadline < deadline.at):
+            deadline = Deadline(terms.deadline)
+            context.run(WITHIN.set, Within(around.registry, group, deadline))
+        if deadline is not None:
+            call.deadline = deadline
+            deadline.add(call)
+        if terms.on_success is not None or terms.on_failure is not None:
+            _add_handlers(call, terms, around)
+        return call, context
+
+
+def _are_plain(args: tuple[Any, ...]) -> bool:
+    """Tell whether no argument is a future, or can hold one."""
+    for arg in args:  # noqa: SIM110  # all() takes thrice as long for one or two
+        if type(arg) not in ATOMS:
+            return False
+    return True
+
+
+def _add_handlers(call: Call, terms: Terms, around: Within) -> None:
+    """Add the declared handlers; they run when the call has ended: its deadline and its group are not for them."""
+    context = copy_context()
+    context.run(WITHIN.set, Within(around.registry))
+    on_success, on_failure = terms.on_success, terms.on_failure
+    if on_success is not None:
+        call.on_success(lambda value: context.run(on_success, value))
+    if on_failure is not None:
+        call.on_failure(lambda error: context.run(on_failure, error))
+
+
+def _submit_with(call: Call, fn: Callable[..., Any], context: Context, arguments: Arguments) -> None:
+    """Submit a call whose arguments have come."""
+    args, kwargs = arguments
+    call.feeds = ()
+    call.submit((fn, args, kwargs or None, context))
+
+
+class _Ready(Feed):
+    """The tie of a call to the submission that waits for its arguments: if that fails, it ends the same way."""
+
+    __slots__ = ()
+    adopts = False
+
+    def pass_on(self, outcome: Outcome) -> State[Any] | None:
+        return None if outcome[1] is None else self.target
