@@ -68,7 +68,13 @@ class Future(State[T]):
         return self._follow(Then, fn, pool)
 
     @overload
+    def catch(self, fn: Callable[[Exception], Awaitable[U]], /, *, pool: str | None = None) -> Future[T | U]: ...
+    @overload
     def catch(self, fn: Callable[[Exception], U], /, *, pool: str | None = None) -> Future[T | U]: ...
+    @overload
+    def catch(
+        self, exc: type[E] | tuple[type[E], ...], fn: Callable[[E], Awaitable[U]], /, *, pool: str | None = None
+    ) -> Future[T | U]: ...
     @overload
     def catch(
         self, exc: type[E] | tuple[type[E], ...], fn: Callable[[E], U], /, *, pool: str | None = None
@@ -85,10 +91,8 @@ class Future(State[T]):
             fn: Takes the error.
             pool: As for `then`.
         """
-        if fn is None and _is_exception_type(exc):
-            raise TypeError(f"catch({exc!r}) needs a function too: catch({exc!r}, fn)")
-        caught, fn = (Exception, exc) if fn is None else (exc, fn)
-        return self._follow(Catch, fn, pool, tuple(_exception_types(caught)))
+        types, fn = what_to_catch(exc, fn)
+        return self._follow(Catch, fn, pool, types)
 
     def finally_(self, fn: Callable[[], object], /, *, pool: str | None = None) -> Future[T]:
         """
@@ -112,7 +116,7 @@ class Future(State[T]):
             ValueError: It is not more than 0.
         """
         limit = durations.seconds(seconds)
-        target: TimedFuture[T] = TimedFuture(BARE)
+        target: LimitedFuture[T] = LimitedFuture(BARE)
         self._prepare(target, chain_of(self.__dict__))
         feed = Limit(self, target, limit, name_of_chain(self.__dict__))
         if limit != inf and not self.done():
@@ -305,7 +309,7 @@ class Future(State[T]):
             callback.call(self, engine=False)
 
 
-class TimedFuture(Future[T]):
+class LimitedFuture(Future[T]):
     """
     The future of `with_timeout`.
 
@@ -334,6 +338,14 @@ def _exception(given: object) -> BaseException | None:
     if not isinstance(error, BaseException | None):
         raise TypeError(f"only an exception, or None, can be set as one, found {given!r}")
     return error
+
+
+def what_to_catch(exc: Any, fn: Any) -> tuple[tuple[type[BaseException], ...], Callable[[Any], Any]]:
+    """Return the exception types and the function that the arguments of `catch` mean."""
+    if fn is None and _is_exception_type(exc):
+        raise TypeError(f"catch({exc!r}) needs a function too: catch({exc!r}, fn)")
+    caught, fn = (Exception, exc) if fn is None else (exc, fn)
+    return tuple(_exception_types(caught)), fn
 
 
 def _is_exception_type(value: object) -> bool:

@@ -123,7 +123,7 @@ def call(link: Link, *args: object) -> Outcome:
                 value: Any = context.run(executor.submit, fn, *args)
             else:
                 value = context.run(fn, *args)
-                if _is_awaitable(value) and not is_future(value):
+                if is_awaitable(value) and not is_future(value):
                     value = context.run(_on_loop, value)
         except BaseException as error:
             return failure(error, fn, context)
@@ -134,15 +134,17 @@ def call(link: Link, *args: object) -> Outcome:
     return (value, None, None)
 
 
-def _is_awaitable(value: object) -> TypeIs[Awaitable[Any]]:
+def is_awaitable(value: object) -> TypeIs[Awaitable[Any]]:
+    """Tell whether *value* can be awaited."""
     return hasattr(type(value), "__await__")  # the check of the abstract class costs five times as much
 
 
 def _on_loop(awaitable: Awaitable[T]) -> concurrent.futures.Future[T]:
-    return current_registry().pool("loop").submit(_awaited, awaitable)  # type: ignore[arg-type]  # it awaits coroutines
+    return current_registry().pool("loop").submit(awaited, awaitable)  # type: ignore[arg-type]  # it awaits coroutines
 
 
-async def _awaited(awaitable: Awaitable[T]) -> T:
+async def awaited(awaitable: Awaitable[T]) -> T:
+    """Await *awaitable*, of whatever kind, in a coroutine."""
     return await awaitable
 
 

@@ -15,19 +15,20 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from importlib import import_module
 from types import CoroutineType, FunctionType, MethodType
 from typing import Any, Final, Generic, ParamSpec, Protocol, Self, TypeAlias, TypeVar, Unpack, cast, overload
 
+from parallel.chains import short_name
 from parallel.checks import did_you_mean
 from parallel.context import WITHIN, Declared, default_registry, module_of, name_of, plain_function
 from parallel.coroutines import run_coroutine
 from parallel.errors import PoolShutdownError, UnsuitableFunctionError
-from parallel.futures import Future
+from parallel.futures import Future, what_to_catch
 from parallel.limits import Limits
+from parallel.links import awaited, is_awaitable
 from parallel.options import Rate, Said, TaskOptions, declared_options
-from parallel.outcomes import is_coroutine
 from parallel.plans import Plan
 from parallel.registry import Registry
 from parallel.states import is_future
@@ -37,6 +38,7 @@ P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
 U = TypeVar("U")
 S = TypeVar("S")
 S_contra = TypeVar("S_contra", contravariant=True)
@@ -174,7 +176,33 @@ class Task(Declared, Generic[P, R]):
         Args:
             fn: A task, or a plain function, which runs where `Future.then` would run it.
         """
-        return TaskChain(self, fn)
+        return TaskChain(self, "then", fn)
+
+    @overload
+    def catch(self: Callable[Q, Future[T]], fn: Callable[[Exception], Awaitable[U]], /) -> Task[Q, T | U]: ...
+    @overload
+    def catch(self: Callable[Q, Future[T]], fn: Callable[[Exception], U], /) -> Task[Q, T | U]: ...
+    @overload
+    def catch(
+        self: Callable[Q, Future[T]], exc: type[E] | tuple[type[E], ...], fn: Callable[[E], Awaitable[U]], /
+    ) -> Task[Q, T | U]: ...
+    @overload
+    def catch(
+        self: Callable[Q, Future[T]], exc: type[E] | tuple[type[E], ...], fn: Callable[[E], U], /
+    ) -> Task[Q, T | U]: ...
+    def catch(self: Any, exc: Any, fn: Any = None, /) -> Task[Any, Any]:
+        """
+        Make the task that calls this one and, if that fails so, *fn* with the error; see `Future.catch`.
+
+        Args:
+            exc: The exception, or tuple of them, to catch; left out: every `Exception`.
+            fn: A task, or a plain function.
+        """
+        return TaskChain(self, "catch", *what_to_catch(exc, fn))
+
+    def finally_(self: Callable[Q, Future[T]], fn: Callable[[], object], /) -> Task[Q, T]:
+        """Make the task that calls this one and, when that has ended in whatever way, *fn*; see `Future.finally_`."""
+        return TaskChain(cast("Task[Q, Any]", self), "finally_", fn)
 
     @overload  # over a class method, by way of the class
     def __get__(self: Method[type[S], Q, T], obj: None, owner: type[S]) -> Task[Q, T]: ...
@@ -267,46 +295,106 @@ class ClassTask(Task[P, R]):
 
 
 class TaskChain(Task[P, R]):
-    """A task made of two stages: a task, and a task or function that gets its value."""
+    """
+    A task made of another one, and of what follows it.
 
-    def __init__(self, first: Task[P, Any], fn: Callable[[Any], Any]) -> None:
+    Args:
+        first: The task that is called.
+        how: The method of its future that ties the rest to it: `then`, `catch` or `finally_`.
+        stage: The arguments of that method; the last one is the function, or task.
+    """
+
+    def __init__(self, first: Task[P, Any], how: str, *stage: Any) -> None:
+        fn = stage[-1]
         if not callable(fn):
             raise TypeError(f"the stage of a chain must be callable, found {fn!r}")
         self._first = first
-        self._fn: Callable[[Any], Any] = fn
+        self._how = how
+        self._stage = stage
         super().__init__(self._run, TaskOptions())
-        self.name = f"{first.name} → {getattr(fn, 'name', None) or name_of(fn)}"
+        self.name = f"{short_name(first)} → {short_name(fn)}"
 
     def _run(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run all stages here and now."""
-        value = self._first.local(*args, **kwargs)
-        return cast(R, plain_call(self._fn, value))
+        run_here = cast("Callable[..., R]", _HERE[self._how])
+        return run_here(functools.partial(self._first.local, *args, **kwargs), *self._stage)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Call the first stage, and chain the second to its future."""
-        first = cast("Callable[..., Future[Any]]", self._first)
-        return first(*self._object, *args, **kwargs).then(self._fn)
+        """Call the first task, and tie the rest to its future."""
+        future = cast("Callable[..., Future[Any]]", self._first)(*args, **kwargs)
+        fields = future.__dict__
+        if "_made" in fields:
+            caller = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # as in a task: it was called there, not here
+            fields["_made"] = (fields["_made"][0], caller.f_code, caller.f_lasti)
+        return cast("Future[Any]", getattr(future, self._how)(*self._stage))
 
     def options(self, **said: Unpack[Said]) -> Self:
         """Refuse: each stage has options of its own."""
         raise TypeError(f"a chain has no options of its own: set them on its stages, before chaining ({self.name})")
 
+    def __get__(self, obj: Any, owner: type | None = None) -> Any:
+        """Bind the first task, in its own way."""
+        first: Task[..., Any] = self._first.__get__(obj, owner)
+        if first is self._first:
+            return self
+        bound: TaskChain[..., Any] = TaskChain(first, self._how, *self._stage)
+        return bound
+
+    def __eq__(self, other: object) -> bool:
+        """Chains are equal if their tasks are, and do the same."""
+        if not isinstance(other, TaskChain):
+            return False
+        one = cast("TaskChain[..., Any]", other)
+        return bool(self._first == one._first and (self._how, self._stage) == (one._how, one._stage))
+
+    def __hash__(self) -> int:
+        return hash((self._first, self._how))
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return TaskChain, (self._first, self._fn)
+        return TaskChain, (self._first, self._how, *self._stage)
 
     def reduce_by_value(self) -> tuple[Any, ...]:
         """Return the stages, which travel each in its own way."""
         return self.__reduce__()
 
 
-def plain_call(fn: Callable[[Any], Any], value: Any) -> Any:
-    """Call *fn* here and now, a task too, with a value or with that of a coroutine or future."""
-    if is_coroutine(value):
-        value = run_coroutine(value)
-    elif is_future(value):
-        value = value.result()
+def _then_here(run: Callable[[], Any], fn: Callable[[Any], Any]) -> Any:
+    return _call_here(fn, _finished(run()))
+
+
+def _catch_here(run: Callable[[], Any], types: tuple[type[BaseException], ...], fn: Callable[[Any], Any]) -> Any:
+    try:
+        return _finished(run())
+    except types as error:
+        return _call_here(fn, error)
+
+
+def _finally_here(run: Callable[[], Any], fn: Callable[[], object]) -> Any:
+    try:
+        return _finished(run())
+    finally:
+        _call_here(fn)
+
+
+_HERE: Final[Mapping[str, Callable[..., Any]]] = {
+    "then": _then_here,
+    "catch": _catch_here,
+    "finally_": _finally_here,
+}
+"""What the methods of a future do, as `local` does it: here and now."""
+
+
+def _call_here(fn: Callable[..., Any], *args: object) -> Any:
+    """Call *fn*, a task too, and wait for what it returns."""
     declared: Any = fn
-    return declared.local(value) if isinstance(fn, Declared) else fn(value)
+    return _finished(declared.local(*args) if isinstance(fn, Declared) else fn(*args))
+
+
+def _finished(value: Any) -> Any:
+    """Return *value*, or of an awaitable, coroutine or future, its value."""
+    if is_future(value):
+        return value.result()
+    return run_coroutine(awaited(value)) if is_awaitable(value) else value
 
 
 class TaskDecorator(Protocol):
