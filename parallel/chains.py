@@ -95,9 +95,8 @@ def place(made: Made) -> tuple[str, int]:
     return code.co_filename, next(lines, code.co_firstlineno)
 
 
-def title(fn: Callable[..., Any] | None, chain: Chain) -> str:
+def title(fn: Callable[..., Any] | None, made: Made | None, chain: Chain) -> str:
     """Name what has failed: the function, if it is known, and the chain that it is a stage of."""
-    made: Made | None = chain[0]
     name = _full_name(fn) if fn is not None else made[0].name if made is not None else "a call"
     return name if len(chain) < 3 else f"{name}, {_OF_THE_CHAIN}{written(chain)}"
 

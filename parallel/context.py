@@ -248,6 +248,18 @@ def entered(*, registry: Home | None = None, group: Group | None = None, deadlin
     return Within(registry or around.registry, group or around.group, deadline or around.deadline)
 
 
+def take_in(future: Any) -> None:
+    """
+    Have the group of the present block, if it has one, adopt *future*.
+
+    Raises:
+        GroupClosedError: The group's block has ended.
+    """
+    within = WITHIN.get()
+    if within is not None and within.group is not None:
+        within.group.adopt(future)
+
+
 def current_registry() -> Home:
     """Return the registry of this block, or else the program's default one."""
     within = WITHIN.get()

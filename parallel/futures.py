@@ -22,7 +22,7 @@ from typing import Any, TypeVar, cast, overload
 from parallel import durations
 from parallel.awaits import wait_on_loop
 from parallel.chains import Chain, chain_of, longer, name_of_chain
-from parallel.context import WITHIN, Dispatcher, current_registry, era
+from parallel.context import Dispatcher, current_registry, era, take_in
 from parallel.coroutines import run_coroutine
 from parallel.delivery import Callback, Feed, Link, cancel_sources, deliver, serves_only, settle
 from parallel.durations import Duration
@@ -295,9 +295,7 @@ class Future(State[T]):
         fields = target.__dict__
         fields["dispatcher"] = dispatcher
         fields["_chain"] = chain
-        within = WITHIN.get()
-        if within is not None and within.group is not None:
-            within.group.adopt(target)
+        take_in(target)
 
     def _tie(self, feed: Feed) -> None:
         feed.target.feeds = (feed,)

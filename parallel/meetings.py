@@ -5,6 +5,9 @@ Meetings: several futures, and the one that ends when enough of them have.
     source ──▶ _Member ─┼─▶ Meeting (counts, keeps outcomes, says when it is over) ──▶ target
     source ──▶ _Member ─┘
 
+A meeting looks at all failures: one that decides how the target ends is to be looked at there, the others are not
+reported. What ties and callbacks its sources have besides is no business of it.
+
 State: a meeting's, guarded by its lock; no user code runs while it is held.
 """
 
@@ -16,12 +19,13 @@ from concurrent.futures import CancelledError
 from concurrent.futures import Future as AnyFuture
 from typing import Any, cast
 
-from parallel.context import Declared, Dispatcher, current_registry
+from parallel.context import Declared, Dispatcher, current_registry, take_in
 from parallel.delivery import Feed, alive, outcome_of
 from parallel.delivery import settle as end
 from parallel.futures import Future
 from parallel.outcomes import CANCELLED, Outcome
 from parallel.states import BARE, State, is_future, is_ours
+from parallel.unseen import Failure
 
 
 class Meeting:
@@ -124,8 +128,18 @@ class _Member(Feed):
         return self._meeting.selects
 
     def pass_on(self, outcome: Outcome) -> State[Any] | None:
-        self._end = self._meeting.arrive(self._index, outcome)
-        return None if self._end is None else self.target
+        end = self._end = self._meeting.arrive(self._index, outcome)
+        if end is outcome:
+            self._overlook_others(outcome[2])
+        elif outcome[2] is not None:
+            outcome[2].look()  # it becomes a part of the value, or of the group of all errors; or is late
+        return None if end is None else self.target
+
+    def _overlook_others(self, decisive: Failure | None) -> None:
+        """Have no failure of the other sources reported: this end decides, and nobody can get theirs here."""
+        for feed in self.target.feeds:
+            if feed.source is not self.source and is_ours(feed.source):
+                feed.source.overlook(decisive)
 
     def passed(self, outcome: Outcome) -> Outcome:
         return cast(Outcome, self._end)
@@ -135,6 +149,7 @@ def meet_all(futures: Sequence[AnyFuture[Any]], meeting: Meeting) -> Future[Any]
     for future in futures:
         check_future(future)
     target: Future[Any] = Future(BARE, _common_dispatcher(futures))
+    take_in(target)
     meet(futures, meeting, target)
     return target
 

@@ -23,7 +23,7 @@ from contextvars import Context
 from types import CoroutineType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
-from parallel.context import WITHIN, Waiter, this
+from parallel.context import WITHIN, Waiter, Within, this
 from parallel.coroutines import run_coroutine
 from parallel.unseen import Failure
 
@@ -205,9 +205,9 @@ def failure(error: BaseException, fn: Callable[..., Any] | None = None, context:
     return (None, error, Failure(error, traceback, fn, within))
 
 
-def failed_with(error: BaseException) -> Outcome:
+def failed_with(error: BaseException, within: Within | None = None) -> Outcome:
     """Make the outcome of an *error* that was not caught here; its traceback stays as it is."""
-    return (None, error, Failure(error, _traceback_of(error), None, WITHIN.get()))
+    return (None, error, Failure(error, _traceback_of(error), None, within or WITHIN.get()))
 
 
 def _users_part(traceback: TracebackType | None) -> TracebackType | None:

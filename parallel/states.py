@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
+from weakref import ref
 
 from parallel.context import Dispatcher, era, this
 from parallel.errors import ForkedError
@@ -61,6 +62,10 @@ def hangs_on(*futures: State[Any], through_bodies: bool = False) -> Iterator[Sta
         ahead += [feed.source for feed in reversed(one.feeds)]
         if through_bodies:
             ahead += one.awaited()
+
+
+def _nothing() -> None:
+    """Stand for a weak reference to nothing."""
 
 
 def shown(outcome: Outcome, future: concurrent.futures.Future[Any]) -> BaseException:
@@ -219,10 +224,10 @@ class State(concurrent.futures.Future[T]):
     def _fail_with(self, outcome: Outcome) -> list[Any] | None:
         """As `end_with`, of an error."""
         _, error, failure = outcome
-        if failure is None:
-            outcome = failed_with(cast(BaseException, error))
-            failure = cast(Failure, outcome[2])
         fields = self.__dict__
+        if failure is None:
+            outcome = failed_with(cast(BaseException, error), fields.get("_within"))
+            failure = cast(Failure, outcome[2])
         # Before it is published, as then somebody may look at it.
         is_first = failure.expect_look(fields)
         if "_work" in fields:
@@ -233,17 +238,22 @@ class State(concurrent.futures.Future[T]):
             told = []
         elif type(end) is not tuple and end.end(self, outcome):
             told = cast("list[Any]", end.drain())
-        if is_first if told is None else "_overlooked" in fields:
+        if is_first if told is None else "_overlooked" in fields and fields["_overlooked"]() is not failure:
             failure.look()
         return told
 
-    def overlook(self) -> None:
-        """Count an error of this call as looked at, whenever it comes: who has waited for it needs it no more."""
+    def overlook(self, decisive: Failure | None) -> None:
+        """
+        Count an error of this call as looked at, whenever it comes: who has waited for it needs it no more.
+
+        Args:
+            decisive: The failure because of which that is so, if there was one; it may come to this future too.
+        """
         fields = self.__dict__
-        fields["_overlooked"] = True
+        fields["_overlooked"] = _nothing if decisive is None else ref(decisive)
         fields.setdefault("_end", Watch())  # with that there, it ends by `end_with`, which asks for the mark afterwards
         outcome = self.ended()
-        if outcome is not None and outcome[2] is not None:
+        if outcome is not None and outcome[2] is not None and outcome[2] is not decisive:
             outcome[2].look()
 
     def add(self, entry: object) -> bool:

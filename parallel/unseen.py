@@ -34,7 +34,7 @@ from types import TracebackType
 from typing import Any, Final
 from weakref import ref
 
-from parallel.chains import Chain, add_note, chain_of, note_chain, place, title
+from parallel.chains import Chain, Made, add_note, chain_of, note_chain, place, title
 from parallel.context import Home, Within, default_registry
 
 LOGGER = logging.getLogger("parallel")
@@ -59,10 +59,11 @@ class Failure:
         traceback: Its traceback where it was caught, with the frames of the user's alone.
         fn: The function that raised it, if that is known.
         within: What the call was made within.
-        chain: The chain that is known of the last future that got it.
+        made: Where the call was made, if that is known.
+        chain: The chain of the last future that got it.
     """
 
-    __slots__ = ("__weakref__", "_is_new", "chain", "error", "fn", "traceback", "within")
+    __slots__ = ("__weakref__", "_is_new", "chain", "error", "fn", "made", "traceback", "within")
 
     def __init__(
         self,
@@ -75,6 +76,7 @@ class Failure:
         self.traceback = traceback
         self.fn = fn
         self.within = within
+        self.made: Made | None = None
         self.chain: Chain = (None,)
         self._is_new = True
 
@@ -91,6 +93,7 @@ class Failure:
         if not self._is_new:
             return False
         self._is_new = False
+        self.made = chain[0]
         _unseen[id(self)] = ref(self)
         return True
 
@@ -176,7 +179,6 @@ def _next_to_tell() -> Failure | None:
             home = _home_of(failure)
             if home.unobserved != "raise":
                 return failure
-            BaseException.with_traceback(failure.error, failure.traceback)
             _collected.append((home, failure))
 
 
@@ -199,27 +201,30 @@ def _tell(failure: Failure) -> None:
 
 
 def _text(failure: Failure) -> str:
-    made = failure.chain[0]
+    made = failure.made
     where = "" if made is None else ", called at {}:{}".format(*place(made))
-    return f"{title(failure.fn, failure.chain)}{where}, has failed, and {_NOBODY}"
+    return f"{title(failure.fn, made, failure.chain)}{where}, has failed, and {_NOBODY}"
 
 
 def _warn(failure: Failure) -> None:
     import warnings
 
-    made = failure.chain[0]
+    made = failure.made
     file, line = ("parallel", 0) if made is None else place(made)
     text = f"{_text(failure)}: {type(failure.error).__name__}: {failure.error}"
     warnings.warn_explicit(text, UnobservedErrorWarning, file, line)
 
 
 def raise_collected(home: Home) -> None:
-    """
-    Raise what *home* is to raise: the errors of its calls that nobody has looked at, in a group.
-    """
+    """Raise the errors that *home* is to raise, if there are any, in a group."""
     global _collected
-    report_dropped()
     with _lock:
+        for _ in range(len(_dropped)):
+            failure = _dropped.popleft()  # nobody else takes any while this thread has the lock
+            if _home_of(failure) is home:
+                _collected.append((home, failure))
+            else:
+                _dropped.append(failure)
         failures = [failure for one, failure in _collected if one is home]
         _collected = [(one, failure) for one, failure in _collected if one is not home]
     if failures:
@@ -228,6 +233,7 @@ def raise_collected(home: Home) -> None:
 
 def _group_of(failures: list[Failure]) -> BaseException:
     for failure in failures:
+        BaseException.with_traceback(failure.error, failure.traceback)
         add_note(failure.error, _text(failure), unless=_NOBODY)
     return BaseExceptionGroup(f"{len(failures)} calls have failed, and {_NOBODY}", [one.error for one in failures])
 
