@@ -57,8 +57,10 @@ def _begun(fields: Mapping[str, Any]) -> Chain:
     made: Made | None = fields.get("_made")
     if made is not None:
         return (made, _without_modules(made[0].name))
-    work: object = fields.get("_work")  # of a call that nobody has started yet
-    return (None, short_name(cast(Any, work)[0])) if type(work) is tuple and work else (None,)
+    work: object = fields.get("_work")
+    if type(work) is tuple and work:  # of a call that nobody has started yet
+        return (None, short_name(cast(Any, work)[0]))
+    return (None, "…") if "dispatcher" in fields else (None,)  # one that has begun; one that was made by hand
 
 
 def short_name(fn: Callable[..., Any]) -> str:
@@ -95,13 +97,8 @@ def place(made: Made) -> tuple[str, int]:
     return code.co_filename, next(lines, code.co_firstlineno)
 
 
-def title(fn: Callable[..., Any] | None, made: Made | None, chain: Chain) -> str:
-    """Name what has failed: the function, if it is known, and the chain that it is a stage of."""
-    name = _full_name(fn) if fn is not None else made[0].name if made is not None else "a call"
-    return name if len(chain) < 3 else f"{name}, {_OF_THE_CHAIN}{written(chain)}"
-
-
-def _full_name(fn: Callable[..., Any]) -> str:
+def full_name(fn: Callable[..., Any]) -> str:
+    """Name *fn*, a task too, `module:qualname`."""
     name: object = getattr(fn, "name", None)
     return name if isinstance(name, str) else name_of(fn)
 

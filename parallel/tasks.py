@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from importlib import import_module
 from types import CoroutineType, FunctionType, MethodType
 from typing import Any, Final, Generic, ParamSpec, Protocol, Self, TypeAlias, TypeVar, Unpack, cast, overload
@@ -23,15 +23,13 @@ from typing import Any, Final, Generic, ParamSpec, Protocol, Self, TypeAlias, Ty
 from parallel.chains import short_name
 from parallel.checks import did_you_mean
 from parallel.context import WITHIN, Declared, default_registry, module_of, name_of, plain_function
-from parallel.coroutines import run_coroutine
 from parallel.errors import PoolShutdownError, UnsuitableFunctionError
 from parallel.futures import Future, what_to_catch
+from parallel.here import Tie, run_here
 from parallel.limits import Limits
-from parallel.links import awaited, is_awaitable
 from parallel.options import Rate, Said, TaskOptions, declared_options
 from parallel.plans import Plan
 from parallel.registry import Registry
-from parallel.states import is_future
 from parallel.streams import MapFuture, map_eagerly
 
 P = ParamSpec("P")
@@ -314,19 +312,31 @@ class TaskChain(Task[P, R]):
         super().__init__(self._run, TaskOptions())
         self.name = f"{short_name(first)} → {short_name(fn)}"
 
+    def _parts(self) -> tuple[Task[P, Any], list[Tie]]:
+        """Return the task that is called first, and what is tied to it, in that order."""
+        first: Task[P, Any] = self
+        ties: list[Tie] = []
+        while isinstance(first, TaskChain):
+            ties.append((first._how, first._stage))
+            first = first._first
+        return first, ties[::-1]
+
     def _run(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run all stages here and now."""
-        run_here = cast("Callable[..., R]", _HERE[self._how])
-        return run_here(functools.partial(self._first.local, *args, **kwargs), *self._stage)
+        first, ties = self._parts()
+        return cast(R, run_here(functools.partial(first.local, *args, **kwargs), ties))
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call the first task, and tie the rest to its future."""
-        future = cast("Callable[..., Future[Any]]", self._first)(*args, **kwargs)
+        first, ties = self._parts()
+        future = cast("Callable[..., Future[Any]]", first)(*args, **kwargs)
         fields = future.__dict__
         if "_made" in fields:
             caller = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # as in a task: it was called there, not here
             fields["_made"] = (fields["_made"][0], caller.f_code, caller.f_lasti)
-        return cast("Future[Any]", getattr(future, self._how)(*self._stage))
+        for how, stage in ties:
+            future = cast("Future[Any]", getattr(future, how)(*stage))
+        return future
 
     def options(self, **said: Unpack[Said]) -> Self:
         """Refuse: each stage has options of its own."""
@@ -356,45 +366,6 @@ class TaskChain(Task[P, R]):
     def reduce_by_value(self) -> tuple[Any, ...]:
         """Return the stages, which travel each in its own way."""
         return self.__reduce__()
-
-
-def _then_here(run: Callable[[], Any], fn: Callable[[Any], Any]) -> Any:
-    return _call_here(fn, _finished(run()))
-
-
-def _catch_here(run: Callable[[], Any], types: tuple[type[BaseException], ...], fn: Callable[[Any], Any]) -> Any:
-    try:
-        return _finished(run())
-    except types as error:
-        return _call_here(fn, error)
-
-
-def _finally_here(run: Callable[[], Any], fn: Callable[[], object]) -> Any:
-    try:
-        return _finished(run())
-    finally:
-        _call_here(fn)
-
-
-_HERE: Final[Mapping[str, Callable[..., Any]]] = {
-    "then": _then_here,
-    "catch": _catch_here,
-    "finally_": _finally_here,
-}
-"""What the methods of a future do, as `local` does it: here and now."""
-
-
-def _call_here(fn: Callable[..., Any], *args: object) -> Any:
-    """Call *fn*, a task too, and wait for what it returns."""
-    declared: Any = fn
-    return _finished(declared.local(*args) if isinstance(fn, Declared) else fn(*args))
-
-
-def _finished(value: Any) -> Any:
-    """Return *value*, or of an awaitable, coroutine or future, its value."""
-    if is_future(value):
-        return value.result()
-    return run_coroutine(awaited(value)) if is_awaitable(value) else value
 
 
 class TaskDecorator(Protocol):

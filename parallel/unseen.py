@@ -34,7 +34,7 @@ from types import TracebackType
 from typing import Any, Final
 from weakref import ref
 
-from parallel.chains import Chain, Made, add_note, chain_of, note_chain, place, title
+from parallel.chains import Chain, Made, add_note, chain_of, full_name, note_chain, place, written
 from parallel.context import Home, Within, default_registry
 
 LOGGER = logging.getLogger("parallel")
@@ -88,12 +88,13 @@ class Failure:
             True if it is the first one.
         """
         chain = chain_of(fields)
+        made: Made | None = chain[0]
         if len(chain) > 1:
             self.chain = chain
         if not self._is_new:
             return False
         self._is_new = False
-        self.made = chain[0]
+        self.made = made
         _unseen[id(self)] = ref(self)
         return True
 
@@ -201,9 +202,13 @@ def _tell(failure: Failure) -> None:
 
 
 def _text(failure: Failure) -> str:
-    made = failure.made
-    where = "" if made is None else ", called at {}:{}".format(*place(made))
-    return f"{title(failure.fn, made, failure.chain)}{where}, has failed, and {_NOBODY}"
+    fn, made, chain = failure.fn, failure.made, failure.chain
+    name = full_name(fn) if fn is not None else made[0].name if made is not None else "a call"
+    details = ["called at {}:{}".format(*place(made))] if made is not None else []
+    if len(chain) > 2:
+        details.append(f"of the chain {written(chain)}")
+    where = f" ({'; '.join(details)})" if details else ""
+    return f"{name} has failed, and {_NOBODY}{where}"
 
 
 def _warn(failure: Failure) -> None:

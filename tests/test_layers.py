@@ -36,6 +36,7 @@ HOUSE = [
     {"config"},
     {"timer"},
     {"futures"},
+    {"here"},
     {"meetings"},
     {"combine"},
     {"arguments"},
