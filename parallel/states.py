@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
-from weakref import ref
 
 from parallel.context import Dispatcher, era, this
 from parallel.errors import ForkedError
@@ -64,8 +63,8 @@ def hangs_on(*futures: State[Any], through_bodies: bool = False) -> Iterator[Sta
             ahead += one.awaited()
 
 
-def _nothing() -> None:
-    """Stand for a weak reference to nothing."""
+def no_failure() -> None:
+    """Stand for a weak reference to a failure where there is none."""
 
 
 def shown(outcome: Outcome, future: concurrent.futures.Future[Any]) -> BaseException:
@@ -242,18 +241,18 @@ class State(concurrent.futures.Future[T]):
             failure.look()
         return told
 
-    def overlook(self, decisive: Failure | None) -> None:
+    def overlook(self, decisive: Callable[[], Failure | None]) -> None:
         """
         Count an error of this call as looked at, whenever it comes: who has waited for it needs it no more.
 
         Args:
-            decisive: The failure because of which that is so, if there was one; it may come to this future too.
+            decisive: A weak reference to the failure because of which that is so; it may come to this future too.
         """
         fields = self.__dict__
-        fields["_overlooked"] = _nothing if decisive is None else ref(decisive)
+        fields["_overlooked"] = decisive
         fields.setdefault("_end", Watch())  # with that there, it ends by `end_with`, which asks for the mark afterwards
         outcome = self.ended()
-        if outcome is not None and outcome[2] is not None and outcome[2] is not decisive:
+        if outcome is not None and outcome[2] is not None and outcome[2] is not decisive():
             outcome[2].look()
 
     def add(self, entry: object) -> bool:

@@ -144,7 +144,8 @@ def _call_reporter() -> None:
 def _start_reporter() -> None:
     # A thread that `threading` knows: handlers of logs ask for its name.
     try:
-        threading.Thread(target=_report, name="parallel-unseen").start()
+        # With its kind said: else that of this thread is asked for, which is made known by that, and never forgotten.
+        threading.Thread(target=_report, name="parallel-unseen", daemon=False).start()
     except BaseException:  # as above
         _right.append(None)
 
