@@ -81,12 +81,10 @@ def reports() -> Iterator[Reports]:
     logger = logging.getLogger("parallel")
     handler = Reports()
     logger.addHandler(handler)
-    logger.propagate = False  # pytest would keep the errors
     handler.up_to_now()
     yield handler
     handler.up_to_now()
     logger.removeHandler(handler)
-    logger.propagate = True
 
 
 @pytest.fixture
