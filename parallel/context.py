@@ -156,6 +156,11 @@ class Home(Protocol):
         """The callback threads."""
         ...
 
+    @property
+    def unobserved(self) -> str:
+        """What is done about a failure that nobody looked at: `log`, `warn`, `raise` or `ignore`."""
+        ...
+
     def pool(self, name: str, /) -> Executor:
         """
         The pool of that name, opened if it is not.
@@ -241,6 +246,18 @@ def entered(*, registry: Home | None = None, group: Group | None = None, deadlin
     """Return what calls are made within in a block that sets these; the rest is as it is around it."""
     around = WITHIN.get() or _NOTHING
     return Within(registry or around.registry, group or around.group, deadline or around.deadline)
+
+
+def take_in(future: Any) -> None:
+    """
+    Have the group of the present block, if it has one, adopt *future*.
+
+    Raises:
+        GroupClosedError: The group's block has ended.
+    """
+    within = WITHIN.get()
+    if within is not None and within.group is not None:
+        within.group.adopt(future)
 
 
 def current_registry() -> Home:
