@@ -21,6 +21,12 @@ WORKERS = 2
 ONE_BY_ONE = 20
 """A round trip takes about as long as so many calls made at once; a round has so many fewer of them."""
 
+LEAST = 0.02
+"""
+Seconds that a side takes in a round at least. The system's scheduler gives and takes the CPU for some milliseconds: on
+a busy machine, a side that takes less is either hit by that or isn't.
+"""
+
 PEERS_SHARE = 10
 """Peers make so many times fewer calls in a round."""
 
@@ -123,12 +129,15 @@ def in_turn(unit: str, sides: Mapping[str, Side], rounds: int) -> Measured:
 
 
 def per_call(work: Callable[[int], object], calls: int) -> Side:
-    """Make a side of *work*, which makes so many calls: microseconds for each."""
+    """Make a side of *work*, which makes so many calls, as often as it takes: microseconds for each."""
 
     def microseconds() -> float:
-        start = time.perf_counter()
-        work(calls)
-        return (time.perf_counter() - start) / calls * 1e6
+        made, seconds, start = 0, 0.0, time.perf_counter()
+        while seconds < LEAST:
+            work(calls)
+            made += calls
+            seconds = time.perf_counter() - start
+        return seconds / made * 1e6
 
     return microseconds
 
