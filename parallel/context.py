@@ -97,7 +97,12 @@ class Group(Protocol):
 
         Raises:
             GroupClosedError: The group's block has ended.
+            CancelledError: The group has been cancelled, and *future* is a call: nothing feeds it.
         """
+        ...
+
+    def look(self) -> None:
+        """Note that this thread is about to wait: nothing takes on the failures of what it has made so far any more."""
         ...
 
 
@@ -254,10 +259,18 @@ def take_in(future: Any) -> None:
 
     Raises:
         GroupClosedError: The group's block has ended.
+        CancelledError: The group has been cancelled, and *future* is a call.
     """
     within = WITHIN.get()
     if within is not None and within.group is not None:
         within.group.adopt(future)
+
+
+def about_to_wait() -> None:
+    """Tell the task group of this block, if there is one, that this thread is about to wait."""
+    within = WITHIN.get()
+    if within is not None and within.group is not None:
+        within.group.look()
 
 
 def current_registry() -> Home:
