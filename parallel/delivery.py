@@ -43,6 +43,7 @@ class Feed:
         selects: The target may end before its sources: those that then serve nobody else are cancelled.
         always: It has something to do when the source ends, even if the target was cancelled before.
         shields: Cancelling the target doesn't cancel the source.
+        looks_on: It only notes the end: it keeps nobody from cancelling the source.
     """
 
     __slots__ = ("source", "target")
@@ -50,6 +51,7 @@ class Feed:
     selects = False
     always = False
     shields = False
+    looks_on = False
 
     def __init__(self, source: concurrent.futures.Future[Any], target: State[Any]) -> None:
         self.source = source

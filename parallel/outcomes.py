@@ -146,11 +146,13 @@ class Watch:
         return self.entries.pop(entry, False) is None
 
     def feeds_only(self, target: object) -> bool:
-        """Tell whether nobody waits for this call but ties to *target*."""
+        """Tell whether nobody waits for this call but ties to *target*; who only looks on doesn't count."""
         if self._standard is not None and self._standard[1]:
             return False
         try:
-            return all(getattr(entry, "target", entry) is target for entry in self.entries)
+            return all(
+                getattr(entry, "target", entry) is target or getattr(entry, "looks_on", False) for entry in self.entries
+            )
         except RuntimeError:
             return False  # somebody came meanwhile
 
