@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         DeadlockError,
         ForkedError,
         NoTaskError,
+        GroupClosedError,
         ParallelError,
         PoolBrokenError,
         PoolFullError,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         UnsuitableFunctionError,
     )
     from parallel.futures import Future, completed, failed
+    from parallel.groups import TaskGroup, detached
     from parallel.mapping import ParallelMap, parallel_map
     from parallel.pools.base import Pool, PoolStats
     from parallel.pools.inline import InlinePool
@@ -62,6 +64,7 @@ __all__ = [
     "DeadlockError",
     "ForkedError",
     "Future",
+    "GroupClosedError",
     "InlinePool",
     "LoopPool",
     "MapFuture",
@@ -83,6 +86,7 @@ __all__ = [
     "StarvationError",
     "Task",
     "TaskTimeoutError",
+    "TaskGroup",
     "ThreadPool",
     "UnknownPoolError",
     "UnobservedErrorWarning",
@@ -93,6 +97,7 @@ __all__ = [
     "completed",
     "configure",
     "current_task",
+    "detached",
     "failed",
     "first",
     "gather",
@@ -111,6 +116,8 @@ _ROOMS: Final = {
     "errors": "ConfigError DeadlockError ForkedError NoTaskError ParallelError PoolBrokenError PoolFullError "
     "PoolShutdownError RemoteError SerializationError StarvationError TaskTimeoutError UnknownPoolError "
     "UnsuitableFunctionError",
+    "errors": "ConfigError DeadlockError ForkedError GroupClosedError ParallelError PoolBrokenError PoolShutdownError "
+    "RemoteError SerializationError StarvationError UnknownPoolError UnsuitableFunctionError",
     "deaths": "WorkerDiedError",
     "unseen": "UnobservedErrorWarning",
     "durations": "Rate",
@@ -128,6 +135,7 @@ _ROOMS: Final = {
     "streams": "MapFuture",
     "tasks": "Task task",
     "mapping": "ParallelMap parallel_map",
+    "groups": "TaskGroup detached",
 }
 """Where each name lives, room by room, ground to roof."""
 
