@@ -394,8 +394,15 @@ class TaskGroup:
         with suppress(RuntimeError):  # its loop has been closed
             if member.maker.turn is not None:
                 member.maker.turn(self.look)
-        with suppress(RuntimeError):  # no thread can be started: it is judged when its maker waits, or the block ends
-            member.timer = TIMER.call_later(GRACE, partial(self._decide, member))
+        try:
+            timer = TIMER.call_later(GRACE, partial(self._decide, member))
+        except RuntimeError:  # no thread can be started: it is judged when its maker waits, or the block ends
+            return
+        with self._lock:
+            decided = not self._members.is_undecided(member)
+            member.timer = timer
+        if decided:
+            timer.cancel()
 
     def _decide(self, member: Member) -> None:
         with self._lock:
