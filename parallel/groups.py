@@ -24,8 +24,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import weakref
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum
@@ -36,7 +35,6 @@ from typing import Any, Final, Self, cast
 
 from parallel.call import Deadline
 from parallel.context import WITHIN, Dispatcher, Home, Within, default_registry, entered
-from parallel.delivery import Feed
 from parallel.errors import GroupClosedError
 from parallel.futures import Future
 from parallel.hosts import Host, host_here, is_cancellation, is_interruption
@@ -195,7 +193,7 @@ class TaskGroup:
         self._host = host
         self._around = around
         self._registry = None if around is None else around.registry
-        _groups.add(self)
+        _open[self] = None
         self._within = entered(group=self, deadline=self._deadline(around))
         WITHIN.set(self._within)
 
@@ -281,6 +279,7 @@ class TaskGroup:
         with self._lock:
             if self._state is _State.OPEN:
                 self._close()
+        _open.pop(self, None)
         if self._parent is not None:
             self._parent._inner.pop(self, None)
         if WITHIN.get() is self._within:  # else it ends in another context than it began in
@@ -333,14 +332,12 @@ class TaskGroup:
 
     def adopt(self, future: State[Any], /) -> None:
         """Take *future* in: it ends before the block does. See `context.Group`."""
-        feeds = future.feeds
         with self._lock:
-            self._check_open(call=not feeds)
+            self._check_open(call=not future.feeds)
             member = self._members.admit(future, self._member_ended)
-        around = self._parent if feeds else None
-        while around is not None:
-            around._take_on(feeds)
-            around = around._parent
+            cancelled = self._cancelled
+        if future.feeds and not cancelled:
+            self._take_on(future)
         attach(member)
         if self._cancelled:
             future.cancel()
@@ -359,9 +356,13 @@ class TaskGroup:
         if call and self._cancelled:
             raise CancelledError(_CANCELLED)
 
-    def _take_on(self, feeds: Iterable[Feed]) -> None:
-        with self._lock:
-            self._members.take_on(feeds)
+    def _take_on(self, future: State[Any]) -> None:
+        """Note that *future* follows calls of this group, or of those around it."""
+        group: TaskGroup | None = self
+        while group is not None:
+            with group._lock:
+                group._members.take_on(future)
+            group = group._parent
 
     def _member_ended(self, member: Member, outcome: Outcome) -> Future[None] | None:
         """Note the end of a member; return the bell if it was the last one. On whatever thread that has ended it."""
@@ -491,12 +492,12 @@ def detached() -> Generator[None]:
 
 _CANCELLED: Final = "the task group has been cancelled"
 
-_groups: weakref.WeakSet[TaskGroup] = weakref.WeakSet()
-"""Those that a forked child may come upon."""
+_open: dict[TaskGroup, None] = {}
+"""Those whose blocks have begun and have not ended; changed by single atomic steps."""
 
 
 def _after_fork_in_child() -> None:
-    for group in list(_groups):
+    for group in list(_open):
         group.after_fork_in_child()
 
 

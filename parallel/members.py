@@ -62,12 +62,12 @@ class Member(Feed):
         maker: What has made it.
         looks: How often that had waited by then.
         body: It runs inline, on its maker's thread, and makes calls as this.
-        taken: Something of the group follows it.
+        takers: The futures of the group that follow it.
         outcome: How it failed.
         timer: Is going to judge it.
     """
 
-    __slots__ = ("_told", "body", "future", "looks", "maker", "outcome", "taken", "timer")
+    __slots__ = ("_told", "body", "future", "looks", "maker", "outcome", "takers", "timer")
     adopts = False
     looks_on = True
 
@@ -78,7 +78,7 @@ class Member(Feed):
         self.maker = maker
         self.looks = maker.looks
         self.body: Maker | None = None
-        self.taken = False
+        self.takers: list[State[Any]] = []
         self.outcome: Outcome = NOTHING
         self.timer: Entry | None = None
 
@@ -87,6 +87,10 @@ class Member(Feed):
 
     def passed(self, outcome: Outcome) -> Outcome:
         return (None, None, None)
+
+    def is_taken(self) -> bool:
+        """Tell whether its failure is the business of another member: a cancelled one has none."""
+        return any(not taker.cancelled() for taker in self.takers)
 
 
 Told: TypeAlias = Callable[[Member, Outcome], "Future[None] | None"]
@@ -109,8 +113,7 @@ class Members:
         self._failed: dict[State[Any], Member] = {}  # those of all makers
 
     def admit(self, future: State[Any], told: Told) -> Member:
-        """Take *future* in, which this thread has made; what feeds it is taken on."""
-        self.take_on(future.feeds)
+        """Take *future* in, which this thread has made."""
         maker = self._topmost(get_ident())
         if maker is None:
             maker = Maker(get_ident(), None, turn_here())
@@ -121,13 +124,14 @@ class Members:
         self.open[future] = member
         return member
 
-    def take_on(self, feeds: Iterable[Feed]) -> None:
-        """Note that the failures of what *feeds* come from are somebody else's."""
+    def take_on(self, taker: State[Any]) -> None:
+        """Note that *taker* follows what feeds it."""
+        feeds: Iterable[Feed] = taker.feeds
         for feed in feeds:
             source: Any = feed.source  # the standard library's futures are no members
             member = self.open.get(source) or self._failed.get(source)
             if member is not None:
-                member.taken = True
+                member.takers.append(taker)
                 self._forget(member)
 
     def end(self, member: Member, outcome: Outcome) -> list[Member]:
@@ -137,7 +141,7 @@ class Members:
         self.ended += 1
         error = outcome[1]
         counts: list[Member] = []
-        if error is not None and error is not CANCELLED and not member.taken:
+        if error is not None and error is not CANCELLED and not member.is_taken():
             member.outcome = outcome
             if member.looks == member.maker.looks:
                 self._failed[member.future] = member.maker.failed[member.future] = member
