@@ -29,8 +29,8 @@ if TYPE_CHECKING:
         ConfigError,
         DeadlockError,
         ForkedError,
-        NoTaskError,
         GroupClosedError,
+        NoTaskError,
         ParallelError,
         PoolBrokenError,
         PoolFullError,
@@ -85,8 +85,8 @@ __all__ = [
     "Settled",
     "StarvationError",
     "Task",
-    "TaskTimeoutError",
     "TaskGroup",
+    "TaskTimeoutError",
     "ThreadPool",
     "UnknownPoolError",
     "UnobservedErrorWarning",
@@ -113,11 +113,9 @@ __all__ = [
 ]
 
 _ROOMS: Final = {
-    "errors": "ConfigError DeadlockError ForkedError NoTaskError ParallelError PoolBrokenError PoolFullError "
-    "PoolShutdownError RemoteError SerializationError StarvationError TaskTimeoutError UnknownPoolError "
+    "errors": "ConfigError DeadlockError ForkedError GroupClosedError NoTaskError ParallelError PoolBrokenError "
+    "PoolFullError PoolShutdownError RemoteError SerializationError StarvationError TaskTimeoutError UnknownPoolError "
     "UnsuitableFunctionError",
-    "errors": "ConfigError DeadlockError ForkedError GroupClosedError ParallelError PoolBrokenError PoolShutdownError "
-    "RemoteError SerializationError StarvationError UnknownPoolError UnsuitableFunctionError",
     "deaths": "WorkerDiedError",
     "unseen": "UnobservedErrorWarning",
     "durations": "Rate",

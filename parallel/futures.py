@@ -301,17 +301,18 @@ class Future(State[T]):
         return target
 
     def _prepare(self, target: Future[Any], chain: Chain) -> None:
-        """Prepare *target* to end after this future; the group of the present block adopts it."""
+        """Prepare *target* to end after this future."""
         dispatcher = self.dispatcher
         if dispatcher is None or dispatcher.era != era():
             dispatcher = current_registry().callbacks
         fields = target.__dict__
         fields["dispatcher"] = dispatcher
         fields["_chain"] = chain
-        take_in(target)
 
     def _tie(self, feed: Feed) -> None:
+        """Tie its target to this future; the group of the present block adopts that."""
         feed.target.feeds = (feed,)
+        take_in(feed.target)
         if not self.add(feed):
             deliver(self, [feed], None, may_block=False)
 

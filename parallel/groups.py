@@ -33,8 +33,8 @@ from math import inf
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
-from parallel.call import Deadline
 from parallel.context import WITHIN, Dispatcher, Home, Within, default_registry, entered
+from parallel.deadlines import Deadline
 from parallel.errors import GroupClosedError
 from parallel.futures import Future
 from parallel.hosts import Host, host_here, is_cancellation, is_interruption
@@ -323,9 +323,10 @@ class TaskGroup:
         """Return the failures that count, with the tracebacks they had in their calls, then that of the body."""
         outcomes, self._errors = self._errors, {}
         errors: list[BaseException] = []
-        for _, error, traceback in outcomes.values():
-            if error is not None and error is not left:
-                errors.append(BaseException.with_traceback(error, traceback))
+        for _, error, failure in outcomes.values():
+            shown = error if failure is None else failure.shown(None)
+            if shown is not None and shown is not left:
+                errors.append(shown)
         return errors if left is None else [*errors, left]
 
     # -- its members --------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
 
-from parallel.context import Dispatcher, era, this
+from parallel.context import Dispatcher, about_to_wait, era, this
 from parallel.errors import ForkedError
 from parallel.outcomes import CANCELLED, Outcome, StandardWaiter, Watch, failed_with
 from parallel.unseen import Failure
@@ -304,6 +304,7 @@ class State(concurrent.futures.Future[T]):
         """Wait for the end and return it."""
         outcome = self.ended()
         if outcome is None:
+            about_to_wait()
             worker = this.worker
             came = worker.wait(self, timeout) if worker is not None else self.sleep(timeout)
             outcome = self.ended() if came else None
