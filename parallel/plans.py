@@ -37,12 +37,13 @@ class Plan:
         about: What messages call the task, and its pool.
     """
 
-    __slots__ = ("_is_plain", "_launch", "_terms", "about")
+    __slots__ = ("_is_plain", "_is_timed", "_launch", "_terms", "about")
 
     def __init__(self, terms: Terms, *, is_plain: bool) -> None:
         self.about = About(terms.name, terms.pool.label)
         self._terms = terms
         self._is_plain = is_plain and terms.pool.gate is None
+        self._is_timed = terms.only_bounds_attempts and terms.pool.gate is None
         self._launch = terms.pool.launch
 
     def call(
@@ -66,10 +67,17 @@ class Plan:
             if isinstance(values, Future):
                 return self._call_later(fn, values, site, within)
             args, kwargs = values
-        if not self._is_plain or (within is not None and (within.group is not None or within.deadline is not None)):
+        if within is not None and (within.group is not None or within.deadline is not None):
             return self._call_on_terms(fn, args, kwargs, site, within)
-        future: Future[Any] = Future((fn, args, kwargs or None, copy_context()))
-        future.__dict__["_made"] = site
+        if self._is_plain:
+            future: Future[Any] = Future((fn, args, kwargs or None, copy_context()))
+            future.__dict__["_made"] = site
+        elif self._is_timed:  # nothing but the pool comes before the worker
+            future = Call(self._terms, site, (fn, args, kwargs or None, copy_context()))
+            if self._terms.lane is None:
+                future.__dict__["_is_queued"] = True  # else nobody may help with it: see `Call.is_queued_at`
+        else:
+            return self._call_on_terms(fn, args, kwargs, site, within)
         self._launch(future)
         return future
 
@@ -104,7 +112,9 @@ class Plan:
         limits, group = terms.limits, around.group
         if group is not None and group.limits is not None:
             limits = (group.limits, *limits)
-        call = Call(terms, site, limits)
+        call = Call(terms, site, dispatcher=terms.pool.follower)
+        if limits:
+            call.limit_by(limits)
         if group is not None:
             group.adopt(call)
         deadline = cast("Deadline | None", around.deadline)

@@ -50,6 +50,7 @@ from parallel.pools.process.wire import (
     keep_from_forks,
     pack,
 )
+from parallel.runs import begin_waiting, end_waiting
 
 GRACE: Final = 0.5
 """Seconds between the death of the pool's process and that of a busy worker; an idle one needs them to clean up."""
@@ -191,17 +192,11 @@ class _Sleeper:
 
         Nobody could take the place: the pool, in another process, has as many workers as it may have.
         """
-        if self.running is not None:
-            from parallel.runs import begin_waiting  # who runs calls here has loaded it; most workers don't
-
-            begin_waiting(self.running, awaited)
+        begin_waiting(self.running, awaited)
 
     def unlend(self) -> None:
         """Note that it goes on."""
-        if self.running is not None:
-            from parallel.runs import end_waiting  # as above
-
-            end_waiting(self.running)
+        end_waiting(self.running)
 
     def replace(self) -> None:
         """Nobody could take the place here, either."""
