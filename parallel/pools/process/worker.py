@@ -50,7 +50,6 @@ from parallel.pools.process.wire import (
     keep_from_forks,
     pack,
 )
-from parallel.runs import begin_waiting, end_waiting
 
 GRACE: Final = 0.5
 """Seconds between the death of the pool's process and that of a busy worker; an idle one needs them to clean up."""
@@ -180,23 +179,13 @@ class _Sleeper:
     running: Any = None
 
     def wait(self, future: Any, timeout: float | None) -> bool:
-        self.lend(future)
-        try:
-            return bool(future.sleep(timeout))
-        finally:
-            self.unlend()
+        return bool(future.sleep(timeout))
 
     def lend(self, awaited: Any = None) -> None:
-        """
-        Note what the inline call at hand waits for, if one runs.
-
-        Nobody could take the place: the pool, in another process, has as many workers as it may have.
-        """
-        begin_waiting(self.running, awaited)
+        """Nobody could take the place: the pool, in another process, has as many workers as it may have."""
 
     def unlend(self) -> None:
-        """Note that it goes on."""
-        end_waiting(self.running)
+        """It was not lent."""
 
     def replace(self) -> None:
         """Nobody could take the place here, either."""
