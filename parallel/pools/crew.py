@@ -29,6 +29,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -169,14 +170,15 @@ class Crew(Engine):
                 return
             self._ranked = Backlog()
             self._put = self._put_ranked
-            others: list[Step] = []
+            steps: list[Step] = []
             try:
-                while True:
-                    step = self._queue.get_nowait()
-                    (others.append if isinstance(step, GoHome) else self._put_ranked)(step)
-            except Empty:
-                for other in others:
-                    self._queue.put(other)
+                with suppress(Empty):
+                    while True:
+                        steps.append(self._queue.get_nowait())
+            finally:  # not before all are out: each comes in again as a token
+                for step in steps:
+                    is_token = step is _NEXT or isinstance(step, GoHome)
+                    (self._queue.put if is_token else self._put_ranked)(step)
 
     def _put_ranked(self, step: Step) -> None:
         with self._lock:
