@@ -29,6 +29,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -148,14 +149,14 @@ class Crew(Engine):
                 return
             self._ranked = Backlog()
             self._put = self._put_ranked
-            others: list[Step] = []
+            waiting: list[Step] = []
             try:
-                while True:
-                    step = self._queue.get_nowait()
-                    (others.append if isinstance(step, GoHome) else self._put_ranked)(step)
-            except Empty:
-                for other in others:
-                    self._queue.put(other)
+                with suppress(Empty):
+                    while True:
+                        waiting.append(self._queue.get_nowait())
+            finally:
+                for step in waiting:  # only now that all are out: they go into the same queue
+                    (self._queue.put if isinstance(step, GoHome | _Next) else self._put_ranked)(step)
 
     def _put_ranked(self, step: Step) -> None:
         with self._lock:
