@@ -10,7 +10,7 @@ It holds that:
 - no body runs more often than it may, none after it was cancelled in the queue, and no more at a time than may;
 - nothing is left queued or running, no place is lost, no thread stays, and no future is kept alive.
 
-`MACHINE_EXAMPLES` in the environment says how many runs it makes; with it, a failing one is made shorter.
+`MACHINE_EXAMPLES` in the environment says how many runs it makes; `--hypothesis-show-statistics` tells what it met.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import machine_jobs
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -42,14 +42,17 @@ from hypothesis.stateful import (
 )
 from machine_jobs import Act, BoomError, HoldingGate, task_of
 
+import parallel.registry
 from parallel import (
     Future,
+    Pool,
     PoolFullError,
     PoolShutdownError,
     Registry,
     Retry,
     TaskTimeoutError,
     as_completed,
+    failed,
     first,
     gather,
     race,
@@ -70,6 +73,7 @@ POOLS: Final = {
     "inline": {"kind": "inline"},
 }
 KINDS: Final = list(POOLS)
+ON_THREADS: Final = ("thread", "gated", "inline")
 
 End: TypeAlias = tuple[Any, ...]
 """How a future ended, in a form that can be compared: `("value", x)`, `("boom", n)`, `("cancelled",)` and so on."""
@@ -167,6 +171,10 @@ class Node:
         """Tell whether its end may have cancelled its sources."""
         return False
 
+    def sort(self) -> str:
+        """Say what statistics count it as."""
+        return type(self).__name__
+
     def check(self) -> None:
         """Hold its end against the model."""
         assert self.end is not None
@@ -200,6 +208,9 @@ class Called(Node):
         self.kind = kind
         self.terms = terms
         self.must_not_run_again: int | None = None  # it had run so often when it was cancelled
+
+    def sort(self) -> str:
+        return f"{self.kind} {self.act.does}"
 
     @property
     def most_runs(self) -> int:
@@ -258,6 +269,17 @@ class Called(Node):
         return {"act": self.act, "kind": self.kind, "terms": self.terms, **super().describe()}
 
 
+class Refused(Node):
+    """What stands for a call that its pool had no room for, so that what follows doesn't depend on that."""
+
+    def __init__(self, future: Future[Any], act: Act) -> None:
+        super().__init__(future)
+        self.act = act
+
+    def possible(self) -> list[End]:
+        return [("boom", self.act.number)]
+
+
 class Chained(Node):
     """A link of a chain."""
 
@@ -266,6 +288,9 @@ class Chained(Node):
         self.how = how
         self.calls = calls
         self.pool = pool
+
+    def sort(self) -> str:
+        return self.how
 
     def is_wanted(self) -> bool:
         """Tell whether its function is for the end that its source had."""
@@ -309,6 +334,9 @@ class Combined(Node):
     def __init__(self, future: Future[Any], how: str, *sources: Node) -> None:
         super().__init__(future, *sources)
         self.how = how
+
+    def sort(self) -> str:
+        return self.how
 
     def possible(self) -> list[End]:
         ends = [source.end for source in self.sources if source.end]
@@ -380,7 +408,7 @@ COMBINATORS: Final[dict[str, Callable[..., Future[Any]]]] = {
 def steered(does: str, kind: str, terms: dict[str, Any]) -> dict[str, Any]:
     """Leave out those terms that meet a known defect."""
     terms = dict(terms)
-    on_threads = kind in ("thread", "gated", "inline")
+    on_threads = kind in ON_THREADS
     if does in ("nest", "wait") and terms.get("deadline") in SHORT:
         del terms["deadline"]  # 5, 6
     if kind == "inline":
@@ -429,7 +457,7 @@ class Machine(RuleBasedStateMachine):
     @rule(
         target=nodes, does=DEEDS, kind=st.sampled_from(KINDS), terms=TERMS_OR_NONE, coro=st.booleans(), data=st.data()
     )
-    def call(self, does: str, kind: str, terms: dict[str, Any], coro: bool, data: st.DataObject) -> Any:
+    def call(self, does: str, kind: str, terms: dict[str, Any], coro: bool, data: st.DataObject) -> Node:
         """Call a task, under whatever terms, that does whatever a task may do."""
         return self._call(does, kind, terms, coro, data)
 
@@ -438,7 +466,7 @@ class Machine(RuleBasedStateMachine):
     )
     def call_twice(self, does: str, kind: str, terms: dict[str, Any], coro: bool, data: st.DataObject) -> Any:
         """Call two in a row, the second of which may have to wait for the first."""
-        return multiple(*[node for _ in range(2) for node in [self._call(does, kind, terms, coro, data)] if node])
+        return multiple(*[self._call(does, kind, terms, coro, data) for _ in range(2)])
 
     @rule(
         target=nodes,
@@ -447,24 +475,25 @@ class Machine(RuleBasedStateMachine):
         coro=st.booleans(),
         given=st.lists(nodes, min_size=1, max_size=2),
     )
-    def call_with_futures(self, kind: str, terms: dict[str, Any], coro: bool, given: list[Node]) -> Any:
+    def call_with_futures(self, kind: str, terms: dict[str, Any], coro: bool, given: list[Node]) -> Node:
         """Call a task with futures as arguments."""
         return self._submit("value", kind, terms, coro, *given)
 
     @rule(target=nodes, kind=st.sampled_from(["thread", "loop"]), terms=TERMS_OR_NONE, coro=st.booleans(), on=nodes)
-    def call_that_waits(self, kind: str, terms: dict[str, Any], coro: bool, on: Node) -> Any:
+    def call_that_waits(self, kind: str, terms: dict[str, Any], coro: bool, on: Node) -> Node:
         """Call a task that waits for a future in its body: by `result()`, or by `await`."""
         return self._submit("wait", kind, terms, coro, on)
 
-    def _call(self, does: str, kind: str, terms: dict[str, Any], coro: bool, data: st.DataObject) -> Any:
+    def _call(self, does: str, kind: str, terms: dict[str, Any], coro: bool, data: st.DataObject) -> Node:
         is_bounded = any(terms.get(what) in SHORT for what in ("timeout", "deadline"))
         if (kind == "inline" and does == "hold") or (does == "obey" and not is_bounded):
             does = "value"  # nobody could let it go on
+        coro = coro and not (does == "obey" and kind in ON_THREADS)  # a coroutine that sleeps there hears of nothing
         return self._submit(does, kind, terms, coro, data=data)
 
     def _submit(
         self, does: str, kind: str, terms: dict[str, Any], coro: bool, *given: Node, data: st.DataObject | None = None
-    ) -> Any:
+    ) -> Node:
         terms = steered(does, kind, terms)
         act = self._act(does, kind, terms, coro, data)
         arguments: list[Any] = [unresolved(node.future) if does == "wait" else node.future for node in given]
@@ -472,7 +501,7 @@ class Machine(RuleBasedStateMachine):
             future = task_of(kind, is_coroutine=coro).options(**terms)(act, *arguments)
         except PoolFullError:
             assert kind == "gated"
-            return multiple()
+            return self._note(Refused(failed(BoomError(act.number)), act))
         return self._note(Called(future, act, kind, terms, *given))
 
     def _act(self, does: str, kind: str, terms: dict[str, Any], coro: bool, data: st.DataObject | None) -> Act:
@@ -499,6 +528,8 @@ class Machine(RuleBasedStateMachine):
     )
     def chain(self, source: Node, how: str, pool: str | None) -> Node:
         """Chain a function, or a call of a task, to a future."""
+        if how == "then task":
+            pool = None  # machine.md 1
         calls: list[Any] = []
         inner = Act("value", next(self.numbers), os.getpid(), str(self.log))
 
@@ -548,7 +579,7 @@ class Machine(RuleBasedStateMachine):
         if node.future.cancel(running=running):
             assert node.future.cancelled()
             # On a thread nothing that has been started can be cancelled: it was in the queue, or between attempts.
-            if isinstance(node, Called) and node.kind in ("thread", "gated", "inline"):
+            if isinstance(node, Called) and node.kind in ON_THREADS:
                 node.must_not_run_again = machine_jobs.RUNS.count(node.act.number)
 
     @rule()
@@ -649,18 +680,22 @@ class Machine(RuleBasedStateMachine):
 
     def _shut_down(self) -> None:
         in_time(lambda: self.registry.shutdown(cancel_futures=self.ending == "cancel"))
-        for kind, pool in self.pools.items():
-            stats = pool.stats()
-            assert (stats.queued, stats.running, stats.workers) == (0, 0, 0), f"{kind}: {stats}"
+        for pool in self.pools.values():
+            self._comes_to_rest(pool, workers=0)
 
     def _nothing_is_left(self) -> None:
         """See that no pool has anything to do: no straggler either, as all gates are open."""
-        for kind, pool in self.pools.items():
+        for pool in self.pools.values():
             in_time(pool.idle)
-            deadline = time.monotonic() + LONG
-            while (stats := pool.stats()).queued or stats.running or stats.stragglers:
-                assert time.monotonic() < deadline, f"{kind}: {stats}"
-                time.sleep(0.001)  # a straggler that is on its way out tells nobody
+            self._comes_to_rest(pool)
+
+    def _comes_to_rest(self, pool: Pool, workers: int | None = None) -> None:
+        """See that nothing waits or runs; what is a straggler tells nobody when it has gone, as all gates are open."""
+        deadline = time.monotonic() + LONG
+        while (stats := pool.stats()).stragglers or (workers is not None and stats.workers != workers):
+            assert time.monotonic() < deadline, f"{pool.label}: {stats}"
+            time.sleep(0.001)
+        assert (stats.queued, stats.running) == (0, 0), f"{pool.label}: {stats}"
 
     def _no_place_is_lost(self) -> None:
         """See that as many calls get under each limit as may, and as many into the queue that is bounded."""
@@ -690,6 +725,7 @@ class Machine(RuleBasedStateMachine):
                     source.expect_cancellation()
         for node in self.all:
             node.check()
+            event(f"{node.sort()}: {node.end and node.end[0]}")
 
     def _runs_are_allowed(self) -> None:
         runs = machine_jobs.runs(self.log)
@@ -700,10 +736,11 @@ class Machine(RuleBasedStateMachine):
             assert not place or most <= int(place.split()[2]), f"{most} ran at a time under the limit {place}"
 
     def _nothing_stays(self) -> None:
-        """See that no thread is left, and that nobody keeps the futures."""
+        """See that no thread is left; the default registry's run what followed after the end of this one."""
+        parallel.registry.reset()
         deadline = time.monotonic() + LONG
         while left := {thread for thread in threading.enumerate() if "timer" not in thread.name} - self.threads:
-            assert time.monotonic() < deadline, f"left: {left}"
+            assert time.monotonic() < deadline, f"left: {left}, of {self.registry._callbacks}"
             time.sleep(0.001)
 
 
@@ -725,20 +762,16 @@ def in_time(fn: Callable[[], object]) -> None:
         raise problems[0]
 
 
-MANY: Final = os.environ.get("MACHINE_EXAMPLES")
-
-
 def test_machine() -> None:
     """Whatever is done to futures, in whatever order, what the module's docstring says holds."""
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=int(MANY or 40),
+            max_examples=int(os.environ.get("MACHINE_EXAMPLES") or 150),
             stateful_step_count=40,
             deadline=None,
             print_blob=True,
-            # To shorten a run that hangs takes as many times as long as it hangs.
-            phases=list(Phase) if MANY else [Phase.explicit, Phase.reuse, Phase.generate],
+            phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to shorten a run that hangs takes too long
             suppress_health_check=list(HealthCheck),
         ),
     )
