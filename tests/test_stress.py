@@ -174,8 +174,10 @@ def press(
     def hand_on(lot: Lot) -> None:
         made.extend(lot)
         number = len(made) // LOT
-        waiters[number % len(waiters)].put(lot)
         cancellers[number % len(cancellers)].put(lot)
+        waiters[number % len(waiters)].put(lot)
+        if lot:
+            concurrent.futures.wait(lot[-1:], LONG)  # or they would all be cancelled long before their turn comes
 
     submitters = [crowd.start(lambda part=part: submit_part(part)) for part in range(SUBMITTERS)]  # type: ignore[misc]
     for thread in submitters:
