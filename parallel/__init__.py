@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from parallel.retries import Retry
     from parallel.streams import MapFuture
     from parallel.tasks import Task, task
+    from parallel.unseen import UnobservedErrorWarning
 
 __version__ = "0.1.0"
 
@@ -84,6 +85,7 @@ __all__ = [
     "TaskTimeoutError",
     "ThreadPool",
     "UnknownPoolError",
+    "UnobservedErrorWarning",
     "UnsuitableFunctionError",
     "WorkerDiedError",
     "as_completed",
@@ -110,6 +112,7 @@ _ROOMS: Final = {
     "PoolShutdownError RemoteError SerializationError StarvationError TaskTimeoutError UnknownPoolError "
     "UnsuitableFunctionError",
     "deaths": "WorkerDiedError",
+    "unseen": "UnobservedErrorWarning",
     "durations": "Rate",
     "retries": "Retry",
     "futures": "Future completed failed",

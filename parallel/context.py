@@ -97,7 +97,12 @@ class Group(Protocol):
 
         Raises:
             GroupClosedError: The group's block has ended.
+            CancelledError: The group has been cancelled, and *future* is a call: nothing feeds it.
         """
+        ...
+
+    def look(self) -> None:
+        """Note that this thread is about to wait: nothing takes on the failures of what it has made so far any more."""
         ...
 
 
@@ -154,6 +159,11 @@ class Home(Protocol):
     @property
     def callbacks(self) -> Dispatcher:
         """The callback threads."""
+        ...
+
+    @property
+    def unobserved(self) -> str:
+        """What is done about a failure that nobody looked at: `log`, `warn`, `raise` or `ignore`."""
         ...
 
     def pool(self, name: str, /) -> Executor:
@@ -241,6 +251,26 @@ def entered(*, registry: Home | None = None, group: Group | None = None, deadlin
     """Return what calls are made within in a block that sets these; the rest is as it is around it."""
     around = WITHIN.get() or _NOTHING
     return Within(registry or around.registry, group or around.group, deadline or around.deadline)
+
+
+def take_in(future: Any) -> None:
+    """
+    Have the group of the present block, if it has one, adopt *future*.
+
+    Raises:
+        GroupClosedError: The group's block has ended.
+        CancelledError: The group has been cancelled, and *future* is a call.
+    """
+    within = WITHIN.get()
+    if within is not None and within.group is not None:
+        within.group.adopt(future)
+
+
+def about_to_wait() -> None:
+    """Tell the task group of this block, if there is one, that this thread is about to wait."""
+    within = WITHIN.get()
+    if within is not None and within.group is not None:
+        within.group.look()
 
 
 def current_registry() -> Home:

@@ -19,21 +19,17 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from parallel.context import Dispatcher, Step, current_registry, default_registry, era
 from parallel.errors import PoolShutdownError
-from parallel.outcomes import CANCELLED, LockType, Outcome, Watch, Work, attempt
-from parallel.states import State, is_future, is_ours
+from parallel.outcomes import CANCELLED, LockType, Outcome, Watch, failed_with
+from parallel.states import State, is_ours, shown
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
-
-    from typing_extensions import TypeIs
-
-T = TypeVar("T")
 
 LOGGER = logging.getLogger("parallel")
 
@@ -46,12 +42,14 @@ class Feed:
         adopts: The target's own function has run; it only waits for the source.
         selects: The target may end before its sources: those that then serve nobody else are cancelled.
         always: It has something to do when the source ends, even if the target was cancelled before.
+        shields: Cancelling the target doesn't cancel the source.
     """
 
     __slots__ = ("source", "target")
     adopts = True
     selects = False
     always = False
+    shields = False
 
     def __init__(self, source: concurrent.futures.Future[Any], target: State[Any]) -> None:
         self.source = source
@@ -71,92 +69,35 @@ class Feed:
 
 
 class Link(Feed):
-    """One link of a chain: *fn* is called with what the source ended with, and its value ends the target."""
+    """
+    One link of a chain: *fn* is called with what the source ended with, and its value ends the target.
 
-    __slots__ = ("always", "context", "executor", "fn", "on_error", "on_value")
+    Attributes:
+        fn: The function.
+        executor: The pool to run it in; None: where `deliver` says.
+        context: What it runs in: a copy of that of who made the link.
+    """
+
+    __slots__ = ("context", "executor", "fn")
     adopts = False
 
     def __init__(
-        self,
-        source: State[Any],
-        target: State[Any],
-        fn: Callable[..., Any],
-        executor: Executor | None,
-        *,
-        on_value: bool = False,
-        on_error: tuple[type[BaseException], ...] = (),
-        always: bool = False,
+        self, source: State[Any], target: State[Any], fn: Callable[..., Any], executor: Executor | None
     ) -> None:
-        if not callable(fn):
-            raise TypeError(f"a continuation must be callable, found {fn!r}")
-        super().__init__(source, target)
-        target.feeds = (self,)
+        self.source = source
+        self.target = target
         self.fn = fn
         self.executor = executor
-        self.on_value = on_value
-        self.on_error = on_error
-        self.always = always
         self.context = copy_context()
-
-    def passes(self, outcome: Outcome) -> bool:
-        error = outcome[1]
-        if self.always:
-            return False
-        if error is None:
-            return not self.on_value
-        # As `except` does, by the types alone: isinstance() may run code of the user's.
-        return error is CANCELLED or not any(caught in type(error).__mro__ for caught in self.on_error)
 
     def run(self, outcome: Outcome) -> tuple[State[Any], Outcome] | None:
         """
-        Call the user's function.
+        Call the function. Gets *outcome* only if it doesn't pass.
 
         Returns:
             The target and its end; None if it was cancelled, or if it now waits for the future that came back.
         """
-        target = self.target
-        cancelled = target.take_work() is None
-        if cancelled and not self.always:
-            return None
-        target.feeds = ()
-        try:
-            result = attempt(self._work(outcome))
-        except BaseException as error:  # not even that could be done: the stack is full
-            result = (None, error, None)
-        try:
-            if cancelled:
-                _log_lost(result)
-                return None
-            return _after_finally(target, result, outcome) if self.always else _adopted(target, result)
-        finally:
-            del self, target, result, outcome  # an error refers to this frame: break the cycle
-
-    def _work(self, outcome: Outcome) -> Work:
-        """Return what is to be called."""
-        value, error, _ = outcome
-        args = () if self.always else (value,) if error is None else (error,)
-        if self.executor is None:
-            return _called, (self.fn, args), {}, self.context
-        return self.executor.submit, (self.fn, *args), {}, self.context
-
-
-def _log_lost(result: Outcome) -> None:
-    """Log the error of a `finally_` whose future was cancelled before: nobody will ask for it."""
-    if result[1] is not None:
-        LOGGER.error("exception in the function of a cancelled finally_", exc_info=result[1])
-
-
-class _Restore(Feed):
-    """After `finally_` returned a future: wait for it, then end as the call before it did."""
-
-    __slots__ = ("before",)
-
-    def __init__(self, source: concurrent.futures.Future[Any], target: State[Any], before: Outcome) -> None:
-        super().__init__(source, target)
-        self.before = before
-
-    def passed(self, outcome: Outcome) -> Outcome:
-        return self.before if outcome[1] is None else outcome
+        raise NotImplementedError
 
 
 class Callback:
@@ -183,6 +124,9 @@ class Callback:
         wanted = self._on_value if error is None else self._on_cancel if error is CANCELLED else self._on_error
         if not wanted:
             return
+        if error is not None:
+            shown(future.outcome(), future)
+        del error  # it refers to this frame, if the function raises it: break the cycle
         try:
             self._fn(future)
         except BaseException as problem:
@@ -253,9 +197,8 @@ def alive(dispatcher: Dispatcher | None) -> Dispatcher | None:
     return dispatcher if dispatcher is not None and dispatcher.era == era() else None
 
 
-_Told: TypeAlias = deque[tuple[State[Any], list[Any]]]
-"""Futures that have ended, each with those who are to be told."""
-
+_Ended: TypeAlias = tuple[State[Any], list[Any]]
+"""A future that has ended, and those who are to be told."""
 
 _Left: TypeAlias = deque[tuple[Any, State[Any]]]
 """Links and callbacks that need code of the user's, each with the future that has ended."""
@@ -263,9 +206,13 @@ _Left: TypeAlias = deque[tuple[Any, State[Any]]]
 
 def deliver(source: State[Any], entries: list[Any], here: Dispatcher | None, may_block: bool) -> None:
     """Tell *entries* that *source* has ended, then those whom that ends, and so on, without recursion."""
-    told: _Told = deque([(source, entries)])
-    left: _Left = deque()
+    ended: _Ended | None = (source, entries)
     del source, entries  # an error of what follows refers to this frame: keep nothing in it
+    while ended is not None and len(ended[1]) == 1 and isinstance(ended[1][0], Link):
+        ended = _follow(ended[0], ended[1][0], here, alone=True)  # the usual case, without the ceremony
+    told = deque(() if ended is None else (ended,))
+    left: _Left = deque()
+    del ended
     while told or left:
         while told:
             _tell(told, left)
@@ -275,7 +222,7 @@ def deliver(source: State[Any], entries: list[Any], here: Dispatcher | None, may
             _follow_up(left, told, here, may_block)
 
 
-def _tell(told: _Told, left: _Left) -> None:
+def _tell(told: deque[_Ended], left: _Left) -> None:
     """Tell all who wait for the next future in *told*; what needs code of the user's goes to *left*."""
     source, entries = told.popleft()
     outcome = source.outcome()
@@ -287,10 +234,12 @@ def _tell(told: _Told, left: _Left) -> None:
         else:
             target = entry.pass_on(outcome)
             if target is not None:
-                _end(target, entry.passed(outcome), told)
+                ended = _end(target, entry.passed(outcome))
+                if ended is not None:
+                    told.append(ended)
 
 
-def _follow_up(left: _Left, told: _Told, here: Dispatcher | None, may_block: bool) -> None:
+def _follow_up(left: _Left, told: deque[_Ended], here: Dispatcher | None, may_block: bool) -> None:
     """See to the next in *left*: a lone link of *here*, or an inline one, runs here; a callback does if it may."""
     alone = len(left) == 1
     entry, source = left.popleft()
@@ -302,36 +251,46 @@ def _follow_up(left: _Left, told: _Told, here: Dispatcher | None, may_block: boo
         else:
             entry.call(source, engine=here is not None)
     else:
-        dispatcher = alive(source.dispatcher) or cast(Dispatcher, entry.target.dispatcher)
-        if dispatcher is INLINE or (alone and here is not None and here.fuses(entry, dispatcher)):
-            _run_link(entry, source.outcome(), told)
-        else:
-            _dispatch_link(dispatcher, entry, source.outcome(), told)
+        ended = _follow(source, entry, here, alone=alone)
+        if ended is not None:
+            told.append(ended)
+        del ended
     del entry, source
 
 
-def _run_link(link: Link, outcome: Outcome, told: _Told) -> None:
-    ended = link.run(outcome)
-    if ended is not None:
-        _end(*ended, told)
-    del link, outcome, ended
+def _follow(source: State[Any], link: Link, here: Dispatcher | None, *, alone: bool) -> _Ended | None:
+    """See to *link*, here or on another thread; return what has ended by that, None if nothing did, or nobody asks."""
+    outcome = cast(Outcome, source.ended())
+    if link.passes(outcome):
+        end: tuple[State[Any], Outcome] | None = (link.target, outcome)
+    else:
+        dispatcher = alive(source.dispatcher) or cast(Dispatcher, link.target.dispatcher)
+        if dispatcher is INLINE or (alone and here is not None and here.fuses(link, dispatcher)):
+            end = link.run(outcome)
+        else:
+            end = _dispatch_link(dispatcher, link, outcome)
+    try:
+        return None if end is None else _end(*end)
+    finally:
+        del source, link, outcome, end  # an error of what follows refers to this frame: break the cycle
 
 
-def _end(future: State[Any], outcome: Outcome, told: _Told) -> None:
-    """End *future*; who is to be told of it goes to *told*."""
+def _end(future: State[Any], outcome: Outcome) -> _Ended | None:
+    """End *future*; return it with those who are to be told, None if there are none."""
     entries = future.end_with(outcome)
-    if entries is not None:
+    if entries is not None and future.feeds:
         release(future)
-        if entries:
-            told.append((future, entries))
+    return (future, entries) if entries else None
 
 
-def _dispatch_link(dispatcher: Dispatcher, link: Link, outcome: Outcome, told: _Told) -> None:
+def _dispatch_link(dispatcher: Dispatcher, link: Link, outcome: Outcome) -> tuple[State[Any], Outcome] | None:
+    """Hand *link* on; return its target and its end if that can't be done."""
     try:
         _dispatch(dispatcher, _LinkStep(link, outcome))
     except Exception as error:  # there is no thread any more, or none could be started
         if link.target.take_work() is not None:
-            _end(link.target, (None, error, None), told)
+            return link.target, (None, error, None)
+    return None
 
 
 def _dispatch_callback(callback: Callback, future: State[Any]) -> None:
@@ -352,64 +311,6 @@ def _dispatch(dispatcher: Dispatcher, step: Step) -> None:
         callbacks.dispatch(step)
 
 
-def _called(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """Call a continuation; an awaitable that is no future goes to the loop pool, as a future."""
-    value: Any = fn(*args)
-    if is_future(value) or not _is_awaitable(value):
-        return value
-    return current_registry().pool("loop").submit(_awaited, value)
-
-
-def _is_awaitable(value: object) -> TypeIs[Awaitable[Any]]:
-    return isinstance(value, Awaitable)
-
-
-async def _awaited(awaitable: Awaitable[T]) -> T:
-    return await awaitable
-
-
-def _adopted(target: State[Any], result: Outcome) -> tuple[State[Any], Outcome] | None:
-    """End *target* with *result*, or have it wait for the future that *result* holds."""
-    value = result[0]
-    if not is_future(value):
-        return target, result
-    return wait_for(Feed(value, target))
-
-
-def _after_finally(target: State[Any], result: Outcome, before: Outcome) -> tuple[State[Any], Outcome] | None:
-    value, error, _ = result
-    if is_future(value):
-        return wait_for(_Restore(value, target, before))
-    return target, (before if error is None else result)
-
-
-def wait_for(feed: Feed) -> tuple[State[Any], Outcome] | None:
-    """Tie *feed* to its source; return the target and its end if the source has ended already."""
-    source, target = feed.source, feed.target
-    if not is_ours(source):
-        target.feeds = (feed,)
-        source.add_done_callback(lambda ended: settle(target, feed.passed(outcome_of(ended))))
-        return None
-    if _leads_to(target, source):
-        return target, (None, RuntimeError("a continuation returned a future that waits for it"), None)
-    target.feeds = (feed,)
-    target.dispatcher = source.dispatcher or target.dispatcher
-    if source.add(feed):
-        return None
-    return target, feed.passed(source.outcome())
-
-
-def _leads_to(target: State[Any], source: State[Any]) -> bool:
-    """Tell whether *source* is *target*, or waits for it because its own function returned it."""
-    ahead: object = source
-    while is_ours(ahead):
-        if ahead is target:
-            return True
-        feeds = ahead.feeds
-        ahead = feeds[0].source if len(feeds) == 1 and feeds[0].adopts else None
-    return False
-
-
 def outcome_of(future: concurrent.futures.Future[Any]) -> Outcome:
     """Return how an ended future, ours or the standard library's, has ended."""
     if is_ours(future):
@@ -417,7 +318,7 @@ def outcome_of(future: concurrent.futures.Future[Any]) -> Outcome:
     if future.cancelled():
         return (None, CANCELLED, None)
     error = future.exception()
-    return (future.result(), None, None) if error is None else (None, error, error.__traceback__)
+    return (future.result(), None, None) if error is None else failed_with(error)
 
 
 def serves_only(feed: Feed) -> bool:
@@ -447,7 +348,7 @@ def cancel_sources(feeds: tuple[Feed, ...]) -> None:
     while left:
         feed = left.pop()
         source = feed.source
-        serves_it_only = serves_only(feed)
+        serves_it_only = not feed.shields and serves_only(feed)
         if not is_ours(source):
             if serves_it_only:
                 source.cancel()

@@ -15,16 +15,22 @@ from __future__ import annotations
 import concurrent.futures
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from concurrent.futures import InvalidStateError
+from math import inf
 from types import CoroutineType
 from typing import Any, TypeVar, cast, overload
 
+from parallel import durations
 from parallel.awaits import wait_on_loop
-from parallel.context import Dispatcher, current_registry
+from parallel.chains import Chain, chain_of, longer, name_of_chain
+from parallel.context import Dispatcher, current_registry, era, take_in
 from parallel.coroutines import run_coroutine
-from parallel.delivery import Callback, Link, alive, cancel_sources, deliver, serves_only, settle
-from parallel.outcomes import CANCELLED, NOTHING, Outcome, Work, failure
+from parallel.delivery import Callback, Feed, Link, cancel_sources, deliver, serves_only, settle
+from parallel.durations import Duration
+from parallel.links import Catch, Finally, Limit, Shield, Then
+from parallel.outcomes import CANCELLED, NOTHING, Outcome, Work, failed_with, failure
 from parallel.runs import Run, run_of
-from parallel.states import BARE, State, is_ours
+from parallel.states import BARE, State, is_ours, shown
+from parallel.timer import TIMER, Entry
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -59,10 +65,16 @@ class Future(State[T]):
         Raises:
             UnknownPoolError: No pool is called *pool*.
         """
-        return self._follow(fn, pool, on_value=True)
+        return self._follow(Then, fn, pool)
 
     @overload
+    def catch(self, fn: Callable[[Exception], Awaitable[U]], /, *, pool: str | None = None) -> Future[T | U]: ...
+    @overload
     def catch(self, fn: Callable[[Exception], U], /, *, pool: str | None = None) -> Future[T | U]: ...
+    @overload
+    def catch(
+        self, exc: type[E] | tuple[type[E], ...], fn: Callable[[E], Awaitable[U]], /, *, pool: str | None = None
+    ) -> Future[T | U]: ...
     @overload
     def catch(
         self, exc: type[E] | tuple[type[E], ...], fn: Callable[[E], U], /, *, pool: str | None = None
@@ -79,10 +91,8 @@ class Future(State[T]):
             fn: Takes the error.
             pool: As for `then`.
         """
-        if fn is None and _is_exception_type(exc):
-            raise TypeError(f"catch({exc!r}) needs a function too: catch({exc!r}, fn)")
-        caught, fn = (Exception, exc) if fn is None else (exc, fn)
-        return self._follow(fn, pool, on_error=tuple(_exception_types(caught)))
+        types, fn = what_to_catch(exc, fn)
+        return self._follow(Catch, fn, pool, types)
 
     def finally_(self, fn: Callable[[], object], /, *, pool: str | None = None) -> Future[T]:
         """
@@ -90,7 +100,38 @@ class Future(State[T]):
 
         An error of *fn* takes the place of the end; its value is dropped, after it was waited for if it is a future.
         """
-        return self._follow(fn, pool, always=True)
+        return self._follow(Finally, fn, pool)
+
+    def with_timeout(self, seconds: Duration, /) -> Future[T]:
+        """
+        Make the future that ends as this one does, or after so long with a `TaskTimeoutError`.
+
+        Then this one is cancelled, as by `cancel()`, unless somebody else waits for it too. No thread waits meanwhile.
+
+        Args:
+            seconds: From now: a number, a `timedelta`, or a string such as `"250ms"`; `inf` for no limit.
+
+        Raises:
+            TypeError: It is no duration.
+            ValueError: It is not more than 0.
+        """
+        limit = durations.seconds(seconds)
+        target: LimitedFuture[T] = LimitedFuture(BARE)
+        self._prepare(target, chain_of(self.__dict__))
+        feed = Limit(self, target, limit, name_of_chain(self.__dict__))
+        if limit != inf and not self.done():
+            target.entry = TIMER.call_later(limit, feed.expire)
+        self._tie(feed)
+        if target.done():
+            feed.untie()  # its time may have been over before it was tied
+        return target
+
+    def shield(self) -> Future[T]:
+        """Make the future that ends as this one does; who cancels it, or what follows it, doesn't reach this one."""
+        target: Future[T] = Future(BARE)
+        self._prepare(target, chain_of(self.__dict__))
+        self._tie(Shield(self, target))
+        return target
 
     def on_success(self, fn: Callable[[T], object], /) -> Future[T]:
         """Call *fn* with the value, if there is one, and return this same future. What *fn* raises is logged."""
@@ -122,10 +163,14 @@ class Future(State[T]):
             RuntimeError: Neither asyncio nor trio runs the coroutine.
         """
         yield from wait_on_loop(self)
+        # As `result` does, without its line in the traceback.
+        outcome = self.outcome()
+        if outcome[1] is None:
+            return cast(T, outcome[0])
         try:
-            return self.result()
+            raise shown(outcome, self)
         finally:
-            del self  # an error refers to this frame: break the cycle
+            del self, outcome  # an error refers to this frame: break the cycle
 
     def cancel(self, *, running: bool = False) -> bool:
         """
@@ -193,23 +238,37 @@ class Future(State[T]):
         del work
         try:
             try:
-                value: Any = context.run(fn, *args, **kwargs) if kwargs else context.run(fn, *args)
-                kind: object = type(value)  # pyright: ignore[reportUnknownVariableType]  # of what anybody returns
+                value: Any
+                if kwargs:
+                    value = context.run(fn, *args, **kwargs)
+                else:  # to unpack no arguments takes as long as a tenth of all the rest
+                    value = context.run(fn, *args) if args else context.run(fn)
+                kind: object = type(value)
                 if kind is CoroutineType:
                     value = context.run(run_coroutine, value)
                 # Who runs a call is the only one who can end it so: see the claim below.
                 outcome: Outcome = NOTHING if value is None else (value, None, None)
                 del value
             except BaseException as error:
-                outcome = failure(error)
+                outcome = self._failed(failure(error, fn, context))
             if "_run" in fields:  # somebody has asked for it; what follows on this thread is no part of it
                 outcome = fields.pop("_run").told(outcome)
         except BaseException as error:  # not even that could be done: the stack is full
             outcome = (None, error, None)
         del fn, args, kwargs, context  # what follows may take long: don't keep the arguments alive
-        if fields.setdefault("_end", outcome) is not outcome:
-            settle(self, outcome, here, may_block=may_block)
+        if fields.setdefault("_end", outcome) is not outcome and not settle(self, outcome, here, may_block=may_block):
+            _forget(outcome)
         del self, fields, outcome  # an error refers to this frame: break the cycle
+
+    def _failed(self, outcome: Outcome) -> Outcome:
+        """Prepare the *outcome* of a call that has raised for being published."""
+        fields = self.__dict__
+        run: Run | None = fields.pop("_run", None)
+        if run is not None:
+            outcome = run.told(outcome)
+        if outcome[2] is not None:
+            outcome[2].expect_look(fields)
+        return outcome
 
     def set_running_or_notify_cancel(self) -> bool:
         """Mark a future made by hand as running; False if it has been cancelled."""
@@ -226,31 +285,62 @@ class Future(State[T]):
 
     def set_exception(self, exception: BaseException | None) -> None:
         """End a future made by hand with an error; None ends it with the value None, as in the standard library."""
-        exception = _exception(exception)
-        traceback = None if exception is None else exception.__traceback__
-        if not settle(self, (None, exception, traceback)):
+        if not settle(self, (None, _exception(exception), None)):
             raise InvalidStateError(f"{self._state}: {self!r}")
 
     def _follow(
-        self,
-        fn: Callable[..., Any],
-        pool: str | None,
-        *,
-        on_value: bool = False,
-        on_error: tuple[type[BaseException], ...] = (),
-        always: bool = False,
+        self, kind: Callable[..., Link], fn: Callable[..., Any], pool: str | None, *more: object
     ) -> Future[Any]:
         """Tie a new future to this one through *fn*."""
-        target: Future[Any] = Future(BARE, alive(self.dispatcher) or current_registry().callbacks)
+        if not callable(fn):
+            raise TypeError(f"a continuation must be callable, found {fn!r}")
         executor = None if pool is None else current_registry().pool(pool)
-        link = Link(self, target, fn, executor, on_value=on_value, on_error=on_error, always=always)
-        if not self.add(link):
-            deliver(self, [link], None, may_block=False)
+        target: Future[Any] = Future(BARE)
+        self._prepare(target, longer(self.__dict__, fn))
+        self._tie(kind(self, target, fn, executor, *more))
         return target
+
+    def _prepare(self, target: Future[Any], chain: Chain) -> None:
+        """Prepare *target* to end after this future; the group of the present block adopts it."""
+        dispatcher = self.dispatcher
+        if dispatcher is None or dispatcher.era != era():
+            dispatcher = current_registry().callbacks
+        fields = target.__dict__
+        fields["dispatcher"] = dispatcher
+        fields["_chain"] = chain
+        take_in(target)
+
+    def _tie(self, feed: Feed) -> None:
+        feed.target.feeds = (feed,)
+        if not self.add(feed):
+            deliver(self, [feed], None, may_block=False)
 
     def _call_back(self, callback: Callback) -> None:
         if not self.add(callback):
             callback.call(self, engine=False)
+
+
+class LimitedFuture(Future[T]):
+    """
+    The future of `with_timeout`.
+
+    Attributes:
+        entry: That of the timer, withdrawn when this future ends, in whatever way.
+    """
+
+    entry: Entry | None = None
+
+    def end_with(self, outcome: Outcome) -> list[Any] | None:
+        told = super().end_with(outcome)
+        if self.entry is not None:
+            self.entry.cancel()
+        return told
+
+
+def _forget(outcome: Outcome) -> None:
+    """Drop the *outcome* of a call whose future has ended in another way meanwhile: there is nobody to look at it."""
+    if outcome[2] is not None:
+        outcome[2].look()
 
 
 def _exception(given: object) -> BaseException | None:
@@ -259,6 +349,14 @@ def _exception(given: object) -> BaseException | None:
     if not isinstance(error, BaseException | None):
         raise TypeError(f"only an exception, or None, can be set as one, found {given!r}")
     return error
+
+
+def what_to_catch(exc: Any, fn: Any) -> tuple[tuple[type[BaseException], ...], Callable[[Any], Any]]:
+    """Return the exception types and the function that the arguments of `catch` mean."""
+    if fn is None and _is_exception_type(exc):
+        raise TypeError(f"catch({exc!r}) needs a function too: catch({exc!r}, fn)")
+    caught, fn = (Exception, exc) if fn is None else (exc, fn)
+    return tuple(_exception_types(caught)), fn
 
 
 def _is_exception_type(value: object) -> bool:
@@ -284,7 +382,12 @@ def completed(value: T) -> Future[T]:
 
 
 def failed(error: BaseException) -> Future[Any]:
-    """Make a future that has ended with *error*."""
+    """
+    Make a future that has ended with *error*.
+
+    It is not reported if nobody looks at it; a future to which the error passes on is.
+    """
     future: Future[Any] = Future()
-    future.set_exception(error)
+    future.take_work()
+    future.__dict__["_end"] = failed_with(cast(BaseException, _exception(error)))
     return future

@@ -5,6 +5,9 @@ Meetings: several futures, and the one that ends when enough of them have.
     source ──▶ _Member ─┼─▶ Meeting (counts, keeps outcomes, says when it is over) ──▶ target
     source ──▶ _Member ─┘
 
+A meeting looks at all failures: one that decides how the target ends is to be looked at there, the others are not
+reported. What ties and callbacks its sources have besides is no business of it.
+
 State: a meeting's, guarded by its lock; no user code runs while it is held.
 """
 
@@ -15,21 +18,29 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
 from concurrent.futures import Future as AnyFuture
 from typing import Any, cast
+from weakref import ref
 
-from parallel.context import Declared, Dispatcher, current_registry
+from parallel.context import Declared, Dispatcher, current_registry, take_in
 from parallel.delivery import Feed, alive, outcome_of
 from parallel.delivery import settle as end
 from parallel.futures import Future
 from parallel.outcomes import CANCELLED, Outcome
-from parallel.states import BARE, State, is_future, is_ours
+from parallel.states import BARE, State, is_future, is_ours, no_failure
+from parallel.unseen import Failure
 
 
 class Meeting:
-    """What the members of one combination share; a subclass says when it is over."""
+    """
+    What the members of one combination share; a subclass says when it is over.
+
+    Attributes:
+        decisive: A weak reference to the failure that has decided how the target ends.
+    """
 
     selects = False
 
     def __init__(self) -> None:
+        self.decisive: Callable[[], Failure | None] = no_failure
         self._lock = threading.RLock()
         self._outcomes: list[Outcome | None] = []
         self._missing = 0
@@ -124,8 +135,21 @@ class _Member(Feed):
         return self._meeting.selects
 
     def pass_on(self, outcome: Outcome) -> State[Any] | None:
-        self._end = self._meeting.arrive(self._index, outcome)
-        return None if self._end is None else self.target
+        meeting, failure = self._meeting, outcome[2]
+        end = self._end = meeting.arrive(self._index, outcome)
+        if end is outcome:
+            self._overlook_others(failure)
+        elif failure is not None and failure is not meeting.decisive():
+            failure.look()  # it becomes a part of the value, or of the group of all errors; or it is late
+        return None if end is None else self.target
+
+    def _overlook_others(self, failure: Failure | None) -> None:
+        """Have no failure of the other sources reported: this end decides, and nobody can get theirs here."""
+        if failure is not None:
+            self._meeting.decisive = ref(failure)
+        for feed in self.target.feeds:
+            if feed.source is not self.source and is_ours(feed.source):
+                feed.source.overlook(self._meeting.decisive)
 
     def passed(self, outcome: Outcome) -> Outcome:
         return cast(Outcome, self._end)
@@ -135,6 +159,7 @@ def meet_all(futures: Sequence[AnyFuture[Any]], meeting: Meeting) -> Future[Any]
     for future in futures:
         check_future(future)
     target: Future[Any] = Future(BARE, _common_dispatcher(futures))
+    take_in(target)
     meet(futures, meeting, target)
     return target
 

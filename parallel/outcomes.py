@@ -17,20 +17,25 @@ Source: the idea of a condition made only when observed comes from `concurrent.f
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextvars import Context
 from types import CoroutineType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
-from parallel.context import Waiter, this
+from parallel.context import WITHIN, Waiter, Within, this
 from parallel.coroutines import run_coroutine
+from parallel.unseen import Failure
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
-Outcome: TypeAlias = tuple[Any, BaseException | None, TracebackType | None]
-"""A value, or an error and the traceback it had where it was raised. `error is CANCELLED`: there is neither."""
+Outcome: TypeAlias = tuple[Any, BaseException | None, Failure | None]
+"""
+A value, or an error and what is known of it: None until a future holds it. `error is CANCELLED`: there is neither.
+
+An error that passes on from future to future keeps its outcome, so that all of them share one `Failure`.
+"""
 
 CANCELLED: Final = CancelledError()
 """Marks the outcome of a cancelled call. Never raised itself: its traceback would grow."""
@@ -120,6 +125,12 @@ class Watch:
 
     def drain(self) -> list[Any]:
         """Take all entries, in the order in which they came. Only after the end."""
+        entries = self.entries
+        if len(entries) == 1:
+            try:
+                return [entries.popitem()[0]]
+            except KeyError:
+                return []  # taken back meanwhile
         taken: list[Any] = []
         while self.entries:
             taken += [entry for entry in list(self.entries) if self.remove(entry)]
@@ -167,7 +178,7 @@ def attempt(work: Work) -> Outcome:
         if is_coroutine(value):
             value = context.run(run_coroutine, value)
     except BaseException as error:
-        return failure(error)
+        return failure(error, fn, context)
     finally:
         # The error's traceback refers to the frames below the user's, this one too: keep nothing alive from there.
         del work, fn, args, kwargs, context
@@ -175,14 +186,67 @@ def attempt(work: Work) -> Outcome:
 
 
 _traceback_of: Final[Callable[[BaseException], TracebackType | None]] = vars(BaseException)["__traceback__"].__get__
-"""Read the traceback as the interpreter does."""
+_context_of: Final = vars(BaseException)["__context__"]
+"""Read and set these as the interpreter does: the exception's own attributes may run the user's code, or be frozen."""
 
 
-def failure(error: BaseException) -> Outcome:
-    """Make the outcome of an *error* just caught, without the catching frame in its traceback."""
-    # By the base class: the exception's own attributes may run code of the user's, and may be frozen.
-    traceback = _traceback_of(error)
-    if traceback is not None:
-        traceback = traceback.tb_next
+def failure(error: BaseException, fn: Callable[..., Any] | None = None, context: Context | None = None) -> Outcome:
+    """
+    Make the outcome of an *error* just caught, with the frames of the user's alone in its traceback.
+
+    Args:
+        error: The error.
+        fn: The function that it came out of, if that is known.
+        context: The context of the call; None: the present one.
+    """
+    traceback = _users_part(_traceback_of(error))
     BaseException.with_traceback(error, traceback)
-    return (None, error, traceback)
+    within = WITHIN.get() if context is None else context.get(WITHIN)
+    return (None, error, Failure(error, traceback, fn, within))
+
+
+def failed_with(error: BaseException, within: Within | None = None) -> Outcome:
+    """Make the outcome of an *error* that was not caught here; its traceback stays as it is."""
+    return (None, error, Failure(error, _traceback_of(error), None, within or WITHIN.get()))
+
+
+def _users_part(traceback: TracebackType | None) -> TracebackType | None:
+    """Leave out the frames of this library, and those of asyncio that lead from them to a coroutine of the user's."""
+    while traceback is not None and _is_of(traceback, _INSIDES):
+        traceback = traceback.tb_next
+    one = traceback
+    while one is not None:
+        following = one.tb_next
+        while following is not None and _is_of(following, _OURS):
+            following = following.tb_next
+        if following is not one.tb_next:
+            one.tb_next = following
+        one = following
+    return traceback
+
+
+_OURS: Final = frozenset({"parallel"})
+_INSIDES: Final = frozenset({"parallel", "asyncio"})
+
+
+def _is_of(traceback: TracebackType, packages: frozenset[str]) -> bool:
+    """Tell whether the code of a frame is in one of *packages*."""
+    module: object = traceback.tb_frame.f_globals.get("__name__")
+    return isinstance(module, str) and module.partition(".")[0] in packages
+
+
+def happened_during(error: BaseException, before: BaseException) -> None:
+    """Have *error*, raised while *before* was handled, say so, as one that is raised in an `except` clause does."""
+    *_, first = _contexts(error)
+    if all(one is not first for one in _contexts(before)):  # else the two have met, and it would be a ring
+        _context_of.__set__(first, before)
+
+
+def _contexts(error: BaseException) -> Iterator[BaseException]:
+    """Yield *error*, what was handled when it was raised, and so on."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = _context_of.__get__(one)

@@ -9,8 +9,8 @@ Guarantees:
 - A forked child has the same configuration and no open pool.
 
 State: `_pools`, `_callbacks`, `_desk`, `_shut` and `_entered` of a registry, guarded by its `_lock`; the program's
-default registry, guarded by `_default_lock`. No user code runs while one of them is held. Nothing else in the library remembers
-anything between calls; `reset` forgets it.
+default registry, guarded by `_default_lock`. No user code runs while one of them is held. Nothing else in the library
+remembers anything between calls; `reset` forgets it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import parallel.config
 from parallel import context
 from parallel.call import Terms
 from parallel.checks import key_path
-from parallel.config import Config, PoolConfig, cpus
+from parallel.config import Config, PoolConfig, Unobserved, cpus
 from parallel.context import WITHIN, Dispatcher, Within, entered, registry_source
 from parallel.errors import ConfigError, PoolShutdownError, UnknownPoolError
 from parallel.imports import imported
@@ -41,6 +41,7 @@ from parallel.pools import KINDS
 from parallel.pools.base import Engine, Pool, run_dry
 from parallel.pools.crew import Crew
 from parallel.pools.desk import Desk
+from parallel.unseen import raise_collected
 
 _CALLBACK_THREADS: Final = min(32, cpus() + 4)
 """As many as a thread pool has by default: callbacks are short or wait, and a waiting one lends its place."""
@@ -86,6 +87,11 @@ class Registry:
         if config is None:
             config = self._config = parallel.config.discover()
         return config
+
+    @property
+    def unobserved(self) -> Unobserved:
+        """What is done about a failure that nobody looked at; as long as no configuration was read, it is logged."""
+        return "log" if self._config is None else self._config.unobserved
 
     def adopt(self, config: Config) -> None:
         """Take *config* for its own, before anything was asked for."""
@@ -191,7 +197,16 @@ class Registry:
         Args:
             wait: Return only when all that is done; else it goes on behind.
             cancel_futures: Cancel what has not been started.
+
+        Raises:
+            ExceptionGroup: With `unobserved = "raise"`: calls have failed, and nobody has looked at their errors, and
+                nobody can any more. Only with *wait*; else it is told at the interpreter's exit.
         """
+        self._shut_down(wait, cancel_futures)
+        if wait and self.unobserved == "raise":
+            raise_collected(self)
+
+    def _shut_down(self, wait: bool, cancel_futures: bool) -> None:
         with self._lock:
             first = not self._shut
             self._shut = True
@@ -271,8 +286,10 @@ class Registry:
         with self._lock:
             self._entered -= 1
             last = self._entered == 0
-        if last:
-            self.shutdown(cancel_futures=kind is not None and not issubclass(kind, Exception))
+        if last and kind is None:
+            self.shutdown()
+        elif last:  # what else has failed is told at the interpreter's exit
+            self._shut_down(wait=True, cancel_futures=not issubclass(cast("type[BaseException]", kind), Exception))
 
     def __repr__(self) -> str:
         state = "shut down" if self._shut else "running"

@@ -14,13 +14,14 @@ import concurrent.futures
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
 
 from parallel.context import Dispatcher, era, this
 from parallel.errors import ForkedError
-from parallel.outcomes import CANCELLED, Outcome, StandardWaiter, Watch
+from parallel.outcomes import CANCELLED, Outcome, StandardWaiter, Watch, failed_with
+from parallel.unseen import Failure
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -86,6 +87,20 @@ def hangs_on(*futures: State[Any], through_bodies: bool = False) -> Iterator[Sta
         ahead += [feed.source for feed in reversed(one.feeds)]
         if through_bodies:
             ahead += one.awaited()
+
+
+def no_failure() -> None:
+    """Stand for a weak reference to a failure where there is none."""
+
+
+def shown(outcome: Outcome, future: concurrent.futures.Future[Any]) -> BaseException:
+    """Return the error of *outcome*, with which *future* has ended, for somebody who looks at it."""
+    _, error, failure = outcome
+    if error is CANCELLED or error is None:
+        return CancelledError()
+    if failure is None:
+        return BaseException.with_traceback(error, None)
+    return failure.shown(future.__dict__.get("_chain"))
 
 
 class State(concurrent.futures.Future[T]):
@@ -156,14 +171,12 @@ class State(concurrent.futures.Future[T]):
         """
         end: Any = self.__dict__.get("_end")
         outcome = cast(Outcome, end) if type(end) is tuple else self.outcome(timeout)
-        value, error, traceback = outcome
-        if error is None:
-            return cast(T, value)
+        if outcome[1] is None:
+            return cast(T, outcome[0])
         try:
-            # The traceback of the first raise each time, or it would grow by every call of result().
-            raise CancelledError if error is CANCELLED else BaseException.with_traceback(error, traceback)
+            raise shown(outcome, self)
         finally:
-            del self, end, outcome, error, traceback  # the error refers to this frame: break the cycle
+            del self, end, outcome  # the error refers to this frame: break the cycle
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """
@@ -176,9 +189,12 @@ class State(concurrent.futures.Future[T]):
             TimeoutError: Nothing came in time; the call goes on.
             CancelledError: The call was cancelled.
         """
-        error = self.outcome(timeout)[1]
-        if error is CANCELLED:
-            raise CancelledError
+        outcome = self.outcome(timeout)
+        if outcome[1] is None:
+            return None
+        error = shown(outcome, self)
+        if outcome[1] is CANCELLED:
+            raise error
         return error
 
     def __repr__(self) -> str:
@@ -218,20 +234,65 @@ class State(concurrent.futures.Future[T]):
 
     def end_with(self, outcome: Outcome) -> list[Any] | None:
         """Publish *outcome*; return who is to be told, None if the future had ended already."""
-        if "_work" in self.__dict__:
+        if outcome[1] is not None and outcome[1] is not CANCELLED:
+            return self._fail_with(outcome)
+        fields = self.__dict__
+        if "_work" in fields:
             self.take_work()
-        end = self.__dict__.setdefault("_end", outcome)
+        end = fields.setdefault("_end", outcome)
         if end is outcome:
             return []
         if type(end) is tuple or not end.end(self, outcome):
             return None
         return cast("list[Any]", end.drain())
 
+    def _fail_with(self, outcome: Outcome) -> list[Any] | None:
+        """As `end_with`, of an error."""
+        _, error, failure = outcome
+        fields = self.__dict__
+        if failure is None:
+            outcome = failed_with(cast(BaseException, error), fields.get("_within"))
+            failure = cast(Failure, outcome[2])
+        # Before it is published, as then somebody may look at it.
+        is_first = failure.expect_look(fields)
+        if "_work" in fields:
+            self.take_work()
+        end = fields.setdefault("_end", outcome)
+        told: list[Any] | None = None
+        if end is outcome:
+            told = []
+        elif type(end) is not tuple and end.end(self, outcome):
+            told = cast("list[Any]", end.drain())
+        if is_first if told is None else "_overlooked" in fields and fields["_overlooked"]() is not failure:
+            failure.look()
+        return told
+
+    def overlook(self, decisive: Callable[[], Failure | None]) -> None:
+        """
+        Count an error of this call as looked at, whenever it comes: who has waited for it needs it no more.
+
+        Args:
+            decisive: A weak reference to the failure because of which that is so; it may come to this future too.
+        """
+        fields = self.__dict__
+        fields["_overlooked"] = decisive
+        fields.setdefault("_end", Watch())  # with that there, it ends by `end_with`, which asks for the mark afterwards
+        outcome = self.ended()
+        if outcome is not None and outcome[2] is not None and outcome[2] is not decisive():
+            outcome[2].look()
+
     def add(self, entry: object) -> bool:
         """Register *entry*; False if the future has ended, and the caller has to act on it itself."""
         if self.ended() is not None:
             return False
-        end = self.__dict__.setdefault("_end", Watch())
+        fields = self.__dict__
+        end = fields.get("_end")
+        if end is None:
+            watch = Watch()
+            watch.entries[entry] = None
+            end = fields.setdefault("_end", watch)
+            if end is watch:
+                return True
         return type(end) is not tuple and end.add(entry)
 
     def remove(self, entry: object) -> bool:

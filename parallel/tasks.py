@@ -20,23 +20,23 @@ from importlib import import_module
 from types import CoroutineType, FunctionType, MethodType
 from typing import Any, Final, Generic, ParamSpec, Protocol, Self, TypeAlias, TypeVar, Unpack, cast, overload
 
+from parallel.chains import short_name
 from parallel.checks import did_you_mean
 from parallel.context import WITHIN, Declared, default_registry, module_of, name_of, plain_function
-from parallel.coroutines import run_coroutine
 from parallel.errors import PoolShutdownError, UnsuitableFunctionError
-from parallel.futures import Future
+from parallel.futures import Future, what_to_catch
+from parallel.here import Tie, run_here
 from parallel.limits import Limits
 from parallel.options import Rate, Said, TaskOptions, declared_options
-from parallel.outcomes import is_coroutine
 from parallel.plans import Plan
 from parallel.registry import Registry
-from parallel.states import is_future
 from parallel.streams import MapFuture, map_eagerly
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
 U = TypeVar("U")
 S = TypeVar("S")
 S_contra = TypeVar("S_contra", contravariant=True)
@@ -174,7 +174,33 @@ class Task(Declared, Generic[P, R]):
         Args:
             fn: A task, or a plain function, which runs where `Future.then` would run it.
         """
-        return TaskChain(self, fn)
+        return TaskChain(self, "then", fn)
+
+    @overload
+    def catch(self: Callable[Q, Future[T]], fn: Callable[[Exception], Awaitable[U]], /) -> Task[Q, T | U]: ...
+    @overload
+    def catch(self: Callable[Q, Future[T]], fn: Callable[[Exception], U], /) -> Task[Q, T | U]: ...
+    @overload
+    def catch(
+        self: Callable[Q, Future[T]], exc: type[E] | tuple[type[E], ...], fn: Callable[[E], Awaitable[U]], /
+    ) -> Task[Q, T | U]: ...
+    @overload
+    def catch(
+        self: Callable[Q, Future[T]], exc: type[E] | tuple[type[E], ...], fn: Callable[[E], U], /
+    ) -> Task[Q, T | U]: ...
+    def catch(self: Any, exc: Any, fn: Any = None, /) -> Task[Any, Any]:
+        """
+        Make the task that calls this one and, if that fails so, *fn* with the error; see `Future.catch`.
+
+        Args:
+            exc: The exception, or tuple of them, to catch; left out: every `Exception`.
+            fn: A task, or a plain function.
+        """
+        return TaskChain(self, "catch", *what_to_catch(exc, fn))
+
+    def finally_(self: Callable[Q, Future[T]], fn: Callable[[], object], /) -> Task[Q, T]:
+        """Make the task that calls this one and, when that has ended in whatever way, *fn*; see `Future.finally_`."""
+        return TaskChain(cast("Task[Q, Any]", self), "finally_", fn)
 
     @overload  # over a class method, by way of the class
     def __get__(self: Method[type[S], Q, T], obj: None, owner: type[S]) -> Task[Q, T]: ...
@@ -267,46 +293,79 @@ class ClassTask(Task[P, R]):
 
 
 class TaskChain(Task[P, R]):
-    """A task made of two stages: a task, and a task or function that gets its value."""
+    """
+    A task made of another one, and of what follows it.
 
-    def __init__(self, first: Task[P, Any], fn: Callable[[Any], Any]) -> None:
+    Args:
+        first: The task that is called.
+        how: The method of its future that ties the rest to it: `then`, `catch` or `finally_`.
+        stage: The arguments of that method; the last one is the function, or task.
+    """
+
+    def __init__(self, first: Task[P, Any], how: str, *stage: Any) -> None:
+        fn = stage[-1]
         if not callable(fn):
             raise TypeError(f"the stage of a chain must be callable, found {fn!r}")
         self._first = first
-        self._fn: Callable[[Any], Any] = fn
+        self._how = how
+        self._stage = stage
         super().__init__(self._run, TaskOptions())
-        self.name = f"{first.name} → {getattr(fn, 'name', None) or name_of(fn)}"
+        self.name = f"{short_name(first)} → {short_name(fn)}"
+
+    def _parts(self) -> tuple[Task[P, Any], list[Tie]]:
+        """Return the task that is called first, and what is tied to it, in that order."""
+        first: Task[P, Any] = self
+        ties: list[Tie] = []
+        while isinstance(first, TaskChain):
+            ties.append((first._how, first._stage))
+            first = first._first
+        return first, ties[::-1]
 
     def _run(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run all stages here and now."""
-        value = self._first.local(*args, **kwargs)
-        return cast(R, plain_call(self._fn, value))
+        first, ties = self._parts()
+        return cast(R, run_here(functools.partial(first.local, *args, **kwargs), ties))
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Call the first stage, and chain the second to its future."""
-        first = cast("Callable[..., Future[Any]]", self._first)
-        return first(*self._object, *args, **kwargs).then(self._fn)
+        """Call the first task, and tie the rest to its future."""
+        first, ties = self._parts()
+        future = cast("Callable[..., Future[Any]]", first)(*args, **kwargs)
+        fields = future.__dict__
+        if "_made" in fields:
+            caller = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # as in a task: it was called there, not here
+            fields["_made"] = (fields["_made"][0], caller.f_code, caller.f_lasti)
+        for how, stage in ties:
+            future = cast("Future[Any]", getattr(future, how)(*stage))
+        return future
 
     def options(self, **said: Unpack[Said]) -> Self:
         """Refuse: each stage has options of its own."""
         raise TypeError(f"a chain has no options of its own: set them on its stages, before chaining ({self.name})")
 
+    def __get__(self, obj: Any, owner: type | None = None) -> Any:
+        """Bind the first task, in its own way."""
+        first: Task[..., Any] = self._first.__get__(obj, owner)
+        if first is self._first:
+            return self
+        bound: TaskChain[..., Any] = TaskChain(first, self._how, *self._stage)
+        return bound
+
+    def __eq__(self, other: object) -> bool:
+        """Chains are equal if their tasks are, and do the same."""
+        if not isinstance(other, TaskChain):
+            return False
+        one = cast("TaskChain[..., Any]", other)
+        return bool(self._first == one._first and (self._how, self._stage) == (one._how, one._stage))
+
+    def __hash__(self) -> int:
+        return hash((self._first, self._how))
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return TaskChain, (self._first, self._fn)
+        return TaskChain, (self._first, self._how, *self._stage)
 
     def reduce_by_value(self) -> tuple[Any, ...]:
         """Return the stages, which travel each in its own way."""
         return self.__reduce__()
-
-
-def plain_call(fn: Callable[[Any], Any], value: Any) -> Any:
-    """Call *fn* here and now, a task too, with a value or with that of a coroutine or future."""
-    if is_coroutine(value):
-        value = run_coroutine(value)
-    elif is_future(value):
-        value = value.result()
-    declared: Any = fn
-    return declared.local(value) if isinstance(fn, Declared) else fn(value)
 
 
 class TaskDecorator(Protocol):

@@ -64,7 +64,7 @@ class TimedFuture(Future[Any]):
             return
         if "_run" in fields:
             outcome = fields.pop("_run").told(outcome)
-        if fields.setdefault("_end", outcome) is not outcome:
+        if outcome[1] is not None or fields.setdefault("_end", outcome) is not outcome:  # an error is to be looked at
             settle(self, outcome, here, may_block=may_block)
         del self, fields, outcome  # an error refers to this frame: break the cycle
 

@@ -1,7 +1,7 @@
 """
 A crew: one queue, and the threads that take from it; the engine of a thread pool, and the callback threads.
 
-    accept() ──▶ _queue (FIFO) ──▶ worker thread ──▶ Future: value or error ──▶ what follows, on the same thread
+    call(), accept() ──▶ _queue (FIFO) ──▶ worker thread ──▶ Future: value or error ──▶ what follows, on that thread
 
     from the first priority on: accept() ──▶ _ranked, and _NEXT into _queue ──▶ who takes that gets the best of them
 
@@ -37,14 +37,19 @@ from parallel.context import Dispatcher, Step, this
 from parallel.delivery import settle
 from parallel.errors import PoolBrokenError, PoolShutdownError, StarvationError
 from parallel.futures import Future
+from parallel.outcomes import Work
 from parallel.pools.backlog import Backlog
 from parallel.pools.base import Engine, PoolStats, is_draining
 from parallel.pools.workers import GoHome, Worker
+from parallel.runs import ask_to_stop
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
 LOGGER = logging.getLogger("parallel")
+
+_new_future: Final[Callable[[object], Future[Any]]] = object.__new__  # type: ignore[assignment]  # of types alone
+"""Make a future without its constructor."""
 
 MAX_LENT: Final = 256
 """Spare workers at a time. A thread costs some 100 KB; who waits deeper than this has a runaway recursion."""
@@ -116,13 +121,29 @@ class Crew(Engine):
         self._number()
         self._put(future)
         if not self._full:
-            try:
-                self._wake()
-            except BaseException:
-                future.take_work()  # no thread could be started: nobody may come upon it later
-                raise
+            self._wake_for(future)
         if self._refuses and future.take_work() is not None:
             raise self._refusal()  # closed meanwhile, and perhaps no worker will come for it
+
+    def call(self, work: Work) -> Future[Any]:
+        """
+        Queue the call of *work* and return its future; see `accept`.
+
+        It is `accept(Future(work, self))`, written out: two calls less are a tenth of what a call costs.
+        """
+        if self._refuses:
+            raise self._refusal()
+        future = _new_future(Future)
+        fields = future.__dict__  # asked for here, before a second thread can: see `State.__init__`
+        fields["_work"] = work
+        fields["dispatcher"] = self
+        self._number()
+        self._put(future)
+        if not self._full:
+            self._wake_for(future)
+        if self._refuses and future.take_work() is not None:
+            raise self._refusal()
+        return future
 
     def dispatch(self, step: Step) -> None:
         """Queue what follows a call; taken after `close` too, as long as a worker is there."""
@@ -186,6 +207,14 @@ class Crew(Engine):
         """See that somebody comes for what was just queued: a sleeping worker does by itself."""
         if not self._full and self._queue.qsize() > len(self._asleep):
             self._hire()
+
+    def _wake_for(self, future: Future[Any]) -> None:
+        """See that somebody comes for *future*, just queued."""
+        try:
+            self._wake()
+        except BaseException:
+            future.take_work()  # no thread could be started: nobody may come upon it later
+            raise
 
     def _recount(self) -> None:
         """Under the lock, after a change of `_workers` or `_spare`: there may be room now, or none any more."""
@@ -317,10 +346,11 @@ class Crew(Engine):
     def replace(self, worker: Worker) -> None:
         """Give the place of *worker* away, as its call has overrun its timeout; it counts as ended from now on."""
         with self._lock:
-            self._stragglers += 1
-            self._left_done += 1
             self._give_place(worker)
             worker.straggling += 1
+            if worker.straggling == 1:  # a call that it helps with may be late as well, and isn't counted by it
+                self._stragglers += 1
+                self._left_done += 1
             overrun = self._stragglers > MAX_STRAGGLERS
             self._quiet.notify_all()
         if overrun:
@@ -333,9 +363,10 @@ class Crew(Engine):
     def come_back(self, worker: Worker) -> None:
         """Take the place back, as the call has ended now."""
         with self._lock:
-            self._stragglers -= 1
-            self._left_done -= 1
             worker.straggling -= 1
+            if worker.straggling == 0:
+                self._stragglers -= 1
+                self._left_done -= 1
             self._take_place(worker)
 
     def _give_place(self, worker: Worker) -> None:
@@ -359,12 +390,12 @@ class Crew(Engine):
     # -- ends ---------------------------------------------------------------------------------------------------------
 
     def break_down(self, reason: str, cause: BaseException | None) -> None:
-        """Refuse and fail everything from now on."""
+        """Refuse and fail everything from now on. Runs no code of the user's: that is not for the timer's thread."""
         with self._lock:
             if self._broken is None:
                 self._broken = (reason, cause)
             self._refuses = True
-        self._end_queued(lambda future: settle(future, (None, self._broken_error(), None), self))
+        self._end_queued(lambda future: settle(future, (None, self._broken_error(), None), may_block=False))
 
     def _end_queued(self, end: Callable[[Future[Any]], object]) -> None:
         """
@@ -408,6 +439,13 @@ class Crew(Engine):
                 self._send_home()
         if cancel_futures:
             self._end_queued(lambda future: future.cancel())
+
+    def interrupt(self) -> None:
+        """Ask the bodies that run to stop: those that look, or sleep by `parallel.sleep`, do."""
+        with self._lock:
+            running = [worker.running for worker in self._workers]
+        for one in running:
+            ask_to_stop(one)
 
     def join(self) -> None:
         with self._quiet:

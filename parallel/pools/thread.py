@@ -82,8 +82,5 @@ class ThreadPool(Pool):
         """Run `fn(*args, **kwargs)` on a worker thread; see `Pool.submit`."""
         if self.gate is not None:
             return super().submit(fn, *args, **kwargs)
-        crew = self._crew
         plain = fn if type(fn) is FunctionType else plain_function(fn)
-        future: Future[T] = Future((plain, args, kwargs or None, copy_context()), crew)
-        crew.accept(future)
-        return future
+        return self._crew.call((plain, args, kwargs or None, copy_context()))

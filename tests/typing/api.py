@@ -261,3 +261,26 @@ with using(registry), using(Path("parallel.toml")):
 assert_type(configure("parallel.toml"), Registry)
 mapping: dict[str, Any] = {}
 configure(mapping)
+
+# -- chains of tasks, limits, shields ---------------------------------------------------------------------------------
+
+
+def log_bad(error: Exception) -> None: ...
+
+
+async def pause_for(error: Exception) -> int:
+    return 0
+
+
+assert_type(fetch.then(encode).catch(log_bad)(1), Future[bytes | None])
+assert_type(fetch.catch(ValueError, is_bad)(1), Future[str | None])
+assert_type(fetch.catch((OSError, KeyError), repr).then(len)(1), Future[int])
+assert_type(fetch.catch(pause_for)(1), Future[str | int])
+assert_type(fetch.finally_(now)(1), Future[str])
+assert_type(scale.finally_(print)(1, factor="a"), Future[float])
+assert_type(scale.finally_(print).map([1]), MapFuture[float])
+assert_type(fetch.then(encode).local(1), bytes)
+assert_type(Shop().price.catch(log_bad).finally_(print)(1), Future[str | None])
+assert_type(number.with_timeout(2), Future[int])
+assert_type(number.with_timeout("250ms").shield().then(str), Future[str])
+assert_type(number.catch(pause_for), Future[int])

@@ -31,7 +31,7 @@ from functools import partial
 from multiprocessing import process as processes
 from typing import Any
 
-from parallel.context import era
+from parallel.context import WITHIN, era
 from parallel.delivery import settle
 from parallel.errors import PoolBrokenError, PoolShutdownError
 from parallel.futures import Future
@@ -110,8 +110,10 @@ class Staff(Engine):
         except BaseException:
             fields["_work"] = work
             raise
+        fields["_work"] = packed  # who has cancelled it meanwhile has asked its run, which is looked at: `begin`
         if isinstance(packed, Call):
-            fields["_work"] = packed  # who has cancelled it meanwhile has asked its run, which is looked at: `begin`
+            if isinstance(work, tuple) and (within := work[3].get(WITHIN)) is not None:
+                fields["_within"] = within  # for the report of a failure that nobody looks at: the context is gone
             return True
         settle(future, packed, may_block=False)
         return False
