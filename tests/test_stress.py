@@ -1,0 +1,246 @@
+"""
+Under pressure: 200,000 calls whose threads take turns as often as can be, while others wait, cancel and listen.
+
+Each submitting thread hands what it has submitted to the others in lots; all that they were told is counted at the end.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import queue
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from typing import Any, Final
+
+import pytest
+from jobs import frequent_switches
+
+from parallel import Future, Registry, Task, TaskTimeoutError, ThreadPool, as_completed, gather, task, using, wait
+
+pytestmark = pytest.mark.slow
+
+LONG = 50.0  # seconds; only a deadlock takes so long
+LOT: Final = 100  # calls that are handed on at a time
+CALLS: Final = 200_000 if sys.version_info < (3, 12) else 100_000  # later ones take longer to switch between threads
+SUBMITTERS: Final = 4
+Lot = list[Future[Any]]
+
+
+class Odd(Exception):
+    """What every seventh call raises."""
+
+
+class Tally:
+    """Counts from many threads: appending to a list is atomic, so that counting costs no lock."""
+
+    def __init__(self) -> None:
+        self.runs: list[None] = []
+        self.done: list[None] = []
+        self.succeeded: list[None] = []
+        self.failed: list[None] = []
+        self.followed: list[None] = []
+        self.cancelled: list[None] = []  # by a cancel() that said so
+
+    def run(self, number: int) -> int:
+        """Be the body of a call."""
+        self.runs.append(None)
+        if number % 7 == 0:
+            raise Odd(number)
+        return number
+
+    def follow(self, number: int) -> int:
+        """Be what follows a call."""
+        self.followed.append(None)
+        return -number
+
+    def listen(self, future: Future[Any]) -> None:
+        """Add a callback of each sort."""
+        future.add_done_callback(lambda _: self.done.append(None))
+        future.on_success(lambda _: self.succeeded.append(None))
+        future.on_failure(lambda _: self.failed.append(None))
+
+    def cancel(self, future: Future[Any]) -> None:
+        """Cancel, if that can be."""
+        before = future.done()
+        if future.cancel() and not before:
+            self.cancelled.append(None)
+
+
+def wait_for_results(lot: Sequence[Future[Any]]) -> None:
+    """Wait for each, one after the other."""
+    for future in lot:
+        with suppress(Odd, CancelledError, TaskTimeoutError):
+            future.result(LONG)
+
+
+def wait_for_all(lot: Sequence[Future[Any]]) -> None:
+    """Wait for all at once, in the ways of both libraries."""
+    assert not wait(lot, LONG).not_done
+    assert not concurrent.futures.wait(lot, LONG).not_done
+
+
+def take_in_their_way(lot: Sequence[Future[Any]]) -> None:
+    """Take each as it comes, with the standard library."""
+    assert set(concurrent.futures.as_completed(lot, LONG)) == set(lot)
+
+
+def take_in_our_way(lot: Sequence[Future[Any]]) -> None:
+    """Take each as it comes."""
+    assert set(as_completed(lot, LONG)) == set(lot)
+
+
+def gather_all(lot: Sequence[Future[Any]]) -> None:
+    """Wait for one future of all."""
+    assert len(gather(*lot, return_exceptions=True).result(LONG)) == len(lot)
+
+
+WAITERS: Final = (wait_for_results, wait_for_all, take_in_their_way, take_in_our_way, gather_all)
+
+
+class Crowd:
+    """Threads that each do something with every lot that comes to them; what they raise is raised at the end."""
+
+    def __init__(self) -> None:
+        self._threads: list[threading.Thread] = []
+        self._mail: list[queue.SimpleQueue[Lot | None]] = []
+        self._problems: list[BaseException] = []
+
+    def add(self, work: Callable[[Lot], object]) -> queue.SimpleQueue[Lot | None]:
+        """Start a thread; return where its lots are to be put."""
+        mail: queue.SimpleQueue[Lot | None] = queue.SimpleQueue()
+        self._mail.append(mail)
+        self.start(lambda: self._read(mail, work))
+        return mail
+
+    @staticmethod
+    def _read(mail: queue.SimpleQueue[Lot | None], work: Callable[[Lot], object]) -> None:
+        while (lot := mail.get(timeout=LONG)) is not None:
+            work(lot)
+
+    def start(self, run: Callable[[], object]) -> threading.Thread:
+        """Start a thread that has no mail."""
+
+        def guarded() -> None:
+            try:
+                run()
+            except BaseException as error:
+                self._problems.append(error)
+
+        thread = threading.Thread(target=guarded, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return thread
+
+    def end(self) -> None:
+        """Have them end with what they have, and see that they did."""
+        for mail in self._mail:
+            mail.put(None)
+        for thread in self._threads:
+            thread.join(LONG)
+            assert not thread.is_alive(), "it hangs"
+        assert self._problems == []
+
+
+def press(
+    calls: int, submit: Callable[[int], Future[Any]], tally: Tally
+) -> tuple[list[Future[Any]], list[Future[Any]]]:
+    """
+    Submit *calls* from several threads, while others wait for them, listen to and cancel them.
+
+    Returns:
+        The calls, and what was chained to each.
+    """
+    made: list[Future[Any]] = []
+    chained: list[Future[Any]] = []
+    crowd = Crowd()
+    waiters = [crowd.add(work) for work in WAITERS]
+    cancellers = [crowd.add(lambda lot: [tally.cancel(future) for future in lot[::-5]]) for _ in range(2)]
+
+    def submit_part(part: int) -> None:
+        lot: Lot = []
+        for number in range(part, calls, SUBMITTERS):
+            lot.append(future := submit(number))
+            tally.listen(future)
+            chained.append(future.then(tally.follow))
+            if len(lot) == LOT:
+                hand_on(lot)
+                lot = []
+        hand_on(lot)
+
+    def hand_on(lot: Lot) -> None:
+        made.extend(lot)
+        number = len(made) // LOT
+        cancellers[number % len(cancellers)].put(lot)
+        waiters[number % len(waiters)].put(lot)
+        if lot:
+            concurrent.futures.wait(lot[-1:], LONG)  # or they would all be cancelled long before their turn comes
+
+    submitters = [crowd.start(lambda part=part: submit_part(part)) for part in range(SUBMITTERS)]  # type: ignore[misc]
+    for thread in submitters:
+        thread.join(LONG)
+    crowd.end()
+    return made, chained
+
+
+def check(calls: int, made: list[Future[Any]], chained: list[Future[Any]], tally: Tally) -> None:
+    """See that every future has ended, once, and that all who were to be told of it were, once."""
+    assert len(made) == len(chained) == calls
+    assert all(future.done() for future in [*made, *chained])
+    ends = Counter(end_of(future) for future in made)
+    assert sum(ends.values()) == calls
+    assert ends["cancelled"] == len(tally.cancelled)
+    assert len(tally.done) == calls
+    assert len(tally.succeeded) == ends["value"]
+    assert len(tally.failed) == ends["Odd"] + ends["TaskTimeoutError"]
+    followed = Counter(end_of(future) for future in chained)
+    assert (followed["value"], len(tally.followed)) == (ends["value"], ends["value"])
+    assert followed == ends
+    assert ends["value"] and ends["Odd"]
+
+
+def end_of(future: Future[Any]) -> str:
+    """Name the end of a future that has ended."""
+    if future.cancelled():
+        return "cancelled"
+    error = future.exception(0)
+    return "value" if error is None else type(error).__name__
+
+
+def test_calls_of_a_pool() -> None:
+    """However threads take turns, every call of a pool ends once, and everybody is told once."""
+    calls = CALLS * 3 // 4
+    tally = Tally()
+    with frequent_switches():
+        with ThreadPool(4) as pool:
+            made, chained = press(calls, lambda number: pool.submit(tally.run, number), tally)
+    check(calls, made, chained, tally)
+    assert len(tally.runs) == calls - len(tally.cancelled)
+
+
+@pytest.mark.parametrize(
+    "terms", [{"timeout": 30}, {"limit": 3}, {"priority": 1}, {"timeout": 30, "limit": 2}], ids=str
+)
+def test_calls_of_tasks(terms: dict[str, Any]) -> None:
+    """The same holds for the calls of a task under terms."""
+    calls = CALLS // 16
+    tally = Tally()
+    work: Task[[int], int] = task(**terms)(tally.run)
+    with frequent_switches():
+        with Registry({"pools": {"threads": {"kind": "thread", "max_workers": 4}}}) as registry:
+            made, chained = press(calls, in_context_of(registry, work), tally)
+    check(calls, made, chained, tally)
+    assert len(tally.runs) == calls - len(tally.cancelled)
+
+
+def in_context_of(registry: Registry, work: Task[[int], int]) -> Callable[[int], Future[int]]:
+    """Make calls in a registry from threads that know of none."""
+
+    def call(number: int) -> Future[int]:
+        with using(registry):
+            return work(number)
+
+    return call
