@@ -14,23 +14,25 @@ Guarantees:
 - Nothing waits in a worker: not for a place, nor for a back-off.
 - A call that waits for a place or a back-off is counted by the desk of its registry, for which a shutdown waits.
 
-State: a call's fields are changed by whoever has taken its work, or claimed its attempt; `_places` by single atomic
-steps of a list.
+- An inline call is ended by its caller's thread, and waits on it: what follows it runs where it ends, which must not be
+  the timer's thread.
+
+State: a call's fields are changed by whoever has taken its work, or claimed its attempt; places, and `_away` of an
+attempt, by single atomic steps of a list.
 """
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from math import inf
-from types import CodeType
+from types import CodeType, MappingProxyType
 from typing import Any, ClassVar, Final, NamedTuple, Protocol, TypeAlias, cast
 
-from parallel.context import WITHIN, Dispatcher, this
+from parallel.context import Dispatcher, Waiter, this
 from parallel.deadlines import Deadline
 from parallel.delivery import INLINE, cancel_sources, settle
 from parallel.durations import written
@@ -40,9 +42,17 @@ from parallel.gates import Gate, GatedFuture
 from parallel.limits import Limits
 from parallel.outcomes import CANCELLED, Outcome, Work, failure
 from parallel.retries import Retry
-from parallel.runs import Run
+from parallel.runs import Run, current_run, strike_off
 from parallel.states import BARE
 from parallel.timer import TIMER, Entry
+
+LOGGER = logging.getLogger("parallel")
+
+Places: TypeAlias = list[Limits]
+"""Places that are held, by whose limits they are; whoever pops one gives it back."""
+
+_NO_PLACES: Final[Places] = []
+"""Those of an attempt that takes none; never changed."""
 
 
 class About(NamedTuple):
@@ -95,13 +105,17 @@ class Launcher(Protocol):
 
 
 class Desk(Protocol):
-    """Where those calls are counted that are in no pool: they wait for a place, or for their next attempt."""
+    """
+    Where those calls are counted that are in no pool: they wait for a place, or for their next attempt.
 
-    def add(self, call: Call, /) -> None:
-        """Count *call* in."""
+    A call comes once before each attempt. It may come for the next one before it is counted out for the last.
+    """
+
+    def add(self, call: Call, attempt: int, /) -> None:
+        """Count *call* in, which waits since that many attempts have been begun."""
         ...
 
-    def discard(self, call: Call, /) -> None:
+    def discard(self, call: Call, attempt: int, /) -> None:
         """Count it out, if it was in."""
         ...
 
@@ -168,10 +182,12 @@ class Call(GatedFuture):
         terms: Its terms.
         attempts: How many have been begun.
         deadline: When it has to have ended; None: at any time.
+        late: The error that it ends with, as its deadline is over; set if its own caller has to end it.
     """
 
     attempts: int = 0
     deadline: Deadline | None = None
+    late: TaskTimeoutError | None = None
     _again: Work | None = None  # what the next attempt does
     _began: float | None = None  # when the first attempt did
     _entry: Entry | None = None  # the timer's, during a back-off
@@ -179,14 +195,16 @@ class Call(GatedFuture):
     _pause: float | None = None  # before the next attempt of an inline call
     _runs_here = False  # its caller runs it, as the pool is full
     _stage = 0  # how many of its limits it has passed
+    _failures: Mapping[str, int] = MappingProxyType({})  # of earlier attempts: how many of each kind
+    _turn: threading.Event | None = None  # wakes the caller that waits to run it
 
     def __init__(self, terms: Terms, site: Site, limits: tuple[Limits, ...]) -> None:
         super().__init__(BARE, terms.pool.follower)
-        self.__dict__["_made"] = site
+        fields = self.__dict__
+        fields["_made"] = site
         self.terms = terms
         self._limits = limits
-        self._places: list[Limits] = []  # those that it holds; whoever pops one gives it back
-        self._failures: list[BaseException] = []  # of earlier attempts
+        self._places: Places = []  # those that it holds, until an attempt takes them over
         if terms.priority:
             self.priority = terms.priority
 
@@ -221,22 +239,60 @@ class Call(GatedFuture):
 
     def go_on(self) -> None:
         """Take the places that are left to be taken, then go to the pool."""
-        desk = self.terms.desk
-        while self._stage < len(self._limits):
-            desk.add(self)
-            if not self._limits[self._stage].enter(self):
-                if not self.is_parked():
-                    desk.discard(self)  # who cancelled it may have been too early to do so
-                return  # `admitted` goes on, perhaps it has already
-            if not self._has_place():
-                return
-        if self._runs_here:
-            self._runs_here = False
-            self.run_on(None)
-        else:
+        if not self._limits and not self.attempts and not self._runs_here:
             self._is_queued = True
             self.terms.pool.launch(self)
-        desk.discard(self)
+            return
+        desk, attempt = self.terms.desk, self.attempts
+        desk.add(self, attempt)
+        try:
+            if not self._take_places():
+                return
+            if self._runs_here:
+                self._runs_here = False
+                self.run_here()
+            else:
+                self._is_queued = True
+                self.terms.pool.launch(self)
+        finally:
+            if attempt != self.attempts or self._is_queued or not self.is_parked():
+                desk.discard(self, attempt)
+
+    def _take_places(self) -> bool:
+        """Take the places that are left to be taken; False if `admitted` goes on, or it has ended."""
+        while self._stage < len(self._limits):
+            limits = self._limits[self._stage]
+            if self._runs_here or self.dispatcher is INLINE:
+                if not self._wait_for_place(limits):
+                    return False
+            elif not limits.enter(self) or not self._has_place():
+                return False
+        return True
+
+    def _wait_for_place(self, limits: Limits) -> bool:
+        """Have the caller, who is to run it, wait for a place; False if the call has ended meanwhile."""
+        turn = self._turn = threading.Event()
+        if limits.enter(self):
+            self._has_place()
+        else:
+            worker = this.worker
+            if worker is not None:
+                worker.lend(self)
+            try:
+                turn.wait()
+            finally:
+                if worker is not None:
+                    worker.unlend()
+        return self._is_still_on()
+
+    def _is_still_on(self) -> bool:
+        """Tell, after its caller has waited, whether it is still to be run; if it is overdue, it is ended here."""
+        self._turn = None  # (*) before it is asked whether it is parked
+        if self.is_parked():
+            return True
+        if self.late is not None:
+            settle(self, (None, self.late, None), self.dispatcher)
+        return False
 
     def _has_place(self) -> bool:
         """Note the place just taken; False, and it is given back, if the call has been cancelled meanwhile."""
@@ -244,8 +300,7 @@ class Call(GatedFuture):
         self._stage += 1
         if self.is_parked():
             return True
-        self._leave()  # who cancelled it may have been too early to see this place
-        self.terms.desk.discard(self)
+        self.leave(self._places)  # who cancelled it may have been too early to see this place
         return False
 
     def is_parked(self) -> bool:
@@ -254,8 +309,11 @@ class Call(GatedFuture):
 
     def admitted(self) -> None:
         """Go on with a place that another call has given back."""
-        if self._has_place():
+        turn = self._turn
+        if self._has_place() and turn is None:
             self._resume()
+        elif turn is not None:
+            turn.set()
 
     def _resume(self) -> None:
         """Go on, on whatever thread this is."""
@@ -269,63 +327,71 @@ class Call(GatedFuture):
 
     def resume(self) -> None:
         """Go on; what goes wrong is the end of the call."""
+        attempts = self.attempts
         try:
             self.go_on()
         except Exception as error:
-            self._fail(error)
+            if self.attempts == attempts:  # else it has been started all the same
+                self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        """End it before it has been started."""
-        if self.take_work() is not None:
-            settle(self, failure(error), may_block=False)
+        """End it as it can't be started; a pool that refused it may have dropped its work already."""
+        self.take_work()
+        settle(self, failure(error), may_block=False)
 
     # -- its work ---------------------------------------------------------------------------------------------------
 
-    def begin(self) -> Attempt | None:
-        """Start an attempt; see `Future.begin`."""
+    def begin(self, worker: Waiter | None = None) -> Attempt | None:
+        """Start an attempt; see `GatedFuture.begin`."""
         work: Work | None = super().take_work()
         if work is None:
             return None
-        terms, fields = self.terms, self.__dict__
+        fields = self.__dict__
         self._is_queued = False
         self.attempts += 1
         before: Run | None = fields.get("_run")
-        run = fields["_run"] = Attempt(self, work)
-        if terms.retry is not None:
+        run = fields["_run"] = Attempt(self, work, worker)
+        if self._places:
+            run.places, self._places = self._places, []
+        if self.terms.retry is not None:
             self._again = work
             if self._began is None:
                 self._began = time.monotonic()
-        if type(before) is Run and before.asked:  # cancelled in the moment in which it was neither here nor there
+        if (before is not None and before.cancel_requested) or (self.deadline is not None and self.done()):
+            # It was cancelled, or overdue, in a moment in which its work was in nobody's hands.
             run.finish((None, CANCELLED, None), may_block=False)
             return None
-        if terms.lane is not None:
-            terms.lane.start(run)
         return run
 
     def take_work(self) -> Any:
         """Drop it before it has been started; see `State.take_work`."""
         work: object = super().take_work()
         if work is not None:
-            self._leave()
-            self.terms.desk.discard(self)
+            self.leave(self._places)
+            if self._limits or self.attempts:
+                self.terms.desk.discard(self, self.attempts)
+            turn = self._turn  # (*) after the work was taken: if its caller still waits, it will see that
+            if turn is not None:
+                turn.set()
         return work
 
-    def _leave(self) -> None:
-        """Give back the places that it holds."""
-        while self._places:
+    def leave(self, places: Places) -> None:
+        """Give *places* back, which it or an attempt holds."""
+        while places:
             try:
-                limits = self._places.pop()
+                limits = places.pop()
             except IndexError:  # somebody else does the same
                 return
             limits.leave(self)
 
     def is_queued_at(self, dispatcher: Dispatcher) -> bool:
         """Tell whether a waiter may run it: not if it may overrun a time that isn't the waiter's own as well."""
-        if not self._is_queued or self.terms.lane is not None:
+        if not self._is_queued or self.terms.lane is not None or not super().is_queued_at(dispatcher):
             return False
-        within = WITHIN.get()
-        mine = None if within is None else within.deadline
-        return (self.deadline is None or self.deadline is mine) and super().is_queued_at(dispatcher)
+        if self.deadline is None:
+            return True
+        waiter = current_run()
+        return waiter is not None and getattr(waiter.future, "deadline", None) is self.deadline
 
     def awaited(self) -> list[Any]:
         """Return what its body waits for; see `State.awaited`."""
@@ -344,7 +410,6 @@ class Call(GatedFuture):
         entries = super().end_with(outcome)
         if entries is not None:
             self._again = None
-            self._failures = []
             if self.deadline is not None:
                 self.deadline.discard(self)
             entry, self._entry = self._entry, None
@@ -354,14 +419,34 @@ class Call(GatedFuture):
 
     def overdue(self, deadline: Deadline) -> None:
         """End it, wherever it is, as *deadline* is over. Runs on the timer's thread, or the caller's."""
+        error = TaskTimeoutError(self.terms.name, deadline.seconds, "deadline")
+        is_inline = self.dispatcher is INLINE
+        if is_inline:
+            self.late = error
         if self.take_work() is None:
             run = self.__dict__.get("_run")
-            if isinstance(run, Attempt) and run.claim():
+            if is_inline or (isinstance(run, Attempt) and not run.claim()):
+                if isinstance(run, Attempt):
+                    run.ask()
+                return
+            if isinstance(run, Attempt):
                 run.give_up()
-        error = TaskTimeoutError(self.terms.name, deadline.seconds, "deadline")
+        elif is_inline:
+            if self._turn is None:
+                self._end_elsewhere((None, error, None))
+            return
         feeds, self.feeds = self.feeds, ()
         if settle(self, (None, error, None), may_block=False):
             cancel_sources(feeds)
+
+    def _end_elsewhere(self, outcome: Outcome) -> None:
+        """End an inline call that its caller has left, on a callback thread: what follows it runs where it ends."""
+        feeds, self.feeds = self.feeds, ()
+        try:
+            self.terms.pool.callbacks.dispatch(_End(self, outcome))
+        except Exception:
+            LOGGER.exception("no callback thread could be had to end %r", self)
+        cancel_sources(feeds)
 
     def conclude(self, outcome: Outcome, here: Dispatcher | None, *, may_block: bool) -> None:
         """After an attempt: end, or begin another one."""
@@ -380,6 +465,8 @@ class Call(GatedFuture):
         try:
             pause = self._pause_after(cast(BaseException, outcome[1]))
         except BaseException as error:  # of the function that was asked
+            if error is not outcome[1]:
+                BaseException.__setattr__(error, "__context__", outcome[1])  # as the exception may be frozen
             pause, outcome = None, failure(error)
         if pause is None or self.done():
             settle(self, outcome, here, may_block=may_block)
@@ -400,41 +487,59 @@ class Call(GatedFuture):
         elif self.deadline is not None and then > self.deadline.at:
             why = f"; the deadline of {written(self.deadline.seconds)} leaves no time for another"
         else:
-            self._failures.append(error)
+            kind = type(error).__name__
+            self._failures = {**self._failures, kind: self._failures.get(kind, 0) + 1}
             return pause
         if self.attempts > 1 or why:
-            with suppress(Exception):  # it may be frozen
-                error.add_note(self._story(why))
+            _add_note(error, self._story(why))
         return None
 
     def _story(self, why: str) -> str:
         """Tell of the attempts that were made."""
         made = f"{self.attempts} attempt{'' if self.attempts == 1 else 's'} of {self.terms.name}"
-        kinds = Counter(type(error).__name__ for error in self._failures)
-        before = ", ".join(kind if count == 1 else f"{count} x {kind}" for kind, count in kinds.items())
+        before = ", ".join(kind if count == 1 else f"{count} x {kind}" for kind, count in self._failures.items())
         return f"{made}{f'; before this: {before}' if before else ''}{why}"
 
     def _try_again(self, pause: float) -> None:
         """Begin the next attempt after *pause* seconds."""
+        again = self._again
+        if again is None:
+            return  # it has ended meanwhile
         self._stage = 0
-        self.terms.desk.add(self)
-        self.__dict__["_work"] = self._again  # from here on it can be cancelled as if it had not begun
+        self.terms.desk.add(self, self.attempts)
+        self.__dict__["_work"] = again  # from here on it can be cancelled as if it had not begun
         run = self.__dict__["_run"]
         if self.done() or run.cancel_requested:
             self.cancel()
         elif self.dispatcher is INLINE:
             self._pause = pause
         elif pause > 0:
-            self._entry = TIMER.call_later(pause, self._pause_over)
-            if self.done():
-                self._entry.cancel()
+            self._wait_outside(pause)
         else:
             self._resume()
 
-    def pause_before_next(self) -> float | None:
-        """For whoever runs it inline: how many seconds to wait before it is to be run again; None: it is not."""
+    def _wait_outside(self, pause: float) -> None:
+        """Go on after *pause* seconds."""
+        try:
+            self._entry = TIMER.call_later(pause, self._pause_over)
+        except RuntimeError as error:  # no thread can be started
+            self._fail(error)
+        if self.done() and self._entry is not None:
+            self._entry.cancel()
+
+    def comes_again(self) -> bool:
+        """For whoever runs it inline: wait for the next attempt; False if there is to be none."""
         pause, self._pause = self._pause, None
-        return pause
+        if pause is None:
+            return False
+        turn = self._turn = threading.Event()
+        if self.is_parked():
+            turn.wait(pause)
+        attempt = self.attempts
+        try:
+            return self._is_still_on() and self._take_places()
+        finally:
+            self.terms.desk.discard(self, attempt)
 
     def _pause_over(self) -> None:
         if self.is_parked():
@@ -445,20 +550,28 @@ class Attempt(Run):
     """
     One attempt of a call.
 
+    Args:
+        call: The call.
+        work: What is to be run.
+        worker: The worker on whose thread it runs; None: it runs elsewhere, or on its caller's.
+
     Attributes:
         awaited: The futures that its body waits for now; None among them: nobody knows what.
-        cancel_requested: Somebody wants the call cancelled, not only this attempt.
+        places: Those that it holds, until its body has ended.
     """
 
-    __slots__ = ("_claim", "_replaced", "_worker", "awaited", "cancel_requested")
+    __slots__ = ("_away", "_claim", "_is_over", "_late", "_was_given_up", "_worker", "awaited", "places")
 
-    def __init__(self, call: Call, work: Work) -> None:
+    def __init__(self, call: Call, work: Work, worker: Waiter | None) -> None:
         super().__init__(call, work, call.attempts)
         self.awaited: list[Any] = []
-        self.cancel_requested = False
+        self.places: Places = _NO_PLACES
         self._claim = threading.Lock()
-        self._worker = this.worker
-        self._replaced = False
+        self._worker = worker
+        self._late: TaskTimeoutError | None = None  # what an inline one ends with that has overrun
+        self._was_given_up = False
+        self._is_over = False
+        self._away: tuple[Waiter, ...] | list[Waiter] = ()  # the worker, once it has been replaced, until it is back
 
     @property
     def call(self) -> Call:
@@ -469,49 +582,85 @@ class Attempt(Run):
         """Decide how it ends; True for the first who asks."""
         return self._claim.acquire(blocking=False)
 
+    def start(self) -> None:
+        """From now on its time counts; see `Run.start`."""
+        lane = self.call.terms.lane
+        if lane is not None:
+            lane.start(self)
+        if self.cancel_requested or self._was_given_up:
+            self._stop()  # who gave it up may have been too early to do so
+
     def finish(self, outcome: Outcome, here: Dispatcher | None = None, *, may_block: bool = True) -> None:
         """Note that the body has ended; see `Run.finish`."""
         call = self.call
         self.stop = self.kill = None  # they refer to this attempt
         mine = self.claim()
+        if self.places:
+            call.leave(self.places)
+        if not mine:
+            self._is_over = True
+            self._come_back()
+            return
         lane = call.terms.lane
-        if mine and lane is not None:
+        if lane is not None:
             lane.stop(self)
-        if call._places:  # pyright: ignore[reportPrivateUsage]  # same module
-            call._leave()  # pyright: ignore[reportPrivateUsage]  # same module
-        if mine:
-            call.conclude(self.told(outcome), here, may_block=may_block)
-        elif self._replaced and self._worker is not None:
-            self._worker.come_back()
+        if call.late is not None:
+            settle(call, (None, call.late, None), here, may_block=may_block)
+        else:
+            outcome = self.told(outcome) if self._late is None else (None, self._late, None)
+            call.conclude(outcome, here, may_block=may_block)
+        del self, call, outcome  # an error of what follows refers to this frame: break the cycle
+
+    # -- too late -----------------------------------------------------------------------------------------------------
 
     def expire(self) -> None:
         """Fail, as the timeout is over. Runs on the timer's thread."""
         call = cast("Call | None", self.future_if_any())
-        if call is None or not self.claim():
+        if call is None:
             return
-        stopped = self.give_up()
-        lane = call.terms.lane
-        assert lane is not None, "that is where it was"
-        outcome = (None, TaskTimeoutError(call.terms.name, lane.seconds, "timeout"), None)
-        if stopped or call.terms.retries_overruns:
-            call.conclude(outcome, None, may_block=False)
-        else:
-            settle(call, outcome, may_block=False)
+        terms = call.terms
+        assert terms.lane is not None, "that is where it was"
+        error = TaskTimeoutError(terms.name, terms.lane.seconds, "timeout")
+        if call.dispatcher is INLINE:
+            self._late = error  # its caller ends it, when the body has ended
+            self.ask()
+        elif self.claim():
+            stopped = self.give_up()
+            if stopped or terms.retries_overruns:
+                call.conclude((None, error, None), None, may_block=False)
+            else:
+                settle(call, (None, error, None), may_block=False)
 
     def give_up(self) -> bool:
-        """Stop the body if the engine can, else replace its worker; True if it is being stopped. After `claim`."""
+        """After `claim`: stop the body if the engine can, else replace its worker; True if it is being stopped."""
         self.ask()
+        self._was_given_up = True  # before `stop` is read: see `start`
+        worker = self._worker
+        if worker is None:
+            return self._stop()
+        worker.replace()
+        self._away = [worker]
+        if self._is_over:
+            self._come_back()
+        return False
+
+    def _stop(self) -> bool:
         stop = self.kill or self.stop
         if stop is not None:
             stop()
-        elif self._worker is not None:
-            self._replaced = True
-            self._worker.replace()
         return stop is not None
+
+    def _come_back(self) -> None:
+        """See that the worker gets its place back, once: the body may end in the moment in which it is given up."""
+        try:
+            worker = cast("list[Waiter]", self._away).pop()
+        except (AttributeError, IndexError):
+            return
+        worker.come_back()
 
     def cancel(self, *, kill: bool = False) -> bool:
         """Ask the function to stop; see `Run.cancel`."""
-        self.cancel_requested = True
+        self.cancel_requested = True  # before `stop` is read: see `start`
         if not (kill and self.kill) and self.stop is None:
             self.ask()
             return False
@@ -520,17 +669,19 @@ class Attempt(Run):
         self.give_up()
         return settle(self.future, (None, CANCELLED, None))
 
+    # -- its places ---------------------------------------------------------------------------------------------------
+
     def lend(self, awaited: Any) -> None:
         """Lend its places to *awaited*; see `Run.lend`."""
         self.awaited.append(awaited)
-        for limits in list(self.call._places):  # pyright: ignore[reportPrivateUsage]  # same module
+        for limits in list(self.places):
             limits.lend(self)
 
     def unlend(self) -> None:
         """Take them back."""
-        self.awaited.pop()
+        strike_off(self.awaited)
         if not self.awaited:
-            for limits in list(self.call._places):  # pyright: ignore[reportPrivateUsage]  # same module
+            for limits in list(self.places):
                 limits.unlend(self)
 
 
@@ -538,7 +689,7 @@ class _Resumption:
     """A call on its way to a thread where it may go on."""
 
     __slots__ = ("_call",)
-    priority: Final = 0
+    priority = 0
 
     def __init__(self, call: Call) -> None:
         self._call = call
@@ -551,7 +702,7 @@ class _Decision:
     """A call on its way to a thread where the user may be asked what to try again."""
 
     __slots__ = ("_call", "_outcome")
-    priority: Final = 0
+    priority = 0
 
     def __init__(self, call: Call, outcome: Outcome) -> None:
         self._call = call
@@ -560,3 +711,24 @@ class _Decision:
     def run_on(self, here: Dispatcher) -> None:
         self._call.decide(self._outcome, here, may_block=True)
         del self  # an error refers to this frame: break the cycle
+
+
+class _End:
+    """A call on its way to a thread where it may end."""
+
+    __slots__ = ("_call", "_outcome")
+    priority = 0
+
+    def __init__(self, call: Call, outcome: Outcome) -> None:
+        self._call = call
+        self._outcome = outcome
+
+    def run_on(self, here: Dispatcher) -> None:
+        settle(self._call, self._outcome, here)
+
+
+def _add_note(error: BaseException, text: str) -> None:
+    """Add a note by the base's own methods: the exception's may run code of the user's, and it may be frozen."""
+    before: object = BaseException.__getattribute__(error, "__dict__").get("__notes__")
+    notes = [*cast("list[str]", before), text] if isinstance(before, list) else [text]
+    BaseException.__setattr__(error, "__notes__", notes)

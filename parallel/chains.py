@@ -57,10 +57,15 @@ def _begun(fields: Mapping[str, Any]) -> Chain:
     made: Made | None = fields.get("_made")
     if made is not None:
         return (made, _without_modules(made[0].name))
-    work: object = fields.get("_work")
-    if type(work) is tuple and work:  # of a call that nobody has started yet
-        return (None, short_name(cast(Any, work)[0]))
+    work: Any = fields.get("_work")  # of a call that nobody has started yet; packed, it has a name
+    if work and (name := getattr(work, "name", None) or _function_of(work)) is not None:
+        return (None, _without_modules(name))
     return (None, "…") if "dispatcher" in fields else (None,)  # one that has begun; one that was made by hand
+
+
+def _function_of(work: object) -> str | None:
+    fn: object = cast("tuple[object, ...]", work)[0] if type(work) is tuple else None
+    return short_name(fn) if callable(fn) else None
 
 
 def short_name(fn: Callable[..., Any]) -> str:

@@ -3,7 +3,11 @@ Futures of several futures: `gather`, `settle`, `race`, `first`; and waiting for
 
 All take futures of the standard library as well. A future given twice counts twice, in its own places.
 
-State: that of `_Arrivals`, guarded by its lock; no user code runs while it is held.
+    future ── _Tie ─┐                    ┌─▶ Arrivals: `for`, `async for`
+    future ── _Tie ─┼─▶ _Roll: arrived ──┤
+    future ── _Tie ─┘         and a bell └─▶ wait()
+
+State: that of `_Roll`, guarded by its lock; no user code runs while it is held.
 """
 
 from __future__ import annotations
@@ -12,14 +16,17 @@ import concurrent.futures
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
+from contextlib import AbstractContextManager
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast, overload
 
 from attrs import frozen
 
+from parallel.awaits import until_ended
+from parallel.context import era
 from parallel.delivery import Feed
-from parallel.futures import Future
+from parallel.futures import Future, completed
 from parallel.meetings import AllOrError, Everyone, FirstValue, Race, attach, check_future, error_of, meet_all
 from parallel.outcomes import Outcome
 from parallel.states import State, is_ours
@@ -158,18 +165,27 @@ def first(*futures: AnyFuture[Any]) -> Future[Any]:
     return meet_all(_some(futures, "first"), FirstValue())
 
 
-def as_completed(futures: Iterable[F], timeout: float | None = None) -> Iterator[F]:
+def as_completed(futures: Iterable[F], timeout: float | None = None) -> Arrivals[F]:
     """
     Yield each future as it ends; those that have ended come first. Each is yielded once, given twice or not.
+
+        for future in as_completed(futures): ...
+        async for future in as_completed(futures): ...    # under asyncio and trio
+
+    Leaving the loop early, and cancelling the task that runs it, cancels none of them.
 
     Args:
         futures: The futures to wait for.
         timeout: Seconds from now until the last must have ended, None for ever.
 
     Raises:
-        TimeoutError: Some have not ended in time; they go on.
+        TimeoutError: Raised by the loop: some have not ended in time; they go on.
     """
-    return _Arrivals(futures).come(timeout)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    roll: _Roll[F] = _Roll(futures)
+    arrivals = Arrivals(roll, deadline)
+    roll.open()
+    return arrivals
 
 
 def wait(futures: Iterable[F], timeout: float | None = None, return_when: str = ALL_COMPLETED) -> DoneAndNotDone[F]:
@@ -189,7 +205,7 @@ def wait(futures: Iterable[F], timeout: float | None = None, return_when: str = 
     everyone = set(futures)
     done = {future for future in everyone if future.done()}
     if not any(_enough(future, return_when) for future in done):
-        coming = _Arrivals(everyone - done).come(timeout)
+        coming = as_completed(everyone - done, timeout)
         try:
             for future in coming:
                 done.add(future)
@@ -227,77 +243,169 @@ def _settled(outcome: Outcome) -> Settled[Any]:
     return Settled(outcome[0], error_of(outcome))
 
 
-class _Arrival(Feed):
+class Arrivals(Iterator[F], AsyncIterator[F]):
+    """
+    What `as_completed` returns: the futures as they end, for a `for` loop, or an `async for` of asyncio or trio.
+
+    Several threads, or several tasks, may share one: each future comes to one of them. It is tied to the futures from
+    the start until the last has come, or it is closed or dropped.
+    """
+
+    __slots__ = ("_deadline", "_roll")
+
+    def __init__(self, roll: _Roll[F], deadline: float | None) -> None:
+        """Only `as_completed` makes one."""
+        self._roll = roll
+        self._deadline = deadline
+
+    def __next__(self) -> F:
+        """Wait for the next future."""
+        roll = self._roll
+        while (future := roll.take()) is None:
+            bell = roll.bell()
+            if bell is None:
+                raise StopIteration
+            try:
+                bell.result(self._left())
+            except TimeoutError:
+                raise self._too_late() from None
+        return future
+
+    async def __anext__(self) -> F:
+        """Wait for the next future; a checkpoint, under trio."""
+        roll = self._roll
+        while True:
+            bell = roll.bell()
+            came = await until_ended(bell or _RUNG, self._left())
+            future = roll.take()
+            if future is not None:
+                return future
+            if bell is None:
+                raise StopAsyncIteration
+            if not came:
+                raise self._too_late()
+
+    def _left(self) -> float | None:
+        """Return the seconds that are left, None for ever."""
+        return None if self._deadline is None else max(self._deadline - time.monotonic(), 0)
+
+    def _too_late(self) -> TimeoutError:
+        return TimeoutError(f"{self._roll.missing()} futures have not ended in time; they go on")
+
+    def close(self) -> None:
+        """End the iteration, and leave the futures that have not come alone; they go on."""
+        self._roll.close()
+
+    def __del__(self) -> None:
+        if self._roll.missing():
+            self._roll.close()
+
+
+class _Roll(Generic[F]):
+    """
+    Some futures, and which of them have ended.
+
+    State: `_ties` to those that have not; `_arrived`, those that have and have not been taken, in the order of their
+    ends; `_bell`, the future that ends at the next arrival, once somebody wants to wait for it. Changed under `_lock`,
+    except for taking, which is one atomic step. `_lock` and `_era` change after a fork.
+    """
+
+    def __init__(self, futures: Iterable[F]) -> None:
+        self._ties: dict[AnyFuture[Any], _Tie] = {future: _Tie(future, self) for future in futures}
+        for future in self._ties:
+            check_future(future)
+        self._arrived: deque[F] = deque()
+        self._bell: Future[None] | None = None
+        self._lock = threading.RLock()
+        self._era = era()
+        self._feeds: tuple[Feed, ...] = ()  # of the bells, once there was one
+
+    def open(self) -> None:
+        """Tie this to the futures; those that have ended arrive at once."""
+        for tie in tuple(self._ties.values()):
+            attach(tie)
+
+    def close(self) -> None:
+        """Untie this from the futures that have not arrived; nothing is left to take."""
+        with self._locked():
+            ties, self._ties = self._ties, {}
+            arrived, self._arrived = self._arrived, deque()
+            bell, self._bell = self._bell, None
+            self._feeds = ()
+        del arrived  # with no lock held: a value's `__del__` may do anything
+        for future, tie in ties.items():
+            if is_ours(future):
+                future.remove(tie)
+        if bell is not None:
+            bell.set_result(None)  # whoever shares this and waits finds that it is over
+
+    def missing(self) -> int:
+        """Count those that have not arrived."""
+        return len(self._ties)
+
+    def take(self) -> F | None:
+        """Return one that has arrived, None if there is none at present."""
+        try:
+            return self._arrived.popleft()
+        except IndexError:
+            return None
+
+    def bell(self) -> Future[None] | None:
+        """Return the future that has ended once there is one to take; None if none will come any more."""
+        with self._locked():
+            if self._ties:
+                bell = self._bell
+                if bell is None:
+                    bell = self._bell = Future()  # before the look: a signal handler may end a future in between
+                    bell.feeds = self._feeds = self._feeds or self._seen_from_a_bell()
+                if not self._arrived:
+                    return bell
+            return _RUNG if self._arrived else None
+
+    def note(self, tie: _Tie) -> Future[None] | None:
+        """Note an arrival; return the bell to ring."""
+        with self._locked():
+            future: Any = tie.source
+            if self._ties.pop(future, None) is None:
+                return None  # closed meanwhile
+            self._arrived.append(future)
+            tie.source = _RUNG  # who takes the future may drop it, and its value with it
+            bell, self._bell = self._bell, None
+            if not self._ties:
+                self._feeds = ()  # break a reference cycle: its ties refer to this
+        return bell
+
+    def _seen_from_a_bell(self) -> tuple[Feed, ...]:
+        """Return the tie through which a thread that is about to block at a bell can see all that it waits for."""
+        everyone: Future[None] = Future()  # never ends
+        everyone.feeds = tuple(self._ties.values())
+        return (Feed(everyone, _NOBODY),)
+
+    def _locked(self) -> AbstractContextManager[object]:
+        """Return the lock; in a forked child a new one, as a thread that is no more may have held the old one."""
+        if self._era != era():
+            self._lock = threading.RLock()
+            self._era = era()
+            self.open()  # what the parent's pools run ends here with an error: it arrives now
+        return self._lock
+
+
+class _Tie(Feed):
     """The tie of one source to whoever iterates over arrivals."""
 
-    __slots__ = ("_arrivals",)
+    __slots__ = ("_roll",)
     adopts = False
 
-    def __init__(self, source: AnyFuture[Any], arrivals: _Arrivals[Any]) -> None:
+    def __init__(self, source: AnyFuture[Any], roll: _Roll[Any]) -> None:
         super().__init__(source, _NOBODY)
-        self._arrivals = arrivals
+        self._roll = roll
 
     def pass_on(self, outcome: Outcome) -> State[Any] | None:
-        return self._arrivals.note(self.source)
+        return self._roll.note(self)
 
     def passed(self, outcome: Outcome) -> Outcome:
         return (None, None, None)
 
 
 _NOBODY: Final[Future[Any]] = Future()
-
-
-class _Arrivals(Generic[F]):
-    """
-    The ended ones of some futures, in the order in which they end.
-
-    State: `_ties` to those that have not arrived, `_arrived`, and `_bell`, the future that the iterating thread waits
-    for; guarded by `_lock`.
-    """
-
-    def __init__(self, futures: Iterable[F]) -> None:
-        self._ties: dict[AnyFuture[Any], _Arrival] = {future: _Arrival(future, self) for future in futures}
-        for future in self._ties:
-            check_future(future)
-        self._lock = threading.RLock()
-        self._arrived: deque[F] = deque()
-        self._bell: Future[None] | None = None
-
-    def note(self, future: Any) -> Future[None] | None:
-        """Note an arrival; return the bell to ring."""
-        with self._lock:
-            del self._ties[future]  # who iterates may drop the future, and its value with it
-            self._arrived.append(future)
-            bell, self._bell = self._bell, None
-        return bell
-
-    def come(self, timeout: float | None) -> Generator[F, None, None]:
-        """Yield the futures as they arrive."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        missing = len(self._ties)
-        try:
-            self._attach()
-            while missing:
-                yield self._next(deadline, missing)
-                missing -= 1
-        finally:
-            for tie in list(self._ties.values()):
-                if is_ours(tie.source):
-                    tie.source.remove(tie)
-
-    def _attach(self) -> None:
-        for tie in list(self._ties.values()):
-            attach(tie)
-
-    def _next(self, deadline: float | None, missing: int) -> F:
-        while True:
-            bell: Future[None] = Future()
-            with self._lock:
-                self._bell = bell  # before the look: a signal handler may end a future in between
-                if self._arrived:
-                    return self._arrived.popleft()
-                bell.feeds = tuple(self._ties.values())  # so that a waiting thread can see what it waits for
-            try:
-                bell.result(None if deadline is None else max(deadline - time.monotonic(), 0))
-            except TimeoutError:
-                raise TimeoutError(f"{missing} futures have not ended in time; they go on") from None
+_RUNG: Final[Future[None]] = completed(None)

@@ -10,7 +10,6 @@ import time
 from concurrent.futures import CancelledError
 from typing import Any
 
-from parallel.context import this
 from parallel.durations import Duration, pause
 from parallel.errors import DeadlockError, NoTaskError
 from parallel.runs import Run, current_run
@@ -111,7 +110,7 @@ def sleep(seconds: Duration) -> None:
     """
     how_long = pause(seconds)
     asyncio: Any = sys.modules.get("asyncio")
-    if asyncio is not None and asyncio._get_running_loop() is not None and this.worker is None:
+    if asyncio is not None and asyncio._get_running_loop() is not None:
         raise DeadlockError("the thread of the event loop")
     run = current_run()
     if run is None:

@@ -11,6 +11,7 @@ import threading
 import time
 from typing import Protocol
 
+from parallel.context import era
 from parallel.timer import TIMER, Entry
 
 
@@ -34,11 +35,15 @@ class Deadline:
         seconds: As given.
     """
 
-    __slots__ = ("_calls", "_entry", "_lock", "at", "seconds")
+    __slots__ = ("_calls", "_entry", "_era", "_lock", "at", "seconds")
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.at = time.monotonic() + seconds
+        self._begin()
+
+    def _begin(self) -> None:
+        self._era = era()
         self._lock = threading.RLock()
         self._calls: dict[Bounded, None] = {}  # those that have not ended; guarded by the lock, as is
         self._entry: Entry | None = None  # the timer's, while there are any
@@ -48,7 +53,14 @@ class Deadline:
         return self.at - time.monotonic()
 
     def add(self, call: Bounded) -> None:
-        """See to it that *call* ends in time."""
+        """
+        See to it that *call* ends in time.
+
+        Raises:
+            RuntimeError: No thread can be started that would.
+        """
+        if self._era != era():
+            self._begin()  # in a forked child: the calls are the parent's, as whoever may have held the lock was
         with self._lock:
             self._calls[call] = None
             if self._entry is None:
@@ -56,6 +68,8 @@ class Deadline:
 
     def discard(self, call: Bounded) -> None:
         """Forget *call*, which has ended."""
+        if self._era != era():
+            return
         with self._lock:
             self._calls.pop(call, None)
             if not self._calls and self._entry is not None:

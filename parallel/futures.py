@@ -152,7 +152,16 @@ class Future(State[T]):
         self._call_back(Callback(fn, on_cancel=True))
 
     def __await__(self) -> Generator[Any, None, T]:
-        """Wait on an event loop of asyncio: `value = await future`. What cancels the waiting cancels the call."""
+        """
+        Wait in a coroutine of asyncio or trio: `value = await future`.
+
+        Cancelling who waits cancels the call, unless it runs already or somebody else waits for it too. A cancelled
+        call raises `asyncio.CancelledError` under asyncio, and `concurrent.futures.CancelledError` under trio, where no
+        scope has been cancelled.
+
+        Raises:
+            RuntimeError: Neither asyncio nor trio runs the coroutine.
+        """
         yield from wait_on_loop(self)
         # As `result` does, without its line in the traceback.
         outcome = self.outcome()

@@ -16,10 +16,11 @@ import threading
 import time
 from typing import Any, Literal, TypeAlias
 
-from parallel.context import Dispatcher, this
+from parallel.context import Dispatcher, Waiter, era, this
 from parallel.errors import PoolFullError
 from parallel.futures import Future
 from parallel.outcomes import Work, attempt
+from parallel.runs import Run, raise_interrupt, run_by_caller
 
 OnFull: TypeAlias = Literal["block", "raise", "run"]
 """What becomes of a call for which there is no room: its caller waits, gets an error, or runs it."""
@@ -39,6 +40,10 @@ class Gate:
         self._label = label
         self._most = max_pending
         self._on_full = on_full
+        self._begin()
+
+    def _begin(self) -> None:
+        self._era = era()
         self._inside = 0
         self._room = threading.Condition(threading.RLock())
 
@@ -55,6 +60,7 @@ class Gate:
         Raises:
             PoolFullError: There is no room; or not in time; or this thread must not wait for it.
         """
+        self._look_for_fork()
         with self._room:
             if self._inside >= self._most and this.worker is None:
                 if self._on_full == "run":
@@ -66,17 +72,27 @@ class Gate:
     def _wait(self, until: float | None) -> None:
         if self._on_full == "raise" or _runs_a_loop():
             raise PoolFullError(self._label, self._most)
-        while self._inside >= self._most:
-            left = None if until is None else until - time.monotonic()
-            if left is not None and left <= 0:
-                raise PoolFullError(self._label, self._most)
-            self._room.wait(left)
+        try:
+            while self._inside >= self._most:
+                left = None if until is None else until - time.monotonic()
+                if left is not None and left <= 0:
+                    raise PoolFullError(self._label, self._most)
+                self._room.wait(left)
+        except BaseException:
+            self._room.notify()  # it may have been told of room that it doesn't take now
+            raise
 
     def leave(self) -> None:
         """Count a call out: it has been started, or cancelled."""
+        self._look_for_fork()
         with self._room:
-            self._inside -= 1
+            self._inside = max(self._inside - 1, 0)  # less only in a forked child, by calls of the parent
             self._room.notify()
+
+    def _look_for_fork(self) -> None:
+        """In a forked child, begin anew: the calls inside are the parent's, as whoever may have held the lock was."""
+        if self._era != era():
+            self._begin()
 
 
 def _runs_a_loop() -> bool:
@@ -106,12 +122,32 @@ class GatedFuture(Future[Any]):
                 gate.leave()
         return work
 
+    def begin(self, worker: Waiter | None = None) -> Run | None:
+        """
+        Start the call; see `Future.begin`.
+
+        Args:
+            worker: The worker on whose thread it runs, if it does.
+        """
+        return super().begin()
+
+    def run_here(self) -> None:
+        """
+        Run the call on the thread that makes it, as its pool is full.
+
+        Raises:
+            KeyboardInterrupt: The call, on the main thread, was ended by a Ctrl-C: that is for the program, too.
+        """
+        with run_by_caller(self):
+            self.run_on(None)
+        raise_interrupt(self)
+
     def run_on(self, here: Dispatcher | None, *, may_block: bool = True) -> None:
         """Run the call on this thread; see `Future.run_on`."""
-        run = self.begin()
+        worker = this.worker
+        run = self.begin(worker)
         if run is None:
             return
-        worker = this.worker
         before: Any = None
         if worker is not None:
             before, worker.running = worker.running, run
@@ -119,8 +155,9 @@ class GatedFuture(Future[Any]):
         run.work = None
         assert work is not None, "a run is begun with its work"
         try:
+            run.start()
             outcome = attempt(work)
-        except BaseException as error:  # not even that could be done: the stack is full
+        except BaseException as error:  # not even that could be done: its time can't be watched, or the stack is full
             outcome = (None, error, None)
         del work  # what follows may take long: don't keep the arguments alive
         if worker is not None:

@@ -9,7 +9,7 @@ hangs on, and to nothing else: so a task with `limit=1` may call itself, and no 
 
 Guarantees:
 - Calls go on by priority, then in the order in which they came.
-- Of a rate, no more calls start in any period of that length.
+- Of a rate, no more calls go on to their pool in any period of that length.
 
 State: that of a `Limits`, guarded by its `_lock`, which is re-entrant: a destructor may cancel a call while it is held.
 No user code runs while it is.
@@ -24,6 +24,7 @@ from collections import deque
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Protocol
 
+from parallel.context import era
 from parallel.states import hangs_on
 from parallel.timer import TIMER, Entry
 
@@ -66,6 +67,10 @@ class Limits:
     def __init__(self, limit: int | None = None, rate: Rate | None = None) -> None:
         self.limit = limit
         self.rate = rate
+        self._begin()
+
+    def _begin(self) -> None:
+        self._era = era()
         self._lock = RLock()
         self._held = 0  # places taken; more than `limit` only while a body goes on whose place is lent
         self._waiting: list[tuple[int, int, Limited]] = []  # a heap
@@ -77,6 +82,8 @@ class Limits:
 
     def enter(self, call: Limited) -> bool:
         """Take a place for *call*, or have it wait for one; True if it has one."""
+        if self._era != era():
+            self._begin()  # in a forked child: the places are the parent's, as whoever may have held the lock was
         with self._lock:
             heapq.heappush(self._waiting, (-call.priority, next(self._numbers), call))
             admitted = self._admit()
@@ -84,10 +91,12 @@ class Limits:
 
     def leave(self, call: Limited) -> None:
         """Give the place of *call* back, as its body has ended."""
+        if self._era != era():
+            return  # taken in the parent of this forked process
         with self._lock:
             lender = self._borrowed.pop(call, None)
             if lender is None:
-                self._held -= 1
+                self._held = max(self._held - 1, 0)  # less only in a forked child, by a call of the parent
             else:
                 self._lenders[lender] = None
             admitted = self._admit()

@@ -17,10 +17,11 @@ from typing import Any, cast
 from parallel.arguments import ATOMS, Arguments, values_of
 from parallel.call import About, Call, Site, Terms
 from parallel.context import WITHIN, Within
+from parallel.coroutines import run_coroutine
 from parallel.deadlines import Deadline
 from parallel.delivery import Feed, settle
 from parallel.futures import Future
-from parallel.outcomes import Outcome
+from parallel.outcomes import Outcome, is_coroutine
 from parallel.states import State
 from parallel.timed import TimedFuture
 
@@ -117,7 +118,11 @@ class Plan:
             context.run(WITHIN.set, Within(around.registry, group, deadline))
         if deadline is not None:
             call.deadline = deadline
-            deadline.add(call)
+            try:
+                deadline.add(call)
+            except BaseException:  # no thread can be started, or a Ctrl-C
+                call.cancel()  # the group knows of it
+                raise
         if terms.on_success is not None or terms.on_failure is not None:
             _add_handlers(call, terms, around)
         return call, context
@@ -137,9 +142,16 @@ def _add_handlers(call: Call, terms: Terms, around: Within) -> None:
     context.run(WITHIN.set, Within(around.registry))
     on_success, on_failure = terms.on_success, terms.on_failure
     if on_success is not None:
-        call.on_success(lambda value: context.run(on_success, value))
+        call.on_success(lambda value: context.run(_call_handler, on_success, value))
     if on_failure is not None:
-        call.on_failure(lambda error: context.run(on_failure, error))
+        call.on_failure(lambda error: context.run(_call_handler, on_failure, error))
+
+
+def _call_handler(fn: Callable[[Any], object], end: object) -> None:
+    """Call a handler; if it is a coroutine function, to its end."""
+    made = fn(end)
+    if is_coroutine(made):
+        run_coroutine(made)
 
 
 def _submit_with(call: Call, fn: Callable[..., Any], context: Context, arguments: Arguments) -> None:

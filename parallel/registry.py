@@ -9,8 +9,8 @@ Guarantees:
 - A forked child has the same configuration and no open pool.
 
 State: `_pools`, `_callbacks`, `_desk`, `_shut` and `_entered` of a registry, guarded by its `_lock`; the program's
-default registry, guarded by `_default_lock`. No user code runs while one of them is held. Nothing else in the library remembers
-anything between calls; `reset` forgets it.
+default registry, guarded by `_default_lock`. No user code runs while one of them is held. Nothing else in the library
+remembers anything between calls; `reset` forgets it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ from parallel.pools import KINDS
 from parallel.pools.base import Engine, Pool, run_dry
 from parallel.pools.crew import Crew
 from parallel.pools.desk import Desk
-from parallel.timer import TIMER
 from parallel.unseen import raise_collected
 
 _CALLBACK_THREADS: Final = min(32, cpus() + 4)
@@ -435,7 +434,6 @@ def reset() -> None:
         before, _default = _default, None
     if before is not None:
         before.shutdown()
-    TIMER.close()
 
 
 def _after_fork_in_child() -> None:

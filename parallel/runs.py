@@ -1,28 +1,31 @@
 """
 Runs: one attempt of a call, as its engine sees it and as the function sees it that runs.
 
-    future.begin() ──▶ Run ──▶ the engine does its work ──▶ run.finish(outcome)
+    future.begin() ──▶ Run ──▶ run.start(), the engine does its work ──▶ run.finish(outcome)
                         ▲ ▲
       cancel(), timeouts ─┘ └── current_run(), from inside the function
 
 A running function is asked to stop (`ask`), and finds out if it looks. If its engine can do more, it gives the run a
 `stop`, as for a coroutine, or a `kill`, as for a process.
 
-State: a run's, of single values that are written once. The event of `asked` is made when first needed, under
-`_EVENTS`, which is re-entrant: a signal handler may cancel while it is held.
+State: a run's, of single values that are written once; `stop` and `kill` are taken away at the end. The event of
+`asked` is made when first needed, under `_EVENTS`, which is re-entrant: a signal handler may cancel while it is held.
 """
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from typing import Any
 from weakref import ref
 
 from parallel.context import RUNNING, Dispatcher, this
+from parallel.coroutines import close_loop
 from parallel.delivery import settle
-from parallel.outcomes import CANCELLED, Outcome, Work
+from parallel.outcomes import CANCELLED, NOTHING, Outcome, Work
 from parallel.states import State, hangs_on, is_ours
 
 _EVENTS = threading.RLock()
@@ -36,13 +39,13 @@ class Run:
 
     Attributes:
         work: What is to be run; taken by whoever runs it.
+        number: Which attempt of its call it is; the first is 1.
         stop: Ends the body in order, if its engine can; None: it can only be asked.
         kill: Ends the body by force, and what it runs in, if its engine can; None: it can't.
-        number: Which attempt of its call it is; the first is 1.
-        stop: Ends the body from outside, if its engine can; None: it can only be asked.
+        cancel_requested: Somebody wants the call cancelled, not only this attempt.
     """
 
-    __slots__ = ("_asked", "_future", "kill", "number", "stop", "work")
+    __slots__ = ("_asked", "_future", "cancel_requested", "kill", "number", "stop", "work")
 
     def __init__(self, future: State[Any], work: Work | None = None, number: int = 1) -> None:
         self._future = ref(future)
@@ -50,6 +53,7 @@ class Run:
         self.number = number
         self.stop: Callable[[], object] | None = None
         self.kill: Callable[[], object] | None = None
+        self.cancel_requested = False
         self._asked: threading.Event | None = None
 
     @property
@@ -62,6 +66,17 @@ class Run:
     def future_if_any(self) -> State[Any] | None:
         """The call's future; None if nobody holds it any more."""
         return self._future()
+
+    def start(self) -> None:
+        """
+        Note that the body begins, for its engine, which has set `stop` and `kill` before, if it has such.
+
+        Raises:
+            RuntimeError: Its time can't be watched: no thread can be started. Then the body must not run.
+        """
+        stop = self.stop
+        if self.cancel_requested and stop is not None:
+            stop()  # who cancelled it was too early to do so
 
     def finish(self, outcome: Outcome, here: Dispatcher | None = None, *, may_block: bool = True) -> None:
         """
@@ -103,6 +118,7 @@ class Run:
 
     def cancel(self, *, kill: bool = False) -> bool:
         """Ask the function to stop; True if its engine can stop it, or may *kill* it: the future is cancelled now."""
+        self.cancel_requested = True  # before `stop` is read: see `start`
         self.ask()
         stop = self.stop or (self.kill if kill else None)
         if stop is None or not settle(self.future, (None, CANCELLED, None)):
@@ -118,7 +134,21 @@ class Run:
 
     def unlend(self) -> None:
         """Note that it has waited long enough, and take back what it has lent."""
-        self.future.__dict__["_awaited"].pop()
+        strike_off(self.future.__dict__["_awaited"])
+
+
+def strike_off(awaited: list[Any]) -> None:
+    """
+    Take out of what a body waits for that which it waits for no more.
+
+    The one that has ended: of two coroutines in one body, the first to wait may be the first to go on. If none has, a
+    thread has waited long enough, for what it came to last.
+    """
+    for index, future in enumerate(awaited):
+        if future is not None and future.done():
+            del awaited[index]
+            return
+    awaited.pop()
 
 
 def begin_waiting(running: object, awaited: State[Any] | None) -> None:
@@ -158,4 +188,68 @@ def current_run() -> Run | None:
         # After its end its thread runs what follows it; or still its function, if that has overrun its time.
         overrun: Run | None = running.__dict__.get("_run")
         return overrun if overrun is not None and overrun.asked else None
-    return running if isinstance(running, Run) else None
+    if not isinstance(running, Run) or running.future_if_any() is None:
+        return None  # perhaps a task that a coroutine has left behind: its call is over, and forgotten
+    return running
+
+
+class _Caller:
+    """The `Waiter` of a thread that is no worker, and runs a call: it sleeps."""
+
+    running: Any = None
+
+    def wait(self, future: State[Any], timeout: float | None) -> bool:
+        """Sleep; see `Waiter`."""
+        self.lend(future)
+        try:
+            return future.sleep(timeout)
+        finally:
+            self.unlend()
+
+    def lend(self, awaited: Any = None) -> None:
+        """Note what the call at hand waits for."""
+        begin_waiting(self.running, awaited)
+
+    def unlend(self) -> None:
+        """Note that it goes on."""
+        end_waiting(self.running)
+
+    def replace(self) -> None:
+        """Nobody can take the place of the caller."""
+
+    def come_back(self) -> None:
+        """It has not been replaced."""
+
+
+@contextmanager
+def run_by_caller(future: State[Any]) -> Generator[None]:
+    """Note that this thread, whatever else it is, runs the call of *future* now."""
+    outer = this.worker
+    worker = this.worker = outer or _Caller()
+    before, worker.running = worker.running, future
+    try:
+        yield
+    finally:
+        worker.running = before
+        this.worker = outer
+        if outer is None:
+            close_loop()
+
+
+def raise_interrupt(future: State[Any]) -> None:
+    """Raise the Ctrl-C that has ended *future*, if one has, on the main thread: it is for the program as well."""
+    error = (future.ended() or NOTHING)[1]
+    try:
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise error
+    finally:
+        del future, error  # an error refers to this frame: break the cycle
+
+
+def _after_fork_in_child() -> None:
+    global _EVENTS
+    _EVENTS = threading.RLock()  # a thread that is no more may have held the old one
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -11,7 +11,9 @@ Source: the protocol is that of CPython 3.11's `concurrent/futures/_base.py`.
 from __future__ import annotations
 
 import concurrent.futures
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
@@ -28,6 +30,30 @@ T = TypeVar("T")
 
 BARE: Final = ()
 """The work of a future that no engine runs: one made by hand, or the target of a link."""
+
+
+_NAP: Final = 0.25
+"""
+Seconds that the main thread sleeps at a time.
+
+CPython tells it of a signal before it falls asleep, or by waking it. One that comes in between, while it gives up the
+interpreter's lock, or that the system hands to another thread, would be heard of only when the future ends. A longer
+nap lets Ctrl-C wait, a shorter one wakes the program in vain more often.
+"""
+
+
+def _acquire(lock: threading.Lock, timeout: float | None) -> bool:
+    """Take *lock*; False if *timeout* seconds came first. On the main thread, look for signals in between."""
+    left = math.inf if timeout is None else timeout
+    end = time.monotonic() + left
+    nap = _NAP
+    while not lock.acquire(timeout=max(min(left, nap), 0)):
+        left = end - time.monotonic()
+        if left <= 0:
+            return False
+        if threading.current_thread() is not threading.main_thread():
+            nap = threading.TIMEOUT_MAX  # signals are none of its business
+    return True
 
 
 def is_future(value: object) -> TypeIs[concurrent.futures.Future[Any]]:
@@ -299,10 +325,7 @@ class State(concurrent.futures.Future[T]):
             return True
         came = False
         try:
-            if timeout is None:
-                came = lock.acquire()
-            else:
-                came = lock.acquire(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX))
+            came = _acquire(lock, timeout)
         finally:
             # On a timeout, or an interrupt: if the entry is gone, the future has ended meanwhile.
             if not came:

@@ -8,15 +8,15 @@ The one timer thread of the process: it serves timeouts, waiting between attempt
 Guarantees:
 - An action runs once, or was cancelled: whoever takes it out of its dict, by one atomic step, decides.
 - Nothing runs before its time. What an action raises is logged, and the thread goes on.
-- The thread sleeps until the next entry is due, and is woken only for one that is due earlier; when nothing has been
-  scheduled for `LINGER` seconds it ends, and the next entry starts it anew.
+- The thread sleeps until the next entry is due, and is woken only for one that is due earlier. When nothing has been
+  scheduled for `LINGER` seconds it ends, and the next entry starts another one.
 - No lock is held while an action runs, and nothing keeps an action or an item that has run, or was cancelled.
 - A forked child has a timer with nothing in it.
 
-State: `_heap`, `_worker`, `generation` and what a worker notes are changed under `lock`, which is re-entrant: a signal
-handler or a destructor may come in at any point of a method, and schedule or cancel. `_actions` and a lane's `_running`
-are changed by single atomic steps (of `dict`: `d[key] = value`, `get`, `pop`), and `_inbox` guards itself; they
-need no lock, on free-threaded builds either.
+State: `_heap`, `_worker`, `generation`, what a worker notes and whether a lane is armed are changed under `lock`. It is
+re-entrant, as a signal handler or a destructor may come in anywhere, and schedule, cancel or close. `_actions` and the
+items of a lane are changed by single steps of a dict (`d[key] = value`, `get`, `pop`), which are atomic, on
+free-threaded builds too, and `_inbox` guards itself: these need no lock.
 
 All times are those of `time.monotonic`: setting the system's clock changes nothing.
 
@@ -85,7 +85,14 @@ def _nothing() -> None:
 def _wait(inbox: SimpleQueue[Action], seconds: float) -> Action:
     """Return the next action of *inbox*, or `_nothing` if none comes in so many seconds."""
     try:
-        return inbox.get(timeout=min(max(seconds, 0.0), threading.TIMEOUT_MAX))
+        # Before CPython 3.13, a timed `get` finds the queue's lock free once after each `put`, even if nothing is left.
+        # If its time is over by then, it waits for ever. Looking first leaves the lock taken.
+        return inbox.get_nowait()
+    except Empty:
+        if seconds <= 0:
+            return _nothing
+    try:
+        return inbox.get(timeout=min(seconds, threading.TIMEOUT_MAX))
     except Empty:
         return _nothing
 
@@ -268,10 +275,16 @@ class Timer:
         """Make a heap without the cancelled entries, when there are so many that it costs each of them little."""
         with self.lock:
             last = self._last
-            live = [place for place in self._heap if place[2] in self._actions]
+            live = self._live()
             heapify(live)
-            if self._last == last:  # else a signal handler or a destructor has scheduled something meanwhile: next time
-                self._heap = live
+            # If a signal handler or a destructor has scheduled something meanwhile, this has to wait for the next time.
+            # None comes in between comparing and storing, as nothing is called there.
+            self._heap = live if self._last == last else self._heap
+
+    def _live(self) -> list[tuple[float, int, Entry]]:
+        # Not inside the `with` above: CPython 3.12 and 3.13 would leave that without releasing the lock if a Ctrl-C
+        # came at the jump of the comprehension, which their tables of exceptions leave out.
+        return [place for place in self._heap if place[2] in self._actions]
 
     # -- the thread ---------------------------------------------------------------------------------------------------
 
@@ -317,6 +330,7 @@ class Timer:
                 if self._worker is worker:
                     self._worker = None
                 self._gone.notify_all()
+            self._inbox.put(_nothing)  # (*)
 
     def _go_round(self, worker: _Worker) -> bool:
         """Run what is due, if anything, then what comes at once, which is waited for if nothing was due."""
@@ -325,7 +339,6 @@ class Timer:
             return False
         action, seconds = step
         _run(action)
-        del action, step  # they must not outlive the action's run while the thread sleeps
         _run(self._wait(self._inbox, seconds))
         return True
 
@@ -372,7 +385,7 @@ class Timer:
 
     def close(self, timeout: float | None = None) -> None:
         """
-        Drop all that is scheduled, end the thread, wait for it unless this is it, and run what `soon` was given.
+        Drop all that is scheduled, end the thread (and wait for it, unless this is it), and run what `soon` was given.
 
         The timer can be used again afterwards: the next entry starts a thread anew. What is running in a lane stays
         there, and is looked after again when something else starts in it.
@@ -386,7 +399,7 @@ class Timer:
             self._clear()
             if worker is not None:
                 worker.retired = True
-                self._inbox.put(_nothing)  # a thread that is not on duty takes one at most: none that others need
+                self._inbox.put(_nothing)
         del dropped  # not under the lock: that may run destructors
         if worker is not None and worker is not threading.current_thread():
             # By a condition, which lets go of the lock however often this thread holds it: a signal handler may have
@@ -402,7 +415,9 @@ class Timer:
         with suppress(Empty):
             while True:
                 _run(self._inbox.get_nowait())
-        self._inbox.put(_nothing)  # one of those may have been to wake a thread: the next one, or one that is late
+        # (*) Who took something while another thread was on duty, such as a new one after `close`, may have taken what
+        # was to wake that.
+        self._inbox.put(_nothing)
 
     def forget_parent(self) -> None:
         """In a forked child: begin anew. What was scheduled, and what was running, is the parent's."""

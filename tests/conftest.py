@@ -122,6 +122,8 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     if (registry := sys.modules.get("parallel.registry")) is not None:
         registry.reset()
+    if (timer := sys.modules.get("parallel.timer")) is not None:
+        timer.TIMER.close()  # its thread would end by itself, but only after a while
     left = _left(before)
     if left:
         gc.collect()

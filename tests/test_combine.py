@@ -5,7 +5,6 @@ Futures of several futures, and waiting for several.
 from __future__ import annotations
 
 import concurrent.futures
-import gc
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -373,11 +372,47 @@ def test_as_completed_takes_any_iterable_and_standard_futures(pool: ThreadPool) 
 
 def test_as_completed_is_left_early(held: Held) -> None:
     """Leaving the loop early leaves nothing behind in the futures."""
-    for future in as_completed([completed(1), held.future]):
-        assert future.result() == 1
-        break
-    gc.collect()
+    with without_gc():
+        for future in as_completed([completed(1), held.future]):
+            assert future.result() == 1
+            break
+        assert held.future._watched().entries == {}
+
+
+def test_as_completed_counts_from_the_call() -> None:
+    """The time runs from the call of as_completed(); once it is up, what comes late can still be had."""
+    promise: Future[int] = Future()
+    coming = as_completed([promise, completed(1)], timeout=0)
+    assert next(coming).result() == 1
+    for _ in range(2):
+        with pytest.raises(TimeoutError, match="1 futures"):
+            next(coming)
+    promise.set_result(2)
+    assert next(coming) is promise
+    with pytest.raises(StopIteration):
+        next(coming)
+
+
+def test_threads_share_one_as_completed(pool: ThreadPool) -> None:
+    """Several threads share the arrivals: each future comes to one of them, and all of them end."""
+    with frequent_switches(), ThreadPool(3) as others:
+        for _ in range(50):
+            coming = as_completed([pool.submit(jobs.double, x) for x in range(20)])
+            found = [others.submit(lambda coming=coming: [one.result() for one in coming]) for _ in range(3)]
+            assert sorted(x for part in gather(*found).result(timeout=LONG) for x in part) == list(range(0, 40, 2))
+
+
+def test_as_completed_is_closed(held: Held) -> None:
+    """close() ends the iteration for all who wait in it, and leaves the futures alone."""
+    with ThreadPool(1) as other:
+        coming = as_completed([held.future])
+        waiting = other.submit(list, coming)
+        while coming._roll._bell is None:
+            threading.Event().wait(0.001)
+        coming.close()
+        assert waiting.result(timeout=LONG) == []
     assert held.future._watched().entries == {}
+    assert not held.future.done()
 
 
 def test_as_completed_lets_go(pool: ThreadPool) -> None:
@@ -526,6 +561,28 @@ def test_pending_in_a_forked_child(combine: Combine, held: Held, in_fork: Callab
         finally:
             held.go.set()
         assert futures[1].exception(timeout=LONG) is None
+
+
+def test_as_completed_in_a_forked_child(held: Held, pool: ThreadPool, in_fork: Callable[..., Any]) -> None:
+    """An iteration begun before the fork raises at its pending futures, even if its lock was held, and doesn't hang."""
+    coming = as_completed([completed(1), held.future])
+    assert next(coming).result() == 1
+    locked, forked = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with coming._roll._lock:
+            locked.set()
+            assert forked.wait(LONG)
+
+    holding = pool.submit(hold)
+    assert locked.wait(LONG)
+    try:
+        assert in_fork(lambda: type(raised_by(next(coming))).__name__) == "ForkedError"
+    finally:
+        forked.set()
+    assert holding.exception(timeout=LONG) is None
+    held.go.set()
+    assert next(coming).result() == "held"
 
 
 def raised_by(future: Future[Any]) -> BaseException | None:

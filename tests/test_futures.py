@@ -10,6 +10,7 @@ import gc
 import itertools
 import logging
 import pickle
+import signal
 import threading
 import traceback
 import weakref
@@ -1013,6 +1014,24 @@ def test_no_wake_up_is_lost_in_asyncio() -> None:
 
     with frequent_switches(), ThreadPool(2) as pool:
         asyncio.run(asyncio.wait_for(main(pool), 60))
+
+
+def test_a_signal_that_another_thread_is_given(pool: ThreadPool) -> None:
+    """Ctrl-C ends the main thread's wait even if the system tells another thread of it, and the wait goes on after."""
+    promise: Future[int] = Future()
+
+    def interrupt() -> None:
+        while not promise._watched().entries:  # not before the main thread waits
+            threading.Event().wait(0.001)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    interrupting = pool.submit(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        promise.result(timeout=LONG)
+    assert interrupting.exception(timeout=LONG) is None
+    assert promise._watched().entries == {}
+    pool.submit(promise.set_result, 1)
+    assert promise.result() == 1
 
 
 def test_many_threads_wait_for_one() -> None:

@@ -215,7 +215,7 @@ class Pool(concurrent.futures.Executor):
                 future.take_work()  # gives its place in the gate back
                 raise
         else:
-            future.run_on(None)
+            future.run_here()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """

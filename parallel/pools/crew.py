@@ -316,10 +316,11 @@ class Crew(Engine):
     def replace(self, worker: Worker) -> None:
         """Give the place of *worker* away, as its call has overrun its timeout; it counts as ended from now on."""
         with self._lock:
-            self._stragglers += 1
-            self._left_done += 1
             self._give_place(worker)
             worker.straggling += 1
+            if worker.straggling == 1:  # a call that it helps with may be late as well, and isn't counted by it
+                self._stragglers += 1
+                self._left_done += 1
             overrun = self._stragglers > MAX_STRAGGLERS
             self._quiet.notify_all()
         if overrun:
@@ -332,9 +333,10 @@ class Crew(Engine):
     def come_back(self, worker: Worker) -> None:
         """Take the place back, as the call has ended now."""
         with self._lock:
-            self._stragglers -= 1
-            self._left_done -= 1
             worker.straggling -= 1
+            if worker.straggling == 0:
+                self._stragglers -= 1
+                self._left_done -= 1
             self._take_place(worker)
 
     def _give_place(self, worker: Worker) -> None:
@@ -358,12 +360,12 @@ class Crew(Engine):
     # -- ends ---------------------------------------------------------------------------------------------------------
 
     def break_down(self, reason: str, cause: BaseException | None) -> None:
-        """Refuse and fail everything from now on."""
+        """Refuse and fail everything from now on. Runs no code of the user's: that is not for the timer's thread."""
         with self._lock:
             if self._broken is None:
                 self._broken = (reason, cause)
             self._refuses = True
-        self._end_queued(lambda future: settle(future, (None, self._broken_error(), None), self))
+        self._end_queued(lambda future: settle(future, (None, self._broken_error(), None), may_block=False))
 
     def _end_queued(self, end: Callable[[Future[Any]], object]) -> None:
         """

@@ -1,11 +1,12 @@
 """
-The desk of a registry: counts the calls that it has accepted and that are in no pool, as they wait for a place under a
-limit, or for their next attempt.
+The desk of a registry: counts the calls that it has accepted and that are in no pool.
+
+They wait for a place under a limit, or for their next attempt.
 
 So a shutdown waits for them, and a program's exit does. It runs nothing, and has no thread.
 
-State: `_calls`, changed by single atomic steps; `_passed`, guarded by `_quiet`, whose lock is re-entrant: a `__del__` or
-a signal handler may cancel a call while it is held.
+State: `_calls`, changed by single atomic steps; `_passed`, guarded by `_quiet`, whose lock is re-entrant: a `__del__`
+or a signal handler may cancel a call while it is held.
 """
 
 from __future__ import annotations
@@ -21,22 +22,21 @@ class Desk(Engine):
     """The calls of one registry that are in no pool."""
 
     def __init__(self) -> None:
-        self._calls: dict[Future[Any], None] = {}
+        self._calls: dict[tuple[Future[Any], int], None] = {}
         self._quiet = threading.Condition(threading.RLock())
         self._passed = 0  # how many have left; only for `idle`, so a lost count does no harm
         self._cancels = False
         super().__init__()
 
-    def add(self, call: Future[Any], /) -> None:
-        """Count *call* in; after `close` with *cancel_futures*, cancel it."""
-        self._calls[call] = None
+    def add(self, call: Future[Any], attempt: int, /) -> None:
+        """Count *call* in before that attempt; after `close` with *cancel_futures*, cancel it."""
+        self._calls[call, attempt] = None
         if self._cancels:
             call.cancel()
 
-    def discard(self, call: Future[Any], /) -> None:
+    def discard(self, call: Future[Any], attempt: int, /) -> None:
         """Count it out, if it was in."""
-        if call in self._calls:
-            self._calls.pop(call, None)
+        if self._calls.pop((call, attempt), call) is None:
             with self._quiet:
                 self._passed += 1
                 self._quiet.notify_all()
@@ -44,7 +44,7 @@ class Desk(Engine):
     def close(self, cancel_futures: bool) -> None:
         if cancel_futures:
             self._cancels = True
-            for call in list(self._calls):
+            for call, _ in list(self._calls):
                 call.cancel()
 
     def join(self) -> None:

@@ -6,22 +6,15 @@ The future that `submit` returns has ended; what is chained to it runs inline as
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from parallel.call import Call
-from parallel.context import Dispatcher, this
-from parallel.coroutines import close_loop
+from parallel.context import Dispatcher
 from parallel.delivery import INLINE
 from parallel.errors import PoolShutdownError
 from parallel.futures import Future
-from parallel.outcomes import NOTHING
 from parallel.pools.base import Pool, PoolStats
-from parallel.runs import begin_waiting, end_waiting
-from parallel.states import State
+from parallel.runs import raise_interrupt, run_by_caller
 
 
 class InlinePool(Pool):
@@ -45,11 +38,6 @@ class InlinePool(Pool):
         return None
 
     @property
-    def callbacks(self) -> Dispatcher:
-        """What follows an inline call runs inline."""
-        return INLINE
-
-    @property
     def follower(self) -> Dispatcher:
         """The caller."""
         return INLINE
@@ -61,64 +49,15 @@ class InlinePool(Pool):
         future.dispatcher = INLINE
         self._running += 1
         try:
-            with _at(future):
+            with run_by_caller(future):
                 future.run_on(INLINE)
-                while isinstance(future, Call) and (pause := future.pause_before_next()) is not None:
-                    time.sleep(pause)
+                while isinstance(future, Call) and future.comes_again():
                     future.run_on(INLINE)
         finally:
             self._running -= 1
             self._done += 1
-        error = (future.ended() or NOTHING)[1]
-        try:
-            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-                raise error  # a Ctrl-C is for the program, not only for the call that it happened to hit
-        finally:
-            del future, error  # an error refers to this frame: break the cycle
+        raise_interrupt(future)
 
     def stats(self) -> PoolStats:
         """Return what the pool does at this moment."""
         return PoolStats(workers=0, queued=0, running=self._running, done=self._done)
-
-
-class _Caller:
-    """How a thread waits that is no worker, and runs an inline call: it sleeps."""
-
-    running: Any = None
-
-    def wait(self, future: State[Any], timeout: float | None) -> bool:
-        """Sleep; see `Waiter`."""
-        self.lend(future)
-        try:
-            return future.sleep(timeout)
-        finally:
-            self.unlend()
-
-    def lend(self, awaited: Any = None) -> None:
-        """Note what the call at hand waits for."""
-        begin_waiting(self.running, awaited)
-
-    def unlend(self) -> None:
-        """Note that it goes on."""
-        end_waiting(self.running)
-
-    def replace(self) -> None:
-        """Nobody can take the place of the caller."""
-
-    def come_back(self) -> None:
-        """It has not been replaced."""
-
-
-@contextmanager
-def _at(future: Future[Any]) -> Generator[None]:
-    """Note that this thread runs the call of *future* now."""
-    outer = this.worker
-    worker = this.worker = outer or _Caller()
-    before, worker.running = worker.running, future
-    try:
-        yield
-    finally:
-        worker.running = before
-        this.worker = outer
-        if outer is None:
-            close_loop()

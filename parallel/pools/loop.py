@@ -259,10 +259,15 @@ class LoopEngine(Engine):
             run.finish(failure(error), may_block=False)
             self._ended(future)
             return
-        run.stop = partial(self._stop, task)
         self._in_flight += 1
         self._tasks.add(task)
         task.add_done_callback(partial(self._task_ended, future, run, ends), context=context)
+        run.stop = partial(self._stop, task)
+        try:
+            run.start()
+        except Exception as error:  # its time can't be watched
+            task.cancel()
+            run.finish(failure(error), may_block=False)
 
     def _stop(self, task: asyncio.Task[None]) -> None:
         """Cancel a task, from any thread."""

@@ -221,6 +221,7 @@ class Worker:
                         found = True
                         self.running = part
                         part.run_on(helper, may_block=False)
+                        self.running = before
         finally:
             self._depth -= 1
             self.running = before

@@ -4,7 +4,7 @@ The public API as users write it; checked by mypy and pyright, never run.
 
 import asyncio
 import concurrent.futures
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, assert_type
 
@@ -202,6 +202,11 @@ async def main() -> None:
     assert_type(await scale(1), float)
     assert_type(await gather(number, fetch(1)), tuple[int, str])
     assert_type(await asyncio.wrap_future(number), int)
+    async for one in as_completed([number]):
+        assert_type(one, Future[int])
+    async for other in as_completed([standard], timeout=3):
+        assert_type(other, concurrent.futures.Future[int])
+    assert_type(await anext(as_completed([number])), Future[int])
 
 
 text = completed("a")
@@ -218,6 +223,12 @@ assert_type(race(number, text), Future[int | str])
 assert_type(first(*[number]), Future[int])
 assert_type(list(as_completed([number], timeout=3)), list[Future[int]])
 assert_type(wait([number]).done, set[Future[int]])
+
+coming: Iterator[Future[int]] = as_completed([number])
+coming_async: AsyncIterator[Future[int]] = as_completed([number])
+as_completed([number]).close()
+for ended in as_completed([number]):
+    assert_type(ended, Future[int])
 
 standard: concurrent.futures.Future[int] = number
 assert_type(gather(standard, text), Future[tuple[int, str]])

@@ -22,6 +22,7 @@ from selectors import EVENT_READ, EVENT_WRITE
 from typing import Final, NamedTuple
 
 from parallel.errors import PoolBrokenError, PoolShutdownError
+from parallel.outcomes import failure
 from parallel.pools.process.calls import Calls
 from parallel.pools.process.peer import Peer
 from parallel.pools.process.reactor import Reactor
@@ -86,12 +87,26 @@ class Books:
 
     def send(self, peer: Peer) -> None:
         """Send its call to a worker that `match` returned to this thread."""
+        self._start(peer)
         sent = peer.send()
         peer.sender = 0  # (*) before `dead` is read: the reader does it the other way round, in `stream_ended`
         if peer.dead:
             self.reactor.tell(partial(self.bury, peer))
         elif not sent:
             self.reactor.tell(partial(self.reactor.change, peer.sock, EVENT_READ | EVENT_WRITE))
+
+    def _start(self, peer: Peer) -> None:
+        """Have the time of its call count from now on; one whose time can't be watched ends here, with its worker."""
+        given = peer.given
+        if given is None:
+            return
+        try:
+            given.run.start()
+        except Exception as error:
+            given.run.ask()  # so nobody has it run again
+            given.run.finish(failure(error), may_block=False)
+            peer.outbox = []
+            peer.kill()
 
     def refusal(self) -> Exception:
         """Make the error of a submit that comes too late."""

@@ -110,10 +110,10 @@ class Staff(Engine):
         except BaseException:
             fields["_work"] = work
             raise
+        fields["_work"] = packed  # who has cancelled it meanwhile has asked its run, which is looked at: `begin`
         if isinstance(packed, Call):
             if isinstance(work, tuple) and (within := work[3].get(WITHIN)) is not None:
                 fields["_within"] = within  # for the report of a failure that nobody looks at: the context is gone
-            fields["_work"] = packed  # who has cancelled it meanwhile has asked its run, which is looked at: `begin`
             return True
         settle(future, packed, may_block=False)
         return False
