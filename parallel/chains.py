@@ -57,15 +57,13 @@ def _begun(fields: Mapping[str, Any]) -> Chain:
     made: Made | None = fields.get("_made")
     if made is not None:
         return (made, _without_modules(made[0].name))
-    work: Any = fields.get("_work")  # of a call that nobody has started yet; packed, it has a name
-    if work and (name := getattr(work, "name", None) or _function_of(work)) is not None:
+    work: Any = fields.get("_work")  # of a call that nobody has started yet
+    if type(work) is tuple:
+        if work and callable(work[0]):
+            return (None, short_name(work[0]))
+    elif isinstance(name := getattr(work, "name", None), str):  # it is packed for another process
         return (None, _without_modules(name))
     return (None, "…") if "dispatcher" in fields else (None,)  # one that has begun; one that was made by hand
-
-
-def _function_of(work: object) -> str | None:
-    fn: object = cast("tuple[object, ...]", work)[0] if type(work) is tuple else None
-    return short_name(fn) if callable(fn) else None
 
 
 def short_name(fn: Callable[..., Any]) -> str:

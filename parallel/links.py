@@ -16,7 +16,7 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from parallel.context import current_registry
 from parallel.delivery import Feed, Link, outcome_of, serves_only, settle
@@ -47,10 +47,11 @@ class Then(Link):
         if target.take_work() is None:
             return None
         target.feeds = ()
+        result = call(self, outcome[0])
         try:
-            return _adopted(target, call(self, outcome[0]))
+            return (target, result) if type(result[0]) in _PLAIN else _adopted(target, result)
         finally:
-            del self, target, outcome  # an error refers to this frame: break the cycle
+            del self, target, outcome, result  # an error refers to this frame: break the cycle
 
 
 class Catch(Link):
@@ -114,6 +115,10 @@ class Finally(Link):
             del self, target, result, outcome  # an error refers to this frame: break the cycle
 
 
+_PLAIN: Final = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict, set})
+"""Types of values that can't be waited for: asking them costs more than looking here."""
+
+
 def call(link: Link, *args: object) -> Outcome:
     """Call the function of *link* and catch whatever comes out; of an awaitable that is no future, make one."""
     fn, executor, context = link.fn, link.executor, link.context
@@ -123,7 +128,7 @@ def call(link: Link, *args: object) -> Outcome:
                 value: Any = context.run(executor.submit, fn, *args)
             else:
                 value = context.run(fn, *args)
-                if is_awaitable(value) and not is_future(value):
+                if type(value) not in _PLAIN and is_awaitable(value) and not is_future(value):
                     value = context.run(_on_loop, value)
         except BaseException as error:
             return failure(error, fn, context)
