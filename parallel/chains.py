@@ -59,8 +59,9 @@ def _begun(fields: Mapping[str, Any]) -> Chain:
         return (made, _without_modules(made[0].name))
     work: Any = fields.get("_work")  # of a call that nobody has started yet
     if type(work) is tuple:
-        if work and callable(work[0]):
-            return (None, short_name(work[0]))
+        fn: object = cast(Any, work)[0] if work else None
+        if callable(fn):
+            return (None, short_name(fn))
     elif isinstance(name := getattr(work, "name", None), str):  # it is packed for another process
         return (None, _without_modules(name))
     return (None, "…") if "dispatcher" in fields else (None,)  # one that has begun; one that was made by hand
