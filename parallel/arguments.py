@@ -70,8 +70,8 @@ def values_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | Futu
         now = [_filled(value, coming) for value in values]
         return tuple(now[: len(args)]), dict(zip(kwargs, now[len(args) :], strict=True))
 
-    if not awaited:
-        return filled([])
+    if all(future.done() and not future.cancelled() and future.exception() is None for future in awaited):
+        return filled([future.result() for future in awaited])  # nothing to wait for, or nothing more
     arrived: Future[Any] = Future(BARE, current_registry().callbacks)
     meet(awaited, AllOrError(filled, selects=False), arrived)
     return arrived

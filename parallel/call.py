@@ -57,6 +57,10 @@ _NO_PLACES: Final[Places] = []
 """Those of an attempt that takes none; never changed."""
 
 
+_OVERRUN: Final = -1
+"""Stands for the attempt at the desk while a call that has overrun its time is neither running nor ended."""
+
+
 class About(NamedTuple):
     """What messages call a task, and the pool that it runs in."""
 
@@ -119,6 +123,10 @@ class Desk(Protocol):
 
     def discard(self, call: Call, attempt: int, /) -> None:
         """Count it out, if it was in."""
+        ...
+
+    def look(self) -> None:
+        """See whether some of its calls wait in vain now."""
         ...
 
 
@@ -336,7 +344,7 @@ class Call(GatedFuture):
             try:
                 self.terms.pool.callbacks.dispatch(_Resumption(self))
             except Exception as error:
-                self._fail(error)
+                self.refuse(error)
         else:
             self.resume()
 
@@ -347,9 +355,9 @@ class Call(GatedFuture):
             self.go_on()
         except Exception as error:
             if self.attempts == attempts:  # else it has been started all the same
-                self._fail(error)
+                self.refuse(error)
 
-    def _fail(self, error: BaseException) -> None:
+    def refuse(self, error: BaseException) -> None:
         """End it as it can't be started; a pool that refused it may have dropped its work already."""
         self.take_work()
         settle(self, failure(error), may_block=False)
@@ -388,6 +396,8 @@ class Call(GatedFuture):
         work: object = super().take_work()
         if work is not None:
             self.leave(self._places)
+            if self._stage < len(self._limits):
+                self._limits[self._stage].forget()
             if self._limits or self.attempts:
                 self.terms.desk.discard(self, self.attempts)
             turn = self._turn  # (*) after the work was taken: if its caller still waits, it will see that
@@ -395,14 +405,14 @@ class Call(GatedFuture):
                 turn.set()
         return work
 
-    def leave(self, places: Places) -> None:
-        """Give *places* back, which it or an attempt holds."""
+    def leave(self, places: Places, body: Attempt | None = None) -> None:
+        """Give *places* back, which it holds, or that attempt."""
         while places:
             try:
                 limits = places.pop()
             except IndexError:  # somebody else does the same
                 return
-            limits.leave(self)
+            limits.leave(self, body)
 
     def is_queued_at(self, dispatcher: Dispatcher) -> bool:
         """Tell whether a waiter may run it: not if it may overrun a time that isn't the waiter's own as well."""
@@ -417,6 +427,10 @@ class Call(GatedFuture):
         """Return what its body waits for; see `State.awaited`."""
         run = self.__dict__.get("_run")
         return list(run.awaited) if isinstance(run, Attempt) else []
+
+    def is_stuck(self) -> bool:
+        """Tell whether it waits for a place that may never come: all are held by bodies that have overrun their time."""
+        return self._stage < len(self._limits) and self.is_parked() and self._limits[self._stage].is_stuck
 
     def look(self) -> None:
         """See whether the one who waits for it lends it a place; see `State.look`."""
@@ -544,7 +558,7 @@ class Call(GatedFuture):
         try:
             self._entry = TIMER.call_later(pause, self._pause_over)
         except RuntimeError as error:  # no thread can be started
-            self._fail(error)
+            self.refuse(error)
         if self.done() and self._entry is not None:
             self._entry.cancel()
 
@@ -605,6 +619,11 @@ class Attempt(Run):
         """Decide how it ends; True for the first who asks."""
         return self._claim.acquire(False)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether its end has been decided; see `Run.is_over`."""
+        return self._claim.locked()
+
     def start(self) -> None:
         """From now on its time counts; see `Run.start`."""
         if self._lane is not None:
@@ -619,7 +638,7 @@ class Attempt(Run):
         if self.stop is not None or self.kill is not None:
             self.stop = self.kill = None  # they refer to this attempt
         if self.places:
-            call.leave(self.places)
+            call.leave(self.places, self)
         if not mine:
             self._is_over = True
             self._come_back()
@@ -657,19 +676,29 @@ class Attempt(Run):
             self._late = error  # its caller ends it, when the body has ended
             self.ask()
         elif self.claim():
+            terms.desk.add(call, _OVERRUN)  # its worker counts it as ended from `give_up` on
             stopped = self.give_up()
-            if stopped or terms.retries_overruns:
-                call.conclude((None, error, None), None, may_block=False)
-            else:
-                settle(call, (None, error, None), may_block=False)
+            try:
+                if stopped or terms.retries_overruns:
+                    call.conclude((None, error, None), None, may_block=False)
+                else:
+                    settle(call, (None, error, None), may_block=False)
+            finally:
+                terms.desk.discard(call, _OVERRUN)
 
     def give_up(self) -> bool:
         """After `claim`: stop the body if the engine can, else replace its worker; True if it is being stopped."""
         self.ask()
         self._was_given_up = True  # before `stop` is read: see `start`
+        if self._lane is not None:
+            self._lane.stop(self)
         worker = self._worker
         if worker is None:
             return self._stop()
+        if self.places:
+            for limits in list(self.places):
+                limits.strand(self)
+            cast("Call", self._future()).terms.desk.look()
         worker.replace()
         self._away = [worker]
         if self._is_over:

@@ -57,9 +57,13 @@ def _begun(fields: Mapping[str, Any]) -> Chain:
     made: Made | None = fields.get("_made")
     if made is not None:
         return (made, _without_modules(made[0].name))
-    work: object = fields.get("_work")
-    if type(work) is tuple and work:  # of a call that nobody has started yet
-        return (None, short_name(cast(Any, work)[0]))
+    work: Any = fields.get("_work")  # of a call that nobody has started yet
+    if type(work) is tuple:
+        fn: object = cast(Any, work)[0] if work else None
+        if callable(fn):
+            return (None, short_name(fn))
+    elif isinstance(name := getattr(work, "name", None), str):  # it is packed for another process
+        return (None, _without_modules(name))
     return (None, "…") if "dispatcher" in fields else (None,)  # one that has begun; one that was made by hand
 
 

@@ -111,6 +111,8 @@ class GatedFuture(Future[Any]):
         if not gate.enter(until):
             return False
         self.gate = gate
+        if self.ended() is not None:
+            self.leave_gate()  # its deadline came meanwhile, and found no gate to leave
         return True
 
     def take_work(self) -> Any:
@@ -122,7 +124,7 @@ class GatedFuture(Future[Any]):
 
     def leave_gate(self) -> None:
         """Give the place in the gate back, if it has one. For whoever has taken the work."""
-        gate, self.gate = self.gate, None
+        gate: Gate | None = self.__dict__.pop("gate", None)  # whoever pops it leaves it
         if gate is not None:
             gate.leave()
 
@@ -167,4 +169,4 @@ class GatedFuture(Future[Any]):
         if worker is not None:
             worker.running = before
         run.finish(outcome, here, may_block=may_block)
-        del self, run, outcome  # an error refers to this frame: break the cycle
+        del self, run, outcome, before  # an error refers to this frame: break the cycle

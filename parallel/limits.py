@@ -78,6 +78,10 @@ class Limits:
         self._numbers = itertools.count()
         self._starts: deque[float] = deque()  # of the last period
         self._entry: Entry | None = None  # the timer's, for the next start that the rate allows
+        self._gone = 0  # about how many of those that wait have been cancelled
+        self._ready: deque[Limited] = deque()  # admitted, to be told
+        self._is_telling = False
+        self._stranded: set[Body] = set()  # holders that have overrun their time: nobody knows when they end
         self._lenders: dict[Body, Limited | None] = {}  # waiting bodies, and to whom each has lent its place
         self._borrowed: dict[Limited, Body] = {}  # the same, the other way round
 
@@ -90,21 +94,58 @@ class Limits:
             admitted = self._admit()
         return self._tell(admitted, call)
 
-    def leave(self, call: Limited) -> None:
-        """Give the place of *call* back, as its body has ended."""
+    def leave(self, call: Limited, body: Body | None = None) -> None:
+        """Give the place of *call* back, as its *body* has ended, or before it has begun (None)."""
         if self._era != era():
             return  # taken in the parent of this forked process
         with self._lock:
+            borrower = None
+            if body is not None:
+                self._stranded.discard(body)
+                borrower = self._lenders.pop(body, None)
             lender = self._borrowed.pop(call, None)
-            if lender is None:
-                self._held = max(self._held - 1, 0)  # less only in a forked child, by a call of the parent
-            else:
+            if borrower is not None:  # it goes on when its lender has ended: the place is its own from now on
+                del self._borrowed[borrower]
+                self._pass_on(lender, borrower)
+            elif lender is not None:
                 self._lenders[lender] = None
+            else:
+                self._held -= 1
             admitted = self._admit()
         self._tell(admitted)
 
+    def _pass_on(self, lender: Body | None, borrower: Limited) -> None:
+        """Under the lock: have *borrower* hold the place of one that has ended: its own one, or one that it had lent."""
+        if lender is not None:
+            self._borrowed[borrower] = lender
+            self._lenders[lender] = borrower
+
+    def forget(self) -> None:
+        """Note that a call that waited here has been cancelled."""
+        if self._era != era():
+            return
+        with self._lock:
+            self._gone += 1
+            if 2 * self._gone > len(self._waiting):  # so each costs little
+                self._gone = 0
+                self._waiting = [place for place in self._waiting if place[2].is_parked()]
+                heapq.heapify(self._waiting)
+
+    def strand(self, body: Body) -> None:
+        """Note that *body*, which holds a place, has overrun its time: it may never end."""
+        with self._lock:
+            self._stranded.add(body)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether all places are held by bodies that may never end."""
+        with self._lock:
+            return self.limit is not None and 0 < self._held <= len(self._stranded)
+
     def lend(self, body: Body) -> None:
         """Lend the place of *body*, which waits, to what it waits for."""
+        if self._era != era():
+            return
         with self._lock:
             self._lenders.setdefault(body, None)
             admitted = self._admit()
@@ -112,6 +153,8 @@ class Limits:
 
     def unlend(self, body: Body) -> None:
         """Take it back at once; whoever still has it goes on with a place of its own, even if that is one too many."""
+        if self._era != era():
+            return
         with self._lock:
             borrower = self._lenders.pop(body, None)
             if borrower is not None:
@@ -120,16 +163,41 @@ class Limits:
 
     def look(self) -> None:
         """Look again who may go on: somebody waits for something new."""
+        if self._era != era():
+            return
         with self._lock:
             admitted = self._admit()
         self._tell(admitted)
 
     def _tell(self, admitted: list[Limited], present: Limited | None = None) -> bool:
-        """Have the admitted calls go on; True if *present*, which is told by that, is one of them."""
-        for call in admitted:
-            if call is not present:
-                call.admitted()
+        """
+        Have the admitted calls go on; True if *present*, which is told by that, is one of them.
+
+        One thread at a time tells all: a call that can't go on gives its place back, which admits the next, and so on.
+        """
+        with self._lock:
+            self._ready.extend(call for call in admitted if call is not present)
+            if not self._is_telling and self._ready:
+                self._is_telling = True
+                tells = True
+            else:
+                tells = False
+        if tells:
+            self._tell_ready()
         return present is not None and any(call is present for call in admitted)
+
+    def _tell_ready(self) -> None:
+        try:
+            while True:
+                with self._lock:
+                    if not self._ready:
+                        self._is_telling = False
+                        return
+                    call = self._ready.popleft()
+                call.admitted()
+        except BaseException:  # a Ctrl-C: whoever comes next tells the rest
+            self._is_telling = False
+            raise
 
     def _admit(self) -> list[Limited]:
         """Under the lock: take places for those who may go on now, and return them."""
@@ -160,14 +228,14 @@ class Limits:
             if borrower is not None:
                 continue
             wanted = _wanted_by(body)
-            for place in sorted(self._waiting):
-                call = place[2]
-                if (wanted is None or call in wanted) and call.is_parked():
-                    self._waiting.remove(place)
-                    heapq.heapify(self._waiting)
-                    self._lenders[body] = call
-                    self._borrowed[call] = body
-                    return call
+            found = min((place for place in self._waiting if _is_wanted(place[2], wanted)), default=None)
+            if found is not None:
+                call = found[2]
+                self._waiting.remove(found)
+                heapq.heapify(self._waiting)
+                self._lenders[body] = call
+                self._borrowed[call] = body
+                return call
         return None
 
     # -- the rate -----------------------------------------------------------------------------------------------------
@@ -190,6 +258,10 @@ class Limits:
         with self._lock:
             self._entry = None
         self.look()
+
+
+def _is_wanted(call: Limited, wanted: set[Any] | None) -> bool:
+    return (wanted is None or call in wanted) and call.is_parked()
 
 
 def _wanted_by(body: Body) -> set[Any] | None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from parallel.context import current_registry, this
 from parallel.delivery import Ended, Feed, Link, end_of, outcome_of, serves_only, settle
@@ -47,10 +47,11 @@ class Then(Link):
         if target.take_work() is None:
             return None
         target.feeds = ()
+        result = call(self, outcome[0])
         try:
-            return _adopted(target, call(self, outcome[0]))
+            return (target, result) if type(result[0]) in _PLAIN else _adopted(target, result)
         finally:
-            del self, target, outcome  # an error refers to this frame: break the cycle
+            del self, target, outcome, result  # an error refers to this frame: break the cycle
 
     def follow(self, outcome: Outcome) -> Ended | None:
         """As `Link.follow`, written out: most links of most chains take this path."""
@@ -150,6 +151,10 @@ class Finally(Link):
             return _after_finally(target, result, outcome)
         finally:
             del self, target, result, outcome  # an error refers to this frame: break the cycle
+
+
+_PLAIN: Final = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict, set})
+"""Types of values that can't be waited for: asking them costs more than looking here."""
 
 
 def call(link: Link, *args: object) -> Outcome:

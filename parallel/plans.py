@@ -11,12 +11,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextvars import Context, copy_context
-from functools import partial
 from typing import Any, cast
 
 from parallel.arguments import ATOMS, Arguments, values_of
 from parallel.call import About, Call, Site, Terms
-from parallel.context import WITHIN, Within
+from parallel.context import WITHIN, Dispatcher, Within
 from parallel.coroutines import run_coroutine
 from parallel.deadlines import Deadline
 from parallel.delivery import Feed, settle
@@ -94,8 +93,8 @@ class Plan:
         call, context = self._prepared(site, within)
         try:
             call.submit((fn, args, kwargs or None, context))
-        except BaseException:
-            call.cancel()  # a group, or a deadline, may know of it
+        except BaseException as error:
+            call.refuse(error)  # a group, or a deadline, may know of it
             raise
         return call
 
@@ -104,11 +103,12 @@ class Plan:
     ) -> Future[Any]:
         """Make a call that is submitted when its arguments are there; its deadline runs from now on."""
         call, context = self._prepared(site, within)
-        ready = arguments.then(partial(_submit_with, call, fn, context))
-        tie = _Ready(ready, call)
+        tie = _Ready(arguments, call, fn, context)
         call.feeds = (tie,)
-        if not ready.add(tie) and ready.outcome()[1] is not None:
-            settle(call, ready.outcome(), may_block=False)
+        if not arguments.add(tie):
+            failed = tie.pass_on(arguments.outcome())
+            if failed is not None:
+                settle(failed, arguments.outcome(), may_block=False)
         return call
 
     def _prepared(self, site: Site, within: Within | None) -> tuple[Call, Context]:
@@ -166,18 +166,48 @@ def _call_handler(fn: Callable[[Any], object], end: object) -> None:
         run_coroutine(made)
 
 
-def _submit_with(call: Call, fn: Callable[..., Any], context: Context, arguments: Arguments) -> None:
-    """Submit a call whose arguments have come."""
-    args, kwargs = arguments
-    call.feeds = ()
-    call.submit((fn, args, kwargs or None, context))
-
-
 class _Ready(Feed):
-    """The tie of a call to the submission that waits for its arguments: if that fails, it ends the same way."""
+    """The tie of a call to the future of its arguments: it is submitted then, on a callback thread."""
 
-    __slots__ = ()
+    __slots__ = ("_context", "_fn")
     adopts = False
 
+    def __init__(self, source: Future[Any], target: Call, fn: Callable[..., Any], context: Context) -> None:
+        super().__init__(source, target)
+        self._fn = fn
+        self._context = context
+
     def pass_on(self, outcome: Outcome) -> State[Any] | None:
-        return None if outcome[1] is None else self.target
+        """Submit the call; or say that it ends as its arguments do, if there are none."""
+        if outcome[1] is not None:
+            return self.target
+        call = cast(Call, self.target)
+        submission = _Submission(call, self._fn, outcome[0], self._context)
+        try:
+            call.terms.pool.callbacks.dispatch(submission)
+        except Exception as error:
+            call.refuse(error)
+        return None
+
+
+class _Submission:
+    """A call whose arguments have come, on its way to a thread that may submit it."""
+
+    __slots__ = ("_arguments", "_call", "_context", "_fn")
+    priority = 0
+
+    def __init__(self, call: Call, fn: Callable[..., Any], arguments: Arguments, context: Context) -> None:
+        self._call = call
+        self._fn = fn
+        self._arguments = arguments
+        self._context = context
+
+    def run_on(self, here: Dispatcher) -> None:
+        args, kwargs = self._arguments
+        self._call.feeds = ()
+        try:
+            self._call.submit((self._fn, args, kwargs or None, self._context))
+        except BaseException as error:
+            self._call.refuse(error)
+        finally:
+            del self, args, kwargs  # an error refers to this frame: break the cycle

@@ -235,6 +235,8 @@ class Registry:
         """Wait until nothing is left to do, then close the pools and end the callback threads."""
         if not cancel_futures:
             run_dry(self._engines, lambda engine: engine.idle())
+        if self._desk is not None:
+            self._desk.close(cancel_futures)
         for pool in self._open_pools():
             pool.shutdown(wait=False, cancel_futures=cancel_futures)
         for pool in self._open_pools():

@@ -64,6 +64,12 @@ class Run:
         assert future is not None, "who runs a call holds its future"
         return future
 
+    @property
+    def is_over(self) -> bool:
+        """Whether its end has been decided, though its body may not have been run, or may still run."""
+        future = self._future()
+        return future is None or future.done()
+
     def future_if_any(self) -> State[Any] | None:
         """The call's future; None if nobody holds it any more."""
         return self._future()
@@ -131,11 +137,15 @@ class Run:
 
     def lend(self, awaited: Any) -> None:
         """Note that the body waits for *awaited* now (None: nobody knows what), and lend that what it holds."""
-        self.future.__dict__.setdefault("_awaited", []).append(awaited)
+        future = self.future_if_any()
+        if future is not None:  # else it is a task that a coroutine has left behind: its call is over, and forgotten
+            future.__dict__.setdefault("_awaited", []).append(awaited)
 
     def unlend(self) -> None:
         """Note that it has waited long enough, and take back what it has lent."""
-        strike_off(self.future.__dict__["_awaited"])
+        future = self.future_if_any()
+        if future is not None:
+            strike_off(future.__dict__.get("_awaited", []))
 
 
 def strike_off(awaited: list[Any]) -> None:
@@ -199,7 +209,8 @@ def current_run() -> Run | None:
         # After its end its thread runs what follows it; or still its function, if that has overrun its time.
         overrun: Run | None = running.__dict__.get("_run")
         return overrun if overrun is not None and overrun.asked else None
-    if not isinstance(running, Run) or running.future_if_any() is None:
+    future = running.future_if_any() if isinstance(running, Run) else None
+    if not isinstance(running, Run) or future is None or (future.done() and not running.asked):
         return None  # perhaps a task that a coroutine has left behind: its call is over, and forgotten
     return running
 
@@ -239,11 +250,16 @@ def run_by_caller(future: State[Any]) -> Generator[None]:
     # What waits for the calls of a worker process takes no note of those that run inline there: see `_Caller`.
     is_worker_process = context.in_worker_process and threading.current_thread() is threading.main_thread()
     worker = this.worker = _Caller() if outer is None or is_worker_process else outer
-    before, worker.running = worker.running, future
+    before = worker.running
+    if before is not None:
+        begin_waiting(before, future)  # the call around this one goes on when this one has ended
+    worker.running = future
     try:
         yield
     finally:
         worker.running = before
+        if before is not None:
+            end_waiting(before)
         this.worker = outer
         if outer is None:
             close_loop()

@@ -48,7 +48,8 @@ HOUSE = [
     {"plans"},
     {"current"},
     {"pools.base"},
-    {"pools.handing", "pools.blocking", "pools.backlog", "pools.workers"},
+    {"pools.handing", "pools.backlog", "pools.workers"},
+    {"pools.blocking"},
     {"pools.crew", "pools.desk"},
     # One storey: the kinds of pools never import each other.
     {"pools.inline", "pools.thread", "pools.loop", "pools.foreign", "pools.dask", "pools.ray", "pools.process"},

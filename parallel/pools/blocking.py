@@ -12,12 +12,30 @@ Nothing here has state of its own.
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import Any
+from typing import Any, Protocol
 
+from parallel.call import Call
 from parallel.context import RUNNING
 from parallel.errors import DeadlockError
-from parallel.runs import begin_waiting, end_waiting
+from parallel.pools.handing import Handing, Tally
+from parallel.runs import Run, begin_waiting, end_waiting
 from parallel.states import State, hangs_on
+
+
+class Loop(Protocol):
+    """What the thread of a loop needs of its engine."""
+
+    label: str
+    handed: Tally
+    """Counts what follows its calls; those that have not come to the loop yet are known by it."""
+
+    def lend(self, run: Run | None) -> None:
+        """Give the place of a call to another one."""
+        ...
+
+    def unlend(self, run: Run | None) -> None:
+        """Take it back."""
+        ...
 
 
 class LoopThread:
@@ -25,14 +43,14 @@ class LoopThread:
     The `Waiter` of a loop's thread.
 
     Args:
-        label: What messages call the pool.
-        open_calls: The calls of the loop that have not ended, kept up to date by the engine.
+        loop: The engine.
+        open_calls: Its calls that have not ended, kept up to date by it.
     """
 
     running: Any = None  # many calls at a time: `RUNNING` tells which
 
-    def __init__(self, label: str, open_calls: Container[State[Any]]) -> None:
-        self._label = label
+    def __init__(self, loop: Loop, open_calls: Container[State[Any]]) -> None:
+        self._loop = loop
         self._open = open_calls
 
     def wait(self, future: State[Any], timeout: float | None) -> bool:
@@ -43,20 +61,30 @@ class LoopThread:
             DeadlockError: It would never end, or not before the timeout: the loop can't run what it hangs on.
         """
         if self.brings(future):
-            raise DeadlockError(f"the thread of {self._label}")
+            raise DeadlockError(f"the thread of {self._loop.label}")
         return future.sleep(timeout)
 
     def brings(self, future: State[Any]) -> bool:
         """Tell whether the end of *future* hangs on a call of this loop, perhaps among others."""
-        return any(one in self._open for one in hangs_on(future))
+        return any(one in self._open or self._comes_here(one) for one in hangs_on(future))
+
+    def _comes_here(self, one: State[Any]) -> bool:
+        """Tell whether *one* is a call that waits for a place, its next attempt or its arguments, and will come."""
+        return (
+            isinstance(one, Call) and isinstance(one.dispatcher, Handing) and one.dispatcher.tally is self._loop.handed
+        )
 
     def lend(self, awaited: Any = None) -> None:
-        """Note what the coroutine at hand waits for. Nothing can take the place of a loop's thread."""
-        begin_waiting(RUNNING.get(), awaited)
+        """Note what the coroutine at hand waits for, and give its call's place to another one."""
+        run = RUNNING.get()
+        begin_waiting(run, awaited)
+        self._loop.lend(run)
 
     def unlend(self) -> None:
         """Note that it goes on."""
-        end_waiting(RUNNING.get())
+        run = RUNNING.get()
+        self._loop.unlend(run)
+        end_waiting(run)
 
     def replace(self) -> None:
         """Nothing can take the place of a loop's thread; its coroutines can be stopped."""

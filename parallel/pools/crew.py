@@ -539,7 +539,10 @@ class _Next:
         worker = this.worker
         if worker is not None:
             worker.running = step
-        step.run_on(crew)
+        try:
+            step.run_on(crew)
+        finally:
+            del step  # an error refers to this frame: break the cycle
 
 
 _NEXT: Final = _Next()

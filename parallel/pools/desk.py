@@ -11,40 +11,67 @@ or a signal handler may cancel a call while it is held.
 
 from __future__ import annotations
 
+import logging
 import threading
-from typing import Any
+from typing import Protocol
 
-from parallel.futures import Future
 from parallel.pools.base import Engine, PoolStats
 
 
+LOGGER = logging.getLogger("parallel")
+
+
+class Parked(Protocol):
+    """A call, for the desk."""
+
+    def cancel(self) -> bool:
+        """End it."""
+        ...
+
+    def is_stuck(self) -> bool:
+        """Tell whether it may wait for ever."""
+        ...
+
+
 class Desk(Engine):
-    """The calls of one registry that are in no pool."""
+    """
+    The calls of one registry that are in no pool.
+
+    Who waits for them doesn't wait for those that are stuck; `close` cancels these.
+    """
 
     def __init__(self) -> None:
-        self._calls: dict[tuple[Future[Any], int], None] = {}
+        self._calls: dict[tuple[Parked, int], None] = {}
         self._quiet = threading.Condition(threading.RLock())
         self._passed = 0  # how many have left; only for `idle`, so a lost count does no harm
         self._cancels = False
         super().__init__()
 
-    def add(self, call: Future[Any], attempt: int, /) -> None:
+    def add(self, call: Parked, attempt: int, /) -> None:
         """Count *call* in before that attempt; after `close` with *cancel_futures*, cancel it."""
         self._calls[call, attempt] = None
         if self._cancels:
             call.cancel()
 
-    def discard(self, call: Future[Any], attempt: int, /) -> None:
+    def discard(self, call: Parked, attempt: int, /) -> None:
         """Count it out, if it was in."""
         if self._calls.pop((call, attempt), call) is None:
             with self._quiet:
                 self._passed += 1
                 self._quiet.notify_all()
 
+    def look(self) -> None:
+        """Have those who wait look again: some calls may be stuck now."""
+        with self._quiet:
+            self._quiet.notify_all()
+
     def close(self, cancel_futures: bool) -> None:
-        if cancel_futures:
-            self._cancels = True
-            for call, _ in list(self._calls):
+        self._cancels = self._cancels or cancel_futures
+        for call, _ in list(self._calls):
+            if cancel_futures:
+                call.cancel()
+            elif call.is_stuck():
+                LOGGER.warning("%r is cancelled: it waits for a place, and all are held by overrun calls", call)
                 call.cancel()
 
     def join(self) -> None:
@@ -52,7 +79,7 @@ class Desk(Engine):
 
     def idle(self) -> int:
         with self._quiet:
-            while self._calls:
+            while not all(call.is_stuck() for call, _ in list(self._calls)):
                 self._quiet.wait()
             return self._passed
 

@@ -10,10 +10,11 @@ Guarantees:
 - The loop goes on when a call stops it, and when a task that a call left behind raises `SystemExit`; that cancels the
   calls that run, as it does in `asyncio.run`.
 - What follows a call runs on callback threads, never on the loop's; `shutdown(wait=True)` waits for it.
-- Waiting on the loop's thread for a call of that loop raises instead of hanging.
+- Waiting on the loop's thread for a call of that loop raises instead of hanging. A call that awaits one lends it its
+  place, so that a bounded pool doesn't starve.
 
 State: `_waiting`, `_open`, `_loop`, `_thread`, `_woken`, `_closed`, `_broken` and `_done`, guarded by `_lock`, which is
-re-entrant: a signal handler or a `__del__` may submit while it is held. `_in_flight`, `_tasks` and `_finished` belong
+re-entrant: a signal handler or a `__del__` may submit while it is held. `_in_flight`, `_waits`, `_tasks` and `_finished` belong
 to the loop's thread. No user code runs while the lock is held.
 """
 
@@ -147,7 +148,8 @@ class LoopEngine(Engine):
         self._quiet = threading.Condition(self._lock)
         self._waiting: Backlog[Future[Any]] = Backlog()
         self._open: set[Future[Any]] = set()  # accepted, not ended
-        self._in_flight = 0
+        self._in_flight = 0  # calls that hold one of the places: those that wait have lent theirs
+        self._waits: dict[Run, int] = {}  # the runs that have not ended, and how many of their coroutines wait
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself holds them weakly
         self._loop: asyncio.AbstractEventLoop | None = None  # from the first call until it is about to close
         self._thread: threading.Thread | None = None
@@ -200,7 +202,7 @@ class LoopEngine(Engine):
     # -- on the loop's thread -----------------------------------------------------------------------------------------
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        this.worker = LoopThread(self.label, self._open)
+        this.worker = LoopThread(self, self._open)
         with self._lock:  # which `accept` holds until this thread has been started in peace
             if self._loop is not loop:
                 return loop.close()
@@ -252,14 +254,17 @@ class LoopEngine(Engine):
         ends: list[Outcome] = []
         call, context = _drive(work, ends), work[3]
         context.run(RUNNING.set, run)
+        self._in_flight += 1
+        self._waits[run] = 0
         try:
             task = asyncio.get_running_loop().create_task(call, context=context)
         except BaseException as error:  # of a task factory that a call has set
             call.close()
+            self._in_flight -= 1
+            self._waits.pop(run, None)
             run.finish(failure(error), may_block=False)
             self._ended(future)
             return
-        self._in_flight += 1
         self._tasks.add(task)
         task.add_done_callback(partial(self._task_ended, future, run, ends), context=context)
         run.stop = partial(self._stop, task)
@@ -269,6 +274,24 @@ class LoopEngine(Engine):
             task.cancel()
             run.finish(failure(error), may_block=False)
 
+    def lend(self, run: Run | None) -> None:
+        """Give the place of a call to another one, as it waits for a future; it is one, however many wait in it."""
+        waits = None if run is None else self._waits.get(run)
+        if run is not None and waits is not None:
+            self._waits[run] = waits + 1
+            if waits == 0:
+                self._in_flight -= 1
+                if self._waiting:
+                    self._wake()
+
+    def unlend(self, run: Run | None) -> None:
+        """Take the place back at once, even if that is one too many."""
+        waits = None if run is None else self._waits.get(run)
+        if run is not None and waits:
+            self._waits[run] = waits - 1
+            if waits == 1:
+                self._in_flight += 1
+
     def _stop(self, task: asyncio.Task[None]) -> None:
         """Cancel a task, from any thread."""
         with self._lock:
@@ -277,7 +300,8 @@ class LoopEngine(Engine):
 
     def _task_ended(self, future: Future[Any], run: Run, ends: list[Outcome], task: asyncio.Task[None]) -> None:
         """End a call, in whatever way its task has ended."""
-        self._in_flight -= 1
+        if not self._waits.pop(run, 0):
+            self._in_flight -= 1
         self._tasks.discard(task)
         # Nothing is in there if the task was cancelled before its first step.
         outcome = ends.pop() if ends else (None, CANCELLED if task.cancelled() else task.exception(), None)
@@ -299,7 +323,11 @@ class LoopEngine(Engine):
         """The last deed of the thread: fail what a broken loop has left."""
         self._waiting.clear()
         for future in list(self._open):
-            settle(future, (None, self._broken_error(), None), may_block=False)
+            broken: Outcome = (None, self._broken_error(), None)
+            settle(future, broken, may_block=False)
+            run: Run | None = future.__dict__.get("_run")
+            if run is not None:
+                run.finish(broken, may_block=False)  # that gives back what it holds
             self._ended(future)
 
     def _broken_error(self) -> PoolBrokenError:

@@ -738,3 +738,17 @@ def test_fork_while_a_lock_is_held(pool: LoopPool, in_fork: Callable[..., Any]) 
     finally:
         release.set()
         holder.join()
+
+
+def test_a_call_that_awaits_another_lends_its_place() -> None:
+    """In a pool of one place, calls may await calls, as deep as they like, and several at a time."""
+    with LoopPool(1) as pool:
+
+        async def nest(depth: int) -> int:
+            if depth == 0:
+                return 0
+            one, two = await asyncio.gather(pool.submit(nest, depth - 1), pool.submit(nest, 0))
+            return 1 + one + two
+
+        assert pool.submit(nest, 30).result(jobs.PATIENCE) == 30
+        assert pool.submit(jobs.async_double, 2).result(jobs.PATIENCE) == 4

@@ -25,7 +25,7 @@ from typing import Any, cast
 
 from parallel.delivery import settle
 from parallel.futures import Future
-from parallel.outcomes import Outcome
+from parallel.outcomes import CANCELLED, Outcome
 from parallel.pools.backlog import Backlog
 from parallel.pools.process.peer import Call, Given
 from parallel.runs import Run
@@ -67,8 +67,12 @@ class Calls:
 
     def next(self) -> Given | None:
         """Under the lock: start the next call; None if there is none."""
-        if self._returned:
-            return self._returned.popleft()
+        while self._returned:
+            given = self._returned.popleft()
+            if not given.run.is_over:
+                return given
+            given.run.finish((None, CANCELLED, None), may_block=False)  # it has ended: that gives its places back
+            self.done += 1
         while True:
             try:
                 future = self.queued.popleft()

@@ -159,7 +159,7 @@ class Listening:
     def _return_or_blame(self, peer: Peer, given: Given, exit_code: int | None) -> None:
         """Queue the call again if it can't have been started; once only, as reading it may be what is deadly."""
         call = given.call
-        doubtful = call.sent_before or self._books.interrupted or given.future.done() or given.run.asked
+        doubtful = call.sent_before or self._books.interrupted or given.run.is_over
         if peer.left_unread() and not doubtful:
             call.sent_before = True
             with self._books.lock:
