@@ -429,7 +429,7 @@ class Call(GatedFuture):
         return list(run.awaited) if isinstance(run, Attempt) else []
 
     def is_stuck(self) -> bool:
-        """Tell whether it waits for a place that may never come: all are held by bodies that have overrun their time."""
+        """Tell whether it waits for a place that may never come: bodies that have overrun their time hold all."""
         return self._stage < len(self._limits) and self.is_parked() and self._limits[self._stage].is_stuck
 
     def look(self) -> None:

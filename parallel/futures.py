@@ -7,6 +7,11 @@ Guarantees:
 - Every future ends once. Whoever waits is woken; whoever comes later finds it ended.
 - Cancelling the end of a chain cancels what leads only to it; a cancelled future cancels what follows.
 
+On free-threaded builds nothing changes: no step relies on the interpreter's lock for more than what CPython documents
+as atomic of its own containers. Who runs, cancels or ends a call is decided by one `dict.pop` or `dict.setdefault` (see
+`outcomes`), places by one `list.pop`, an attempt by one `Lock.acquire`; what has several steps takes a lock. What is
+read without one is either written once, before it is handed on, or a hint that is looked at again under the lock.
+
 How a future knows its state is in `states`; where what follows it runs, and in which order, in `delivery`.
 """
 

@@ -115,7 +115,7 @@ class Limits:
         self._tell(admitted)
 
     def _pass_on(self, lender: Body | None, borrower: Limited) -> None:
-        """Under the lock: have *borrower* hold the place of one that has ended: its own one, or one that it had lent."""
+        """Under the lock: have *borrower* hold the place of one that has ended, which may have been a borrower, too."""
         if lender is not None:
             self._borrowed[borrower] = lender
             self._lenders[lender] = borrower

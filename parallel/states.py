@@ -222,7 +222,8 @@ class State(concurrent.futures.Future[T]):
         """Return how the call ended, None if it has not."""
         end: Any = self.__dict__.get("_end")
         if end is not None:
-            outcome: Outcome | None = end if type(end) is tuple else end.outcome
+            kind: object = type(end)
+            outcome: Outcome | None = end if kind is tuple else end.outcome
             if outcome is not None:
                 return outcome
         if self.dispatcher is not None and self.dispatcher.era != era():

@@ -422,8 +422,7 @@ def _declare(fn: Any, /, *, said: Said) -> Task[..., Any]:
     elif isinstance(fn, classmethod):
         kind, fn = ClassTask, cast(Any, fn).__func__
     plain = _checked(fn)
-    declared: Task[..., Any] = kind(plain, declared_options(name_of(plain), **said))
-    return declared
+    return cast("Callable[..., Task[..., Any]]", kind)(plain, declared_options(name_of(plain), **said))
 
 
 def _checked(fn: Any) -> Callable[..., Any]:

@@ -55,7 +55,35 @@ def test_readme_commands() -> None:
     assert README.count("pip install") == 2
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"])
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
+PROGRAMS = [
+    (page, program, output)
+    for page in PAGES
+    for program, output in re.findall(
+        r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", (ROOT / page).read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+]
+
+
+@pytest.mark.parametrize(("page", "program", "output"), PROGRAMS, ids=[page for page, _, _ in PROGRAMS])
+def test_programs_of_the_pages(page: str, program: str, output: str, tmp_path: Path) -> None:
+    """Each program on a page prints what the page says, and nothing to standard error."""
+    (tmp_path / "program.py").write_text(program, encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PARALLEL_")}
+    ended = subprocess.run(
+        [sys.executable, "program.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+    assert (ended.returncode, ended.stderr, ended.stdout) == (0, "", output)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_program_of_a_page_has_its_output(page: str) -> None:
+    """No program goes unseen by the test above."""
+    assert (ROOT / page).read_text("utf-8").count("```python\n") == sum(page == other for other, _, _ in PROGRAMS)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", *PAGES])
 def test_links(name: str) -> None:
     """What a page links to in this project is there."""
     page = ROOT / name

@@ -38,7 +38,6 @@ from hypothesis.stateful import (
     invariant,
     multiple,
     rule,
-    run_state_machine_as_test,
 )
 from machine_jobs import Act, BoomError, HoldingGate, task_of
 

@@ -214,9 +214,8 @@ def test_calls_of_a_pool() -> None:
     """However threads take turns, every call of a pool ends once, and everybody is told once."""
     calls = CALLS * 3 // 4
     tally = Tally()
-    with frequent_switches():
-        with ThreadPool(4) as pool:
-            made, chained = press(calls, lambda number: pool.submit(tally.run, number), tally)
+    with frequent_switches(), ThreadPool(4) as pool:
+        made, chained = press(calls, lambda number: pool.submit(tally.run, number), tally)
     check(calls, made, chained, tally)
     assert len(tally.runs) == calls - len(tally.cancelled)
 
@@ -229,9 +228,8 @@ def test_calls_of_tasks(terms: dict[str, Any]) -> None:
     calls = CALLS // 16
     tally = Tally()
     work: Task[[int], int] = task(**terms)(tally.run)
-    with frequent_switches():
-        with Registry({"pools": {"threads": {"kind": "thread", "max_workers": 4}}}) as registry:
-            made, chained = press(calls, in_context_of(registry, work), tally)
+    with frequent_switches(), Registry({"pools": {"threads": {"kind": "thread", "max_workers": 4}}}) as registry:
+        made, chained = press(calls, in_context_of(registry, work), tally)
     check(calls, made, chained, tally)
     assert len(tally.runs) == calls - len(tally.cancelled)
 

@@ -54,6 +54,12 @@ _new_future: Final[Callable[[object], Future[Any]]] = object.__new__  # type: ig
 MAX_LENT: Final = 256
 """Spare workers at a time. A thread costs some 100 KB; who waits deeper than this has a runaway recursion."""
 
+_DEEP: Final = 32
+"""
+Waiting workers from which on calls that a worker makes start no thread at once: they nest, and a new thread would be
+faster than the waiter that could help, again and again, until all are lent. Fewer, and calls made aside start later.
+"""
+
 MAX_STRAGGLERS: Final = 256
 """Calls at a time that have overrun their timeout and still run. More are a leak of threads: the pool breaks."""
 
@@ -211,6 +217,8 @@ class Crew(Engine):
 
     def _wake_for(self, future: Future[Any]) -> None:
         """See that somebody comes for *future*, just queued."""
+        if self._lent >= _DEEP and self.owns_this_thread():
+            return  # who waits for it runs it itself, or lends its place then
         try:
             self._wake()
         except BaseException:

@@ -17,7 +17,6 @@ from typing import Protocol
 
 from parallel.pools.base import Engine, PoolStats
 
-
 LOGGER = logging.getLogger("parallel")
 
 

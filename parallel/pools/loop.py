@@ -14,8 +14,8 @@ Guarantees:
   place, so that a bounded pool doesn't starve.
 
 State: `_waiting`, `_open`, `_loop`, `_thread`, `_woken`, `_closed`, `_broken` and `_done`, guarded by `_lock`, which is
-re-entrant: a signal handler or a `__del__` may submit while it is held. `_in_flight`, `_waits`, `_tasks` and `_finished` belong
-to the loop's thread. No user code runs while the lock is held.
+re-entrant: a signal handler or a `__del__` may submit while it is held. `_in_flight`, `_waits`, `_tasks` and
+`_finished` belong to the loop's thread. No user code runs while the lock is held.
 """
 
 from __future__ import annotations
