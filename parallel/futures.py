@@ -313,10 +313,10 @@ class Future(State[T]):
             dispatcher = current_registry().callbacks
         fields["dispatcher"] = dispatcher
         fields["_chain"] = longer(self.__dict__, fn)
-        if WITHIN.get() is not None:
-            take_in(target)
         link = kind(self, target, fn, executor, *more)
         fields["feeds"] = (link,)
+        if WITHIN.get() is not None:
+            take_in(target)  # the group looks at what feeds it
         if not self.add(link):
             deliver(self, [link], None, may_block=False)
         return target
