@@ -252,7 +252,7 @@ class Future(State[T]):
                     value = context.run(fn, *args, **kwargs)
                 else:  # to unpack no arguments takes as long as a tenth of all the rest
                     value = context.run(fn, *args) if args else context.run(fn)
-                kind: object = type(value)
+                kind: object = type(value)  # pyright: ignore[reportUnknownVariableType]  # of what anybody returns
                 if kind is CoroutineType:
                     value = context.run(run_coroutine, value)
                 # Who runs a call is the only one who can end it so: see the claim below.

@@ -70,8 +70,8 @@ class Then(Link):
         try:
             try:
                 value: Any = self.context.run(self.fn, outcome[0])
-                kind: object = type(value)
-                if hasattr(kind, "__await__") and not is_future(value):
+                kind: object = type(value)  # pyright: ignore[reportUnknownVariableType]  # of what anybody returns
+                if hasattr(kind, "__await__") and not is_future(value):  # pyright: ignore[reportUnknownArgumentType]
                     value = self.context.run(_on_loop, value)
                 result: Outcome = (value, None, None)
                 del value
@@ -171,8 +171,8 @@ def call(link: Link, *args: object) -> Outcome:
                 value: Any = context.run(executor.submit, fn, *args)
             else:
                 value = context.run(fn, *args)
-                kind: object = type(value)
-                if hasattr(kind, "__await__") and not is_future(value):  # `is_awaitable`, without the call
+                kind: object = type(value)  # pyright: ignore[reportUnknownVariableType]  # of what anybody returns
+                if hasattr(kind, "__await__") and not is_future(value):  # pyright: ignore[reportUnknownArgumentType]
                     value = context.run(_on_loop, value)
         except BaseException as error:
             return failure(error, fn, context)

@@ -222,7 +222,7 @@ class State(concurrent.futures.Future[T]):
         """Return how the call ended, None if it has not."""
         end: Any = self.__dict__.get("_end")
         if end is not None:
-            kind: object = type(end)
+            kind: object = type(end)  # pyright: ignore[reportUnknownVariableType]  # of a tuple of anything
             outcome: Outcome | None = end if kind is tuple else end.outcome
             if outcome is not None:
                 return outcome
