@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         ConfigError,
         DeadlockError,
         ForkedError,
+        GroupClosedError,
         NoTaskError,
         ParallelError,
         PoolBrokenError,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         UnsuitableFunctionError,
     )
     from parallel.futures import Future, completed, failed
+    from parallel.groups import TaskGroup, detached
     from parallel.mapping import ParallelMap, parallel_map
     from parallel.pools.base import Pool, PoolStats
     from parallel.pools.inline import InlinePool
@@ -62,6 +64,7 @@ __all__ = [
     "DeadlockError",
     "ForkedError",
     "Future",
+    "GroupClosedError",
     "InlinePool",
     "LoopPool",
     "MapFuture",
@@ -82,6 +85,7 @@ __all__ = [
     "Settled",
     "StarvationError",
     "Task",
+    "TaskGroup",
     "TaskTimeoutError",
     "ThreadPool",
     "UnknownPoolError",
@@ -93,6 +97,7 @@ __all__ = [
     "completed",
     "configure",
     "current_task",
+    "detached",
     "failed",
     "first",
     "gather",
@@ -108,8 +113,8 @@ __all__ = [
 ]
 
 _ROOMS: Final = {
-    "errors": "ConfigError DeadlockError ForkedError NoTaskError ParallelError PoolBrokenError PoolFullError "
-    "PoolShutdownError RemoteError SerializationError StarvationError TaskTimeoutError UnknownPoolError "
+    "errors": "ConfigError DeadlockError ForkedError GroupClosedError NoTaskError ParallelError PoolBrokenError "
+    "PoolFullError PoolShutdownError RemoteError SerializationError StarvationError TaskTimeoutError UnknownPoolError "
     "UnsuitableFunctionError",
     "deaths": "WorkerDiedError",
     "unseen": "UnobservedErrorWarning",
@@ -128,6 +133,7 @@ _ROOMS: Final = {
     "streams": "MapFuture",
     "tasks": "Task task",
     "mapping": "ParallelMap parallel_map",
+    "groups": "TaskGroup detached",
 }
 """Where each name lives, room by room, ground to roof."""
 

@@ -25,7 +25,7 @@ from importlib import import_module
 from types import coroutine
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
-from parallel.context import this
+from parallel.context import about_to_wait, this
 from parallel.delivery import Feed
 from parallel.outcomes import Outcome, Watch
 from parallel.states import State
@@ -43,7 +43,7 @@ def wait_on_loop(future: State[Any]) -> Generator[Any, None, None]:
         trio.Cancelled: Under trio: the coroutine was cancelled.
         RuntimeError: Neither asyncio nor trio runs the coroutine.
     """
-    trio = _trio_here()
+    trio = trio_here()
     try:
         yield from _until_ended(future, None, trio)
     except (Exception, GeneratorExit):
@@ -61,7 +61,7 @@ def wait_on_loop(future: State[Any]) -> Generator[Any, None, None]:
 @coroutine
 def until_ended(future: State[Any], timeout: float | None) -> Generator[Any, None, bool]:
     """Wait in a coroutine until *future* has ended, and leave it alone; False if *timeout* seconds came first."""
-    yield from _until_ended(future, timeout, _trio_here())
+    yield from _until_ended(future, timeout, trio_here())
     return future.done()
 
 
@@ -70,6 +70,7 @@ def _until_ended(future: State[Any], timeout: float | None, trio: _Trio | None) 
         if trio is not None:
             yield from trio.lowlevel.checkpoint().__await__()
         return
+    about_to_wait()
     alarm = _LoopAlarm(future) if trio is None else _TrioAlarm(future, trio)
     worker = this.worker
     try:
@@ -173,7 +174,7 @@ class _TrioAlarm(Feed):
 # -- who runs the coroutine -------------------------------------------------------------------------------------------
 
 
-def _trio_here() -> _Trio | None:
+def trio_here() -> _Trio | None:
     """
     Return trio if it runs the present coroutine, None if asyncio does.
 

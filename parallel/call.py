@@ -29,8 +29,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from math import inf
+from threading import Lock
 from types import CodeType, MappingProxyType
 from typing import Any, ClassVar, Final, NamedTuple, Protocol, TypeAlias, cast
+from weakref import ref
 
 from parallel.context import Dispatcher, Waiter, this
 from parallel.deadlines import Deadline
@@ -166,6 +168,9 @@ class Terms:
         """Whether a function of the user's says what is tried again."""
         self.retries_overruns = self.asks or _names(on, TaskTimeoutError)
         """Whether an attempt is tried again whose body may still be running."""
+        others = (limits, self.deadline, on_success, on_failure)
+        self.only_bounds_attempts = all(one is None for one in others)
+        """Whether all that is said is how long an attempt may run, its priority, and what is tried again."""
 
 
 def _names(on: object, kind: type[BaseException]) -> bool:
@@ -185,6 +190,7 @@ class Call(GatedFuture):
         late: The error that it ends with, as its deadline is over; set if its own caller has to end it.
     """
 
+    terms: Terms
     attempts: int = 0
     deadline: Deadline | None = None
     late: TaskTimeoutError | None = None
@@ -198,15 +204,24 @@ class Call(GatedFuture):
     _failures: Mapping[str, int] = MappingProxyType({})  # of earlier attempts: how many of each kind
     _turn: threading.Event | None = None  # wakes the caller that waits to run it
 
-    def __init__(self, terms: Terms, site: Site, limits: tuple[Limits, ...]) -> None:
-        super().__init__(BARE, terms.pool.follower)
+    _limits: tuple[Limits, ...] = ()
+    _places: Places = _NO_PLACES  # those that it holds, until an attempt takes them over
+
+    def __init__(self, terms: Terms, site: Site, work: object = BARE, dispatcher: Dispatcher | None = None) -> None:
+        # As the base does, without the call: this is the path of every call with a timeout.
         fields = self.__dict__
+        fields["_work"] = work
+        if dispatcher is not None:
+            fields["dispatcher"] = dispatcher
         fields["_made"] = site
-        self.terms = terms
-        self._limits = limits
-        self._places: Places = []  # those that it holds, until an attempt takes them over
+        fields["terms"] = terms
         if terms.priority:
             self.priority = terms.priority
+
+    def limit_by(self, limits: tuple[Limits, ...]) -> None:
+        """Say whose places it needs, before it is submitted."""
+        self._limits = limits
+        self._places = []
 
     # -- on the way to a worker -------------------------------------------------------------------------------------
 
@@ -343,12 +358,15 @@ class Call(GatedFuture):
 
     def begin(self, worker: Waiter | None = None) -> Attempt | None:
         """Start an attempt; see `GatedFuture.begin`."""
-        work: Work | None = super().take_work()
+        fields = self.__dict__
+        work: Work | None = fields.pop("_work", None)
         if work is None:
             return None
-        fields = self.__dict__
-        self._is_queued = False
-        self.attempts += 1
+        if self.gate is not None:
+            self.leave_gate()
+        if self._is_queued:
+            self._is_queued = False
+        fields["attempts"] = self.attempts + 1
         before: Run | None = fields.get("_run")
         run = fields["_run"] = Attempt(self, work, worker)
         if self._places:
@@ -398,7 +416,7 @@ class Call(GatedFuture):
     def awaited(self) -> list[Any]:
         """Return what its body waits for; see `State.awaited`."""
         run = self.__dict__.get("_run")
-        return run.awaited if isinstance(run, Attempt) else []
+        return list(run.awaited) if isinstance(run, Attempt) else []
 
     def look(self) -> None:
         """See whether the one who waits for it lends it a place; see `State.look`."""
@@ -411,12 +429,13 @@ class Call(GatedFuture):
         """Publish *outcome*; see `State.end_with`."""
         entries = super().end_with(outcome)
         if entries is not None:
-            self._again = None
             if self.deadline is not None:
                 self.deadline.discard(self)
-            entry, self._entry = self._entry, None
-            if entry is not None:
-                entry.cancel()
+            if self._began is not None:
+                self._again = None
+                entry, self._entry = self._entry, None
+                if entry is not None:
+                    entry.cancel()
         return entries
 
     def overdue(self, deadline: Deadline) -> None:
@@ -562,56 +581,67 @@ class Attempt(Run):
         places: Those that it holds, until its body has ended.
     """
 
-    __slots__ = ("_away", "_claim", "_is_over", "_late", "_was_given_up", "_worker", "awaited", "places")
+    # What few attempts have is not made for each: these defaults hide the base's slots, and attributes hide them.
+    stop: Callable[[], object] | None = None
+    kill: Callable[[], object] | None = None
+    cancel_requested = False
+    awaited: list[Any] | tuple[()] = ()
+    places: Places = _NO_PLACES
+    _asked: threading.Event | None = None
+    _late: TaskTimeoutError | None = None  # what an inline one ends with that has overrun
+    _was_given_up = False
+    _is_over = False
+    _away: tuple[()] | list[Waiter] = ()  # the worker, once it has been replaced, until it is back
 
     def __init__(self, call: Call, work: Work, worker: Waiter | None) -> None:
-        super().__init__(call, work, call.attempts)
-        self.awaited: list[Any] = []
-        self.places: Places = _NO_PLACES
-        self._claim = threading.Lock()
+        self._future = ref(call)
+        self.work = work
+        self.number = call.attempts
         self._worker = worker
-        self._late: TaskTimeoutError | None = None  # what an inline one ends with that has overrun
-        self._was_given_up = False
-        self._is_over = False
-        self._away: tuple[Waiter, ...] | list[Waiter] = ()  # the worker, once it has been replaced, until it is back
-
-    @property
-    def call(self) -> Call:
-        """The call."""
-        return cast(Call, self.future)
+        self._lane = call.terms.lane
+        self._claim = Lock()
 
     def claim(self) -> bool:
         """Decide how it ends; True for the first who asks."""
-        return self._claim.acquire(blocking=False)
+        return self._claim.acquire(False)
 
     def start(self) -> None:
         """From now on its time counts; see `Run.start`."""
-        lane = self.call.terms.lane
-        if lane is not None:
-            lane.start(self)
+        if self._lane is not None:
+            self._lane.start(self)
         if self.cancel_requested or self._was_given_up:
             self._stop()  # who gave it up may have been too early to do so
 
     def finish(self, outcome: Outcome, here: Dispatcher | None = None, *, may_block: bool = True) -> None:
         """Note that the body has ended; see `Run.finish`."""
-        call = self.call
-        self.stop = self.kill = None  # they refer to this attempt
-        mine = self.claim()
+        call = cast("Call", self._future())  # who runs it holds it
+        mine = self._claim.acquire(False)
+        if self.stop is not None or self.kill is not None:
+            self.stop = self.kill = None  # they refer to this attempt
         if self.places:
             call.leave(self.places)
         if not mine:
             self._is_over = True
             self._come_back()
             return
-        lane = call.terms.lane
-        if lane is not None:
-            lane.stop(self)
+        if self._lane is not None:
+            self._lane.stop(self)
+        if outcome[1] is None and self._late is None and call.late is None:
+            # Nobody else can end it with this very outcome; without a deadline or a retry, that is all there is to do.
+            is_simple = call.deadline is None and call.terms.retry is None
+            if not is_simple or call.__dict__.setdefault("_end", outcome) is not outcome:
+                settle(call, outcome, here, may_block=may_block)
+        else:
+            self._conclude(call, outcome, here, may_block)
+        del self, call, outcome  # an error of what follows refers to this frame: break the cycle
+
+    def _conclude(self, call: Call, outcome: Outcome, here: Dispatcher | None, may_block: bool) -> None:
         if call.late is not None:
             settle(call, (None, call.late, None), here, may_block=may_block)
         else:
             outcome = self.told(outcome) if self._late is None else (None, self._late, None)
             call.conclude(outcome, here, may_block=may_block)
-        del self, call, outcome  # an error of what follows refers to this frame: break the cycle
+        del self, call, outcome  # as in `finish`
 
     # -- too late -----------------------------------------------------------------------------------------------------
 
@@ -675,13 +705,13 @@ class Attempt(Run):
 
     def lend(self, awaited: Any) -> None:
         """Lend its places to *awaited*; see `Run.lend`."""
-        self.awaited.append(awaited)
+        self.awaited = [*self.awaited, awaited]
         for limits in list(self.places):
             limits.lend(self)
 
     def unlend(self) -> None:
         """Take them back."""
-        strike_off(self.awaited)
+        strike_off(cast("list[Any]", self.awaited))
         if not self.awaited:
             for limits in list(self.places):
                 limits.unlend(self)

@@ -43,6 +43,7 @@ class Feed:
         selects: The target may end before its sources: those that then serve nobody else are cancelled.
         always: It has something to do when the source ends, even if the target was cancelled before.
         shields: Cancelling the target doesn't cancel the source.
+        looks_on: It only notes the end: it keeps nobody from cancelling the source.
     """
 
     __slots__ = ("source", "target")
@@ -50,6 +51,7 @@ class Feed:
     selects = False
     always = False
     shields = False
+    looks_on = False
 
     def __init__(self, source: concurrent.futures.Future[Any], target: State[Any]) -> None:
         self.source = source
@@ -98,6 +100,14 @@ class Link(Feed):
             The target and its end; None if it was cancelled, or if it now waits for the future that came back.
         """
         raise NotImplementedError
+
+    def follow(self, outcome: Outcome) -> Ended | None:
+        """End the target after *outcome*: call the function, unless that passes. Return who is to be told."""
+        end = (self.target, outcome) if self.passes(outcome) else self.run(outcome)
+        try:
+            return None if end is None else end_of(*end)
+        finally:
+            del self, outcome, end  # an error refers to this frame: break the cycle
 
 
 class Callback:
@@ -197,8 +207,8 @@ def alive(dispatcher: Dispatcher | None) -> Dispatcher | None:
     return dispatcher if dispatcher is not None and dispatcher.era == era() else None
 
 
-_Ended: TypeAlias = tuple[State[Any], list[Any]]
-"""A future that has ended, and those who are to be told."""
+Ended: TypeAlias = tuple[State[Any], Outcome, list[Any]]
+"""A future that has ended, how, and those who are to be told."""
 
 _Left: TypeAlias = deque[tuple[Any, State[Any]]]
 """Links and callbacks that need code of the user's, each with the future that has ended."""
@@ -206,11 +216,17 @@ _Left: TypeAlias = deque[tuple[Any, State[Any]]]
 
 def deliver(source: State[Any], entries: list[Any], here: Dispatcher | None, may_block: bool) -> None:
     """Tell *entries* that *source* has ended, then those whom that ends, and so on, without recursion."""
-    ended: _Ended | None = (source, entries)
+    ended: Ended | None = (source, source.outcome(), entries)
     del source, entries  # an error of what follows refers to this frame: keep nothing in it
-    while ended is not None and len(ended[1]) == 1 and isinstance(ended[1][0], Link):
-        ended = _follow(ended[0], ended[1][0], here, alone=True)  # the usual case, without the ceremony
-    told = deque(() if ended is None else (ended,))
+    while ended is not None and len(ended[2]) == 1 and isinstance(ended[2][0], Link):
+        # The usual case, without the ceremony.
+        if here is not None and ended[0].dispatcher is here and here.fuses(ended[2][0], here):
+            ended = ended[2][0].follow(ended[1])
+        else:
+            ended = _follow(ended[0], ended[1], ended[2][0], here, True)
+    if ended is None:
+        return
+    told = deque((ended,))
     left: _Left = deque()
     del ended
     while told or left:
@@ -222,10 +238,9 @@ def deliver(source: State[Any], entries: list[Any], here: Dispatcher | None, may
             _follow_up(left, told, here, may_block)
 
 
-def _tell(told: deque[_Ended], left: _Left) -> None:
+def _tell(told: deque[Ended], left: _Left) -> None:
     """Tell all who wait for the next future in *told*; what needs code of the user's goes to *left*."""
-    source, entries = told.popleft()
-    outcome = source.outcome()
+    source, outcome, entries = told.popleft()
     for entry in entries:
         if type(entry) is LockType:
             entry.release()
@@ -234,12 +249,12 @@ def _tell(told: deque[_Ended], left: _Left) -> None:
         else:
             target = entry.pass_on(outcome)
             if target is not None:
-                ended = _end(target, entry.passed(outcome))
+                ended = end_of(target, entry.passed(outcome))
                 if ended is not None:
                     told.append(ended)
 
 
-def _follow_up(left: _Left, told: deque[_Ended], here: Dispatcher | None, may_block: bool) -> None:
+def _follow_up(left: _Left, told: deque[Ended], here: Dispatcher | None, may_block: bool) -> None:
     """See to the next in *left*: a lone link of *here*, or an inline one, runs here; a callback does if it may."""
     alone = len(left) == 1
     entry, source = left.popleft()
@@ -251,36 +266,33 @@ def _follow_up(left: _Left, told: deque[_Ended], here: Dispatcher | None, may_bl
         else:
             entry.call(source, engine=here is not None)
     else:
-        ended = _follow(source, entry, here, alone=alone)
+        ended = _follow(source, source.outcome(), entry, here, alone)
         if ended is not None:
             told.append(ended)
         del ended
     del entry, source
 
 
-def _follow(source: State[Any], link: Link, here: Dispatcher | None, *, alone: bool) -> _Ended | None:
+def _follow(source: State[Any], outcome: Outcome, link: Link, here: Dispatcher | None, alone: bool) -> Ended | None:
     """See to *link*, here or on another thread; return what has ended by that, None if nothing did, or nobody asks."""
-    outcome = cast(Outcome, source.ended())
-    if link.passes(outcome):
-        end: tuple[State[Any], Outcome] | None = (link.target, outcome)
-    else:
-        dispatcher = alive(source.dispatcher) or cast(Dispatcher, link.target.dispatcher)
-        if dispatcher is INLINE or (alone and here is not None and here.fuses(link, dispatcher)):
-            end = link.run(outcome)
-        else:
-            end = _dispatch_link(dispatcher, link, outcome)
+    dispatcher = source.dispatcher
+    if dispatcher is None or dispatcher is not here:  # that one is alive: this is its thread
+        dispatcher = alive(dispatcher) or cast(Dispatcher, link.target.dispatcher)
+    if (alone and here is not None and here.fuses(link, dispatcher)) or dispatcher is INLINE or link.passes(outcome):
+        return link.follow(outcome)
+    end = _dispatch_link(dispatcher, link, outcome)
     try:
-        return None if end is None else _end(*end)
+        return None if end is None else end_of(*end)
     finally:
         del source, link, outcome, end  # an error of what follows refers to this frame: break the cycle
 
 
-def _end(future: State[Any], outcome: Outcome) -> _Ended | None:
+def end_of(future: State[Any], outcome: Outcome) -> Ended | None:
     """End *future*; return it with those who are to be told, None if there are none."""
     entries = future.end_with(outcome)
     if entries is not None and future.feeds:
         release(future)
-    return (future, entries) if entries else None
+    return (future, outcome, entries) if entries else None
 
 
 def _dispatch_link(dispatcher: Dispatcher, link: Link, outcome: Outcome) -> tuple[State[Any], Outcome] | None:

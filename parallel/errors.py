@@ -271,3 +271,15 @@ class DeadlockError(ParallelError, RuntimeError):
 
     def __str__(self) -> str:
         return f"{self.where} waits for a future that only it can bring to its end; use `await` instead of result()"
+
+
+class GroupClosedError(ParallelError, RuntimeError):
+    """
+    A call was made in the context of a `TaskGroup` whose block has ended, such as by a function that outlived it.
+    """
+
+    def __str__(self) -> str:
+        return (
+            "the block of the task group that this call would belong to has ended; "
+            "make the call inside `with detached():` if it is to belong to none"
+        )

@@ -17,12 +17,12 @@ from collections.abc import Awaitable, Callable, Generator, Iterator
 from concurrent.futures import InvalidStateError
 from math import inf
 from types import CoroutineType
-from typing import Any, TypeVar, cast, overload
+from typing import Any, Final, TypeVar, cast, overload
 
 from parallel import durations
 from parallel.awaits import wait_on_loop
 from parallel.chains import Chain, chain_of, longer, name_of_chain
-from parallel.context import Dispatcher, current_registry, era, take_in
+from parallel.context import WITHIN, Dispatcher, current_registry, era, take_in
 from parallel.coroutines import run_coroutine
 from parallel.delivery import Callback, Feed, Link, cancel_sources, deliver, serves_only, settle
 from parallel.durations import Duration
@@ -35,6 +35,10 @@ from parallel.timer import TIMER, Entry
 T = TypeVar("T")
 U = TypeVar("U")
 E = TypeVar("E", bound=BaseException)
+
+
+_new_future: Final[Callable[[object], Future[Any]]] = object.__new__  # type: ignore[assignment]  # of types alone
+"""Make a future without its constructor."""
 
 
 class Future(State[T]):
@@ -295,23 +299,36 @@ class Future(State[T]):
         if not callable(fn):
             raise TypeError(f"a continuation must be callable, found {fn!r}")
         executor = None if pool is None else current_registry().pool(pool)
-        target: Future[Any] = Future(BARE)
-        self._prepare(target, longer(self.__dict__, fn))
-        self._tie(kind(self, target, fn, executor, *more))
+        # As `Future(BARE)` and `_prepare` do, written out: each link of a chain is made here.
+        target: Future[Any] = _new_future(Future)
+        fields = target.__dict__
+        fields["_work"] = BARE
+        dispatcher = self.dispatcher
+        if dispatcher is None or dispatcher.era != era():
+            dispatcher = current_registry().callbacks
+        fields["dispatcher"] = dispatcher
+        fields["_chain"] = longer(self.__dict__, fn)
+        if WITHIN.get() is not None:
+            take_in(target)
+        link = kind(self, target, fn, executor, *more)
+        fields["feeds"] = (link,)
+        if not self.add(link):
+            deliver(self, [link], None, may_block=False)
         return target
 
     def _prepare(self, target: Future[Any], chain: Chain) -> None:
-        """Prepare *target* to end after this future; the group of the present block adopts it."""
+        """Prepare *target* to end after this future."""
         dispatcher = self.dispatcher
         if dispatcher is None or dispatcher.era != era():
             dispatcher = current_registry().callbacks
         fields = target.__dict__
         fields["dispatcher"] = dispatcher
         fields["_chain"] = chain
-        take_in(target)
 
     def _tie(self, feed: Feed) -> None:
+        """Tie its target to this future; the group of the present block adopts that."""
         feed.target.feeds = (feed,)
+        take_in(feed.target)
         if not self.add(feed):
             deliver(self, [feed], None, may_block=False)
 

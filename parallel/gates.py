@@ -117,10 +117,14 @@ class GatedFuture(Future[Any]):
         """Start the call, or drop it; see `State.take_work`."""
         work: object = super().take_work()
         if work is not None:
-            gate, self.gate = self.gate, None
-            if gate is not None:
-                gate.leave()
+            self.leave_gate()
         return work
+
+    def leave_gate(self) -> None:
+        """Give the place in the gate back, if it has one. For whoever has taken the work."""
+        gate, self.gate = self.gate, None
+        if gate is not None:
+            gate.leave()
 
     def begin(self, worker: Waiter | None = None) -> Run | None:
         """

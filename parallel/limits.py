@@ -21,6 +21,7 @@ import heapq
 import itertools
 import time
 from collections import deque
+from collections.abc import Sequence
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -50,7 +51,7 @@ class Body(Protocol):
     """The run of a call that holds a place."""
 
     @property
-    def awaited(self) -> list[Any]:
+    def awaited(self) -> Sequence[Any]:
         """The futures that it waits for now; None among them: nobody knows what."""
         ...
 

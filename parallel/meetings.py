@@ -159,7 +159,6 @@ def meet_all(futures: Sequence[AnyFuture[Any]], meeting: Meeting) -> Future[Any]
     for future in futures:
         check_future(future)
     target: Future[Any] = Future(BARE, _common_dispatcher(futures))
-    take_in(target)
     meet(futures, meeting, target)
     return target
 
@@ -178,13 +177,15 @@ def check_future(value: object) -> None:
 
 
 def meet(futures: Sequence[AnyFuture[Any]], meeting: Meeting, target: State[Any]) -> None:
-    """Have *target* end as *meeting* decides when *futures* have ended."""
+    """Have *target* end as *meeting* decides when *futures* have ended; the group of the present block adopts it."""
     meeting.expect(len(futures))
     if not futures:
+        take_in(target)
         end(target, meeting.last([]))
         return
     members = tuple(_Member(future, target, meeting, index) for index, future in enumerate(futures))
     target.feeds = members
+    take_in(target)
     for member in members:
         if target.done():
             break

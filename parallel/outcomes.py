@@ -48,6 +48,9 @@ NOTHING: Final[Outcome] = (None, None, None)
 
 LockType: Final = type(threading.Lock())
 
+_RLock: Final = type(threading.RLock())
+"""`threading.RLock` is a function that chooses between two types each time."""
+
 
 class StandardWaiter(Protocol):
     """What `concurrent.futures.wait` and `as_completed` put into a future's `_waiters`."""
@@ -97,7 +100,7 @@ class Watch:
     __slots__ = ("_standard", "entries", "lock", "outcome")
 
     def __init__(self, outcome: Outcome | None = None) -> None:
-        self.lock = threading.RLock()
+        self.lock = _RLock()
         self.outcome = outcome
         self.entries: dict[Any, None] = {}  # in the order in which they came
         self._standard: tuple[threading.Condition, list[StandardWaiter]] | None = None
@@ -110,21 +113,17 @@ class Watch:
                 self._standard = (threading.Condition(self.lock), _Waiters())
             return self._standard
 
-    def end(self, future: Any, outcome: Outcome) -> bool:
-        """Publish *outcome* and wake the standard waiters; False if there is one already."""
+    def end(self, future: Any, outcome: Outcome) -> list[Any] | None:
+        """Publish *outcome*, wake the standard waiters, and take all entries; None if there is an outcome already."""
         with self.lock:
             if self.outcome is not None:
-                return False
+                return None
             self.outcome = outcome
             if self._standard is not None:
                 condition, waiters = self._standard
                 for waiter in waiters:
                     _tell(waiter, future, outcome)
                 condition.notify_all()
-        return True
-
-    def drain(self) -> list[Any]:
-        """Take all entries, in the order in which they came. Only after the end."""
         entries = self.entries
         if len(entries) == 1:
             try:
@@ -132,8 +131,8 @@ class Watch:
             except KeyError:
                 return []  # taken back meanwhile
         taken: list[Any] = []
-        while self.entries:
-            taken += [entry for entry in list(self.entries) if self.remove(entry)]
+        while entries:  # in the order in which they came
+            taken += [entry for entry in list(entries) if self.remove(entry)]
         return taken
 
     def add(self, entry: object) -> bool:
@@ -146,11 +145,13 @@ class Watch:
         return self.entries.pop(entry, False) is None
 
     def feeds_only(self, target: object) -> bool:
-        """Tell whether nobody waits for this call but ties to *target*."""
+        """Tell whether nobody waits for this call but ties to *target*; who only looks on doesn't count."""
         if self._standard is not None and self._standard[1]:
             return False
         try:
-            return all(getattr(entry, "target", entry) is target for entry in self.entries)
+            return all(
+                getattr(entry, "target", entry) is target or getattr(entry, "looks_on", False) for entry in self.entries
+            )
         except RuntimeError:
             return False  # somebody came meanwhile
 

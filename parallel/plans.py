@@ -38,14 +38,15 @@ class Plan:
         about: What messages call the task, and its pool.
     """
 
-    __slots__ = ("_is_plain", "_lane", "_launch", "_terms", "about")
+    __slots__ = ("_is_plain", "_is_short", "_lane", "_launch", "_terms", "about")
 
     def __init__(self, terms: Terms, *, is_bare: bool) -> None:
         self.about = About(terms.name, terms.pool.label)
         self._terms = terms
+        self._is_plain = is_bare and terms.lane is None and terms.pool.gate is None
         # A thread can only be asked to stop, so a timeout alone needs little there.
-        self._is_plain = is_bare and terms.pool.gate is None and (terms.lane is None or terms.pool.has_threads)
-        self._lane = terms.lane
+        self._lane = terms.lane if is_bare and terms.pool.gate is None and terms.pool.has_threads else None
+        self._is_short = terms.only_bounds_attempts and terms.pool.gate is None
         self._launch = terms.pool.launch
 
     def call(
@@ -69,12 +70,21 @@ class Plan:
             if isinstance(values, Future):
                 return self._call_later(fn, values, site, within)
             args, kwargs = values
-        if not self._is_plain or (within is not None and (within.group is not None or within.deadline is not None)):
+        if within is not None and (within.group is not None or within.deadline is not None):
             return self._call_on_terms(fn, args, kwargs, site, within)
-        work = (fn, args, kwargs or None, copy_context())
-        lane = self._lane
-        future: Future[Any] = Future(work) if lane is None else TimedFuture(work, self.about.name, lane)
-        future.__dict__["_made"] = site
+        future: Future[Any]
+        if self._is_plain:
+            future = Future((fn, args, kwargs or None, copy_context()))
+            future.__dict__["_made"] = site
+        elif self._lane is not None:
+            future = TimedFuture((fn, args, kwargs or None, copy_context()), self.about.name, self._lane)
+            future.__dict__["_made"] = site
+        elif self._is_short:  # nothing but the pool comes before the worker
+            future = Call(self._terms, site, (fn, args, kwargs or None, copy_context()))
+            if self._terms.lane is None:
+                future.__dict__["_is_queued"] = True  # else nobody may help with it: see `Call.is_queued_at`
+        else:
+            return self._call_on_terms(fn, args, kwargs, site, within)
         self._launch(future)
         return future
 
@@ -109,7 +119,9 @@ class Plan:
         limits, group = terms.limits, around.group
         if group is not None and group.limits is not None:
             limits = (group.limits, *limits)
-        call = Call(terms, site, limits)
+        call = Call(terms, site, dispatcher=terms.pool.follower)
+        if limits:
+            call.limit_by(limits)
         if group is not None:
             group.adopt(call)
         deadline = cast("Deadline | None", around.deadline)

@@ -9,7 +9,7 @@ A running function is asked to stop (`ask`), and finds out if it looks. If its e
 `stop`, as for a coroutine, or a `kill`, as for a process.
 
 State: a run's, of single values that are written once; `stop` and `kill` are taken away at the end. The event of
-`asked` is made when first needed, under `_EVENTS`, which is re-entrant: a signal handler may cancel while it is held.
+`asked` is made when first needed, under `_events`, which is re-entrant: a signal handler may cancel while it is held.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from contextlib import contextmanager
 from typing import Any
 from weakref import ref
 
+from parallel import context
 from parallel.context import RUNNING, Dispatcher, this
 from parallel.coroutines import close_loop
 from parallel.delivery import settle
 from parallel.outcomes import CANCELLED, NOTHING, Outcome, Work
 from parallel.states import State, hangs_on, is_ours
 
-_EVENTS = threading.RLock()
+_events = threading.RLock()
 
 
 class Run:
@@ -111,7 +112,7 @@ class Run:
         return self._event().wait(min(max(seconds, 0), threading.TIMEOUT_MAX))
 
     def _event(self) -> threading.Event:
-        with _EVENTS:
+        with _events:
             if self._asked is None:
                 self._asked = threading.Event()
             return self._asked
@@ -235,7 +236,9 @@ class _Caller:
 def run_by_caller(future: State[Any]) -> Generator[None]:
     """Note that this thread, whatever else it is, runs the call of *future* now."""
     outer = this.worker
-    worker = this.worker = outer or _Caller()
+    # What waits for the calls of a worker process takes no note of those that run inline there: see `_Caller`.
+    is_worker_process = context.in_worker_process and threading.current_thread() is threading.main_thread()
+    worker = this.worker = _Caller() if outer is None or is_worker_process else outer
     before, worker.running = worker.running, future
     try:
         yield
@@ -257,8 +260,8 @@ def raise_interrupt(future: State[Any]) -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _EVENTS
-    _EVENTS = threading.RLock()  # a thread that is no more may have held the old one
+    global _events
+    _events = threading.RLock()  # a thread that is no more may have held the old one
 
 
 if hasattr(os, "register_at_fork"):

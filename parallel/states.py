@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
 
-from parallel.context import Dispatcher, era, this
+from parallel.context import Dispatcher, about_to_wait, era, this
 from parallel.errors import ForkedError
 from parallel.outcomes import CANCELLED, Outcome, StandardWaiter, Watch, failed_with
 from parallel.unseen import Failure
@@ -221,10 +221,10 @@ class State(concurrent.futures.Future[T]):
     def ended(self) -> Outcome | None:
         """Return how the call ended, None if it has not."""
         end: Any = self.__dict__.get("_end")
-        if type(end) is tuple:
-            return cast(Outcome, end)
-        if end is not None and end.outcome is not None:
-            return cast(Outcome, end.outcome)
+        if end is not None:
+            outcome: Outcome | None = end if type(end) is tuple else end.outcome
+            if outcome is not None:
+                return outcome
         if self.dispatcher is not None and self.dispatcher.era != era():
             # The cell is overwritten: at the fork, a thread that is no more may have held the lock of a `Watch`.
             forked: Outcome = (None, ForkedError(), None)
@@ -239,12 +239,11 @@ class State(concurrent.futures.Future[T]):
         fields = self.__dict__
         if "_work" in fields:
             self.take_work()
-        end = fields.setdefault("_end", outcome)
+        end: Any = fields.setdefault("_end", outcome)
         if end is outcome:
             return []
-        if type(end) is tuple or not end.end(self, outcome):
-            return None
-        return cast("list[Any]", end.drain())
+        told: list[Any] | None = None if type(end) is tuple else end.end(self, outcome)
+        return told
 
     def _fail_with(self, outcome: Outcome) -> list[Any] | None:
         """As `end_with`, of an error."""
@@ -261,8 +260,8 @@ class State(concurrent.futures.Future[T]):
         told: list[Any] | None = None
         if end is outcome:
             told = []
-        elif type(end) is not tuple and end.end(self, outcome):
-            told = cast("list[Any]", end.drain())
+        elif type(end) is not tuple:
+            told = end.end(self, outcome)
         if is_first if told is None else "_overlooked" in fields and fields["_overlooked"]() is not failure:
             failure.look()
         return told
@@ -304,6 +303,7 @@ class State(concurrent.futures.Future[T]):
         """Wait for the end and return it."""
         outcome = self.ended()
         if outcome is None:
+            about_to_wait()
             worker = this.worker
             came = worker.wait(self, timeout) if worker is not None else self.sleep(timeout)
             outcome = self.ended() if came else None

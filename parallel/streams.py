@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
-from parallel.context import current_registry, take_in
+from parallel.context import current_registry
 from parallel.futures import Future
 from parallel.meetings import all_or_error, meet
 from parallel.states import BARE
@@ -31,7 +31,6 @@ class MapFuture(Future[list[R]]):
     def __init__(self, futures: Sequence[Future[R]]) -> None:
         super().__init__(BARE, current_registry().callbacks)
         self._futures = tuple(futures)
-        take_in(self)
         meet(self._futures, all_or_error(selects=True), self)
 
     def __len__(self) -> int:

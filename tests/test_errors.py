@@ -33,6 +33,7 @@ SAMPLES: list[tuple[ParallelError, type[BaseException], str]] = [
     (errors.TaskTimeoutError("a call", 1, "with_timeout"), TimeoutError, "was not there after 1 s"),
     (errors.PoolFullError("thread pool 'io'", 8), queue.Full, "max_pending = 8"),
     (errors.NoTaskError(), RuntimeError, "no call is running here"),
+    (errors.GroupClosedError(), RuntimeError, "with detached()"),
     (errors.StarvationError("a pool", 256), RuntimeError, "256 workers of a pool wait"),
     (errors.UnsuitableFunctionError("m:f", "is no good"), TypeError, "m:f is no good"),
     (errors.DeadlockError("the loop"), RuntimeError, "the loop waits"),

@@ -255,8 +255,8 @@ running, go = threading.Event(), threading.Event()
 pool.submit(lambda: (running.set(), go.wait()))
 running.wait()
 pool.submit(go.wait)
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     pool.submit(print, "never")
 except KeyboardInterrupt:
     print("interrupted")

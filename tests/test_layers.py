@@ -60,6 +60,8 @@ HOUSE = [
     {"streams"},
     {"tasks"},
     {"mapping"},
+    {"hosts"},
+    {"members"},
     {"groups"},
     {"observe"},
     {"testing"},

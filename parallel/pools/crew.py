@@ -170,14 +170,15 @@ class Crew(Engine):
                 return
             self._ranked = Backlog()
             self._put = self._put_ranked
-            waiting: list[Step] = []
+            steps: list[Step] = []
             try:
                 with suppress(Empty):
                     while True:
-                        waiting.append(self._queue.get_nowait())
-            finally:
-                for step in waiting:  # only now that all are out: they go into the same queue
-                    (self._queue.put if isinstance(step, GoHome | _Next) else self._put_ranked)(step)
+                        steps.append(self._queue.get_nowait())
+            finally:  # not before all are out: each comes in again as a token
+                for step in steps:
+                    is_token = step is _NEXT or isinstance(step, GoHome)
+                    (self._queue.put if is_token else self._put_ranked)(step)
 
     def _put_ranked(self, step: Step) -> None:
         with self._lock:

@@ -16,10 +16,12 @@ from parallel import (
     ProcessPool,
     Registry,
     Settled,
+    TaskGroup,
     ThreadPool,
     as_completed,
     completed,
     configure,
+    detached,
     first,
     gather,
     parallel_map,
@@ -284,3 +286,21 @@ assert_type(Shop().price.catch(log_bad).finally_(print)(1), Future[str | None])
 assert_type(number.with_timeout(2), Future[int])
 assert_type(number.with_timeout("250ms").shield().then(str), Future[str])
 assert_type(number.catch(pause_for), Future[int])
+# -- groups -----------------------------------------------------------------------------------------------------------
+
+with TaskGroup(timeout="5m", limit=4) as group:
+    assert_type(group, TaskGroup)
+    assert_type(scale(1), Future[float])
+    assert_type(group.cancel(), None)
+    assert_type(group.cancelled, bool)
+    assert_type(group.timeout, float | None)
+    assert_type(group.limit, int | None)
+    with detached() as nothing:
+        assert_type(nothing, None)
+
+
+async def use_group() -> float:
+    async with TaskGroup(timeout=2.5) as group:
+        assert_type(group, TaskGroup)
+        return await scale(1)
+    return 0.0  # the block may take back the cancellation of a call that it has cancelled itself

@@ -179,29 +179,13 @@ class _Sleeper:
     running: Any = None
 
     def wait(self, future: Any, timeout: float | None) -> bool:
-        self.lend(future)
-        try:
-            return bool(future.sleep(timeout))
-        finally:
-            self.unlend()
+        return bool(future.sleep(timeout))
 
     def lend(self, awaited: Any = None) -> None:
-        """
-        Note what the inline call at hand waits for, if one runs.
-
-        Nobody could take the place: the pool, in another process, has as many workers as it may have.
-        """
-        if self.running is not None:
-            from parallel.runs import begin_waiting  # who runs calls here has loaded it; most workers don't
-
-            begin_waiting(self.running, awaited)
+        """Nobody could take the place: the pool, in another process, has as many workers as it may have."""
 
     def unlend(self) -> None:
-        """Note that it goes on."""
-        if self.running is not None:
-            from parallel.runs import end_waiting  # as above
-
-            end_waiting(self.running)
+        """It was not lent."""
 
     def replace(self) -> None:
         """Nobody could take the place here, either."""
