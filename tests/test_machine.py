@@ -53,6 +53,7 @@ from parallel import (
     PoolShutdownError,
     Registry,
     Retry,
+    TaskGroup,
     TaskTimeoutError,
     as_completed,
     failed,
@@ -273,7 +274,7 @@ class Called(Node):
 
 
 class Refused(Node):
-    """What stands for a call that its pool had no room for, so that what follows doesn't depend on that."""
+    """What stands for a call that its pool had no room for, or its group, so that what is drawn next is the same."""
 
     def __init__(self, future: Future[Any], act: Act) -> None:
         super().__init__(future)
@@ -487,6 +488,28 @@ class Machine(RuleBasedStateMachine):
         """Call a task that waits for a future in its body: by `result()`, or by `await`."""
         return self._submit("wait", kind, terms, coro, on)
 
+    @rule(
+        target=nodes,
+        deeds=st.lists(st.sampled_from(["value", "error", "flaky", "hold", "obey"]), min_size=1, max_size=3),
+        kinds=st.lists(st.sampled_from(KINDS), min_size=3, max_size=3),
+        coro=st.booleans(),
+        limit=st.sampled_from([None, 1, 2]),
+        data=st.data(),
+    )
+    def call_in_a_group(
+        self, deeds: list[str], kinds: list[str], coro: bool, limit: int | None, data: st.DataObject
+    ) -> Any:
+        """Make calls in a group; when its block has ended, so have they."""
+        terms = {"deadline": max(SHORT)}  # the machine's own thread waits for them
+        limit = None if "inline" in kinds else limit  # 8, 26
+        made: list[Node] = []
+        with suppress(ExceptionGroup), TaskGroup(limit=limit):
+            for does, kind in zip(deeds, kinds, strict=False):
+                made.append(self._call(does, kind, terms, coro, data))
+                made[-1].expect_cancellation()
+        assert all(node.future.done() for node in made)
+        return multiple(*made)
+
     def _call(self, does: str, kind: str, terms: dict[str, Any], coro: bool, data: st.DataObject) -> Node:
         is_bounded = any(terms.get(what) in SHORT for what in ("timeout", "deadline"))
         if (kind == "inline" and does == "hold") or (does == "obey" and not is_bounded):
@@ -502,8 +525,7 @@ class Machine(RuleBasedStateMachine):
         arguments: list[Any] = [unresolved(node.future) if does == "wait" else node.future for node in given]
         try:
             future = task_of(kind, is_coroutine=coro).options(**terms)(act, *arguments)
-        except PoolFullError:
-            assert kind == "gated"
+        except (PoolFullError, CancelledError):  # its pool is full; its group has been cancelled
             return self._note(Refused(failed(BoomError(act.number)), act))
         return self._note(Called(future, act, kind, terms, *given))
 
