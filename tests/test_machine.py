@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import gc
+import logging
 import os
 import sys
 import tempfile
@@ -67,6 +68,7 @@ from parallel import (
 )
 from parallel.combine import Settled
 
+LOGGER = logging.getLogger("parallel")
 LONG = 30.0  # seconds; only a deadlock takes so long
 SHORT = (0.005, 0.02)  # seconds; times that are met by some calls and not by others
 POOLS: Final = {
@@ -435,6 +437,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        LOGGER.setLevel(logging.CRITICAL)  # pytest keeps what is logged, and errors refer to futures
         self.threads = set(threading.enumerate())
         self.folder = tempfile.TemporaryDirectory()
         self.log = Path(self.folder.name, "runs")
@@ -692,6 +695,7 @@ class Machine(RuleBasedStateMachine):
         finally:
             self.block.__exit__(None, None, None)
             self.folder.cleanup()
+            LOGGER.setLevel(logging.NOTSET)
             super().teardown()
 
     def _all_end(self) -> None:

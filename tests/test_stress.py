@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import queue
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 LONG = 50.0  # seconds; only a deadlock takes so long
 LOT: Final = 100  # calls that are handed on at a time
-CALLS: Final = 200_000 if sys.version_info < (3, 12) else 100_000  # later ones take longer to switch between threads
+CALLS: Final = 200_000
 SUBMITTERS: Final = 4
 Lot = list[Future[Any]]
 
@@ -214,9 +213,8 @@ def test_calls_of_a_pool() -> None:
     """However threads take turns, every call of a pool ends once, and everybody is told once."""
     calls = CALLS * 3 // 4
     tally = Tally()
-    with frequent_switches():
-        with ThreadPool(4) as pool:
-            made, chained = press(calls, lambda number: pool.submit(tally.run, number), tally)
+    with frequent_switches(), ThreadPool(4) as pool:
+        made, chained = press(calls, lambda number: pool.submit(tally.run, number), tally)
     check(calls, made, chained, tally)
     assert len(tally.runs) == calls - len(tally.cancelled)
 
@@ -229,9 +227,8 @@ def test_calls_of_tasks(terms: dict[str, Any]) -> None:
     calls = CALLS // 16
     tally = Tally()
     work: Task[[int], int] = task(**terms)(tally.run)
-    with frequent_switches():
-        with Registry({"pools": {"threads": {"kind": "thread", "max_workers": 4}}}) as registry:
-            made, chained = press(calls, in_context_of(registry, work), tally)
+    with frequent_switches(), Registry({"pools": {"threads": {"kind": "thread", "max_workers": 4}}}) as registry:
+        made, chained = press(calls, in_context_of(registry, work), tally)
     check(calls, made, chained, tally)
     assert len(tally.runs) == calls - len(tally.cancelled)
 
