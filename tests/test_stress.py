@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import queue
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 LONG = 50.0  # seconds; only a deadlock takes so long
 LOT: Final = 100  # calls that are handed on at a time
-CALLS: Final = 200_000 if sys.version_info < (3, 12) else 100_000  # later ones take longer to switch between threads
+CALLS: Final = 200_000
 SUBMITTERS: Final = 4
 Lot = list[Future[Any]]
 
