@@ -11,13 +11,22 @@ import pytest
 from parallel import Future
 from parallel.pools.desk import Desk
 
+
+class Waiting(Future[int]):
+    """A call that waits for something that will come."""
+
+    def is_stuck(self) -> bool:
+        """Tell so."""
+        return False
+
+
 LONG = 30  # seconds; only a deadlock takes so long
 
 
 def test_counts() -> None:
     """A call is counted from `add` to `discard`, per attempt; what was not in is not counted out."""
     desk = Desk()
-    call: Future[int] = Future()
+    call: Waiting = Waiting()
     desk.add(call, 0)
     desk.add(call, 1)  # it comes for its second attempt before it has left for the first
     assert desk.stats().queued == 2
@@ -31,7 +40,7 @@ def test_counts() -> None:
 def test_idle_waits() -> None:
     """`idle` and `join` return when the last call has left."""
     desk = Desk()
-    call: Future[int] = Future()
+    call: Waiting = Waiting()
     desk.add(call, 0)
     threads = [threading.Thread(target=desk.idle), threading.Thread(target=desk.join)]
     for thread in threads:
@@ -48,7 +57,7 @@ def test_idle_waits() -> None:
 def test_close(cancel: bool) -> None:
     """Closing cancels the calls only if told to: those that are there, and those that come later."""
     desk = Desk()
-    calls: list[Future[int]] = [Future(), Future()]
+    calls = [Waiting(), Waiting()]
     desk.add(calls[0], 0)
     desk.close(cancel)
     desk.add(calls[1], 0)
@@ -58,6 +67,6 @@ def test_close(cancel: bool) -> None:
 def test_fork() -> None:
     """In a forked child the calls are the parent's."""
     desk = Desk()
-    desk.add(Future(), 0)
+    desk.add(Waiting(), 0)
     desk.abandon()
     assert desk.idle() == 0
