@@ -84,8 +84,7 @@ class Then(Link):
                 worker.running = before
         try:
             if result[1] is not None or isinstance(result[0], concurrent.futures.Future):
-                end = _adopted(target, result)
-                return None if end is None else end_of(*end)
+                return _ended(_adopted(target, result))
             there: Any = fields.setdefault("_end", result)
             told = None if there is result or type(there) is tuple else there.end(target, result)
             return (target, result, told) if told else None
@@ -183,6 +182,10 @@ def call(link: Link, *args: object) -> Outcome:
             worker.running = before
         del link, args, fn, executor, context, before  # an error refers to this frame: keep nothing alive from here
     return (value, None, None)
+
+
+def _ended(end: tuple[State[Any], Outcome] | None) -> Ended | None:
+    return None if end is None else end_of(*end)
 
 
 def is_awaitable(value: object) -> TypeIs[Awaitable[Any]]:
