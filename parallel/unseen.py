@@ -36,6 +36,7 @@ from weakref import ref
 
 from parallel.chains import Chain, Made, add_note, chain_of, full_name, note_chain, place, written
 from parallel.context import Home, Within, default_registry
+from parallel.errors import PoolShutdownError
 
 LOGGER = logging.getLogger("parallel")
 
@@ -94,6 +95,8 @@ class Failure:
         if not self._is_new:
             return False
         self._is_new = False
+        if isinstance(self.error, PoolShutdownError):
+            return True  # whoever has shut the pool down knows: as with what was cancelled by it, there is no news
         self.made = made
         _unseen[id(self)] = ref(self)
         return True
