@@ -15,6 +15,7 @@ from concurrent.futures import Future as StandardFuture
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from parallel.context import current_registry
+from parallel.delivery import outcome_of
 from parallel.futures import Future
 from parallel.meetings import AllOrError, meet
 from parallel.states import BARE, is_future
@@ -70,11 +71,16 @@ def values_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | Futu
         now = [_filled(value, coming) for value in values]
         return tuple(now[: len(args)]), dict(zip(kwargs, now[len(args) :], strict=True))
 
-    if all(future.done() and not future.cancelled() and future.exception() is None for future in awaited):
+    if all(map(_has_value, awaited)):
         return filled([future.result() for future in awaited])  # nothing to wait for, or nothing more
     arrived: Future[Any] = Future(BARE, current_registry().callbacks)
     meet(awaited, AllOrError(filled, selects=False), arrived)
     return arrived
+
+
+def _has_value(future: StandardFuture[Any]) -> bool:
+    """Tell whether *future* has ended with a value; that is no look at an error that it has instead."""
+    return future.done() and outcome_of(future)[1] is None
 
 
 def _may_hold(value: object) -> bool:
