@@ -37,7 +37,7 @@ from parallel.context import WITHIN, Dispatcher, Home, Within, default_registry,
 from parallel.deadlines import Deadline
 from parallel.errors import GroupClosedError
 from parallel.futures import Future
-from parallel.hosts import Host, host_here, is_cancellation, is_interruption
+from parallel.hosts import Host, host_here, is_cancellation, is_interruption, is_of_call
 from parallel.limits import Limits
 from parallel.meetings import attach
 from parallel.members import GRACE, Member, Members, followed_from_outside
@@ -147,9 +147,9 @@ class TaskGroup:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        left = None if error is not None and self._cancelled and is_cancellation(error) else error
+        left = None if error is not None and self._cancelled and is_of_call(error) else error
         try:
-            interruption = self._wait(self._end_body(left))
+            interruption = self._wait(left)
         finally:
             self._leave()
         try:
@@ -168,7 +168,7 @@ class TaskGroup:
     ) -> bool:
         left = cast(Host, self._host).end_body(error, cancelled=self._cancelled)
         try:
-            interruption = await self._wait_in_coroutine(self._end_body(left))
+            interruption = await self._wait_in_coroutine(left)
         finally:
             self._leave()
         try:
@@ -223,10 +223,21 @@ class TaskGroup:
             self.cancel_members(everyone=interrupted)
         return error if interrupted else None
 
-    def _wait(self, interruption: BaseException | None) -> BaseException | None:
-        """Wait until no member is left; return the interruption that has come, or came before."""
+    def _wait(self, left: BaseException | None) -> BaseException | None:
+        """
+        Wait until no member is left.
+
+        Args:
+            left: What the body has raised.
+
+        Returns:
+            What is to be raised itself: a Ctrl-C that has come, or *left*.
+        """
+        interruption: BaseException | None = None
         while True:
             try:
+                if interruption is None:
+                    interruption = self._end_body(left)
                 while (bell := self._next_bell()) is not None:
                     bell.result()
                 return interruption
@@ -239,11 +250,14 @@ class TaskGroup:
                 self._cancel_all()
                 raise
 
-    async def _wait_in_coroutine(self, interruption: BaseException | None) -> BaseException | None:
-        """As `_wait`."""
+    async def _wait_in_coroutine(self, left: BaseException | None) -> BaseException | None:
+        """As `_wait`; the interruption may be a cancellation."""
         host = cast(Host, self._host)
+        interruption: BaseException | None = None
         while True:
             try:
+                if interruption is None:
+                    interruption = self._end_body(left)
                 while (bell := self._next_bell()) is not None:
                     await host.wait(bell, shielded=interruption is not None)
                 return interruption
@@ -251,9 +265,10 @@ class TaskGroup:
                 self._cancel_all()
                 raise
             except BaseException as error:
-                if interruption is not None and isinstance(error, KeyboardInterrupt | SystemExit):
+                if interruption is None:
+                    interruption = error
+                elif isinstance(error, KeyboardInterrupt | SystemExit):
                     raise  # the second one
-                interruption = interruption or error
                 self._cancel_all()
 
     def _next_bell(self) -> Future[None] | None:
@@ -304,11 +319,11 @@ class TaskGroup:
         errors = self._take_errors(None if left is interruption else left)
         try:
             if interruption is not None:
-                if host is None or not errors or isinstance(interruption, KeyboardInterrupt | SystemExit):
+                if not errors or isinstance(interruption, KeyboardInterrupt | SystemExit | GeneratorExit):
                     if interruption is error:
                         return False
                     raise interruption
-                errors += host.keep(interruption)
+                errors += [] if host is None else host.keep(interruption)
             if errors:
                 raise BaseExceptionGroup("unhandled errors in a TaskGroup", errors) from None
             if not self._from_outside:

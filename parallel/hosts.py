@@ -183,6 +183,21 @@ def is_cancellation(error: BaseException) -> bool:
     return CancelledError in kinds or _is_named(kinds, "asyncio", "CancelledError")
 
 
+def is_of_call(error: BaseException) -> bool:
+    """Tell whether *error* comes from a call that was cancelled, not from the cancelling of the present coroutine."""
+    if CancelledError in type(error).__mro__:
+        return True
+    if not is_cancellation(error):
+        return False
+    import asyncio  # it is one of its errors
+
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no loop runs here
+        return True
+    return task is None or not task.cancelling()
+
+
 def is_interruption(error: BaseException) -> bool:
     """Tell whether *error* ends more than one block: it is raised itself, never in a group."""
     kinds = type(error).__mro__
