@@ -353,7 +353,7 @@ def test_the_first_failure_cancels_the_rest(one: Registry) -> None:
             running = until_asked(begun)
             assert begun.wait(LONG)
             failing = fail()
-            queued = [meet(threading.Event()) for _ in range(20)]
+            queued = [until_asked() for _ in range(20)]
     assert texts(caught.value) == ["bad"]
     assert caught.value.exceptions[0] is failing.exception()
     assert running.cancelled()
@@ -1001,14 +1001,26 @@ def test_on_the_thread_of_the_loop() -> None:
         outer().result(LONG)
 
 
+def interrupt_main(noticed: Callable[[float], bool]) -> None:
+    """Send Ctrl-C to the main thread until *noticed*: one that comes as a thread falls asleep may stay unseen."""
+    main = threading.main_thread().ident
+    assert main is not None
+    threading.Event().wait(0.05)  # by now it sleeps
+    signal.pthread_kill(main, signal.SIGINT)
+    while not noticed(1.0):
+        signal.pthread_kill(main, signal.SIGINT)
+
+
 def test_ctrl_c_while_the_block_waits() -> None:
     """A Ctrl-C cancels the calls, waits for them, and is raised."""
 
     @task
     def interrupt() -> None:
         wait_for(group)
-        os.kill(os.getpid(), signal.SIGINT)
-        until_asked.local()
+        run = current_run()
+        assert run is not None
+        interrupt_main(run.pause)
+        raise CancelledError
 
     with pytest.raises(KeyboardInterrupt), TaskGroup() as group:
         call = interrupt()
@@ -1019,47 +1031,46 @@ def test_ctrl_c_in_the_body() -> None:
     """A Ctrl-C that comes while the body makes members leaves none to be waited for in vain."""
     promise: Future[int] = Future()
     promise.then(str)  # so that cancelling what is made in the block leaves it alone
+    begun, over = threading.Semaphore(0), threading.Semaphore(0)
 
-    def interrupt() -> None:
-        assert begun.wait(LONG)
-        os.kill(os.getpid(), signal.SIGINT)
+    def interrupt(main: int) -> None:
+        for _ in range(200):
+            assert begun.acquire(timeout=LONG)
+            signal.pthread_kill(main, signal.SIGINT)
+            while not over.acquire(timeout=1):
+                signal.pthread_kill(main, signal.SIGINT)  # the one before came in a callback that swallowed it
 
-    with frequent_switches():
-        for _ in range(40):  # each makes members until the signal comes: thousands on a busy machine
-            begun = threading.Event()
-            thread = threading.Thread(target=interrupt)
-            thread.start()
+    thread = threading.Thread(target=interrupt, args=[threading.get_ident()])
+    thread.start()
+    with frequent_switches(), without_gc():
+        for _ in range(200):
             with pytest.raises(KeyboardInterrupt), TaskGroup() as group:
+                begun.release()
                 while True:
                     promise.then(str)
-                    begun.set()
-            thread.join()
+            over.release()
             ended(group)
+    thread.join()
 
 
 def test_a_second_ctrl_c() -> None:
-    """A second one gives up waiting for calls that don't listen."""
-    event = threading.Event()
-    stopped = threading.Event()
+    """A second one gives up waiting for calls that don't listen; those can't make calls of the group any more."""
+    given_up = threading.Event()
 
     @task
     def deaf() -> None:
         wait_for(group)
-        os.kill(os.getpid(), signal.SIGINT)
         run = current_run()
         assert run is not None
-        assert run.pause(LONG)
-        os.kill(os.getpid(), signal.SIGINT)
-        assert event.wait(LONG)
-        with pytest.raises(GroupClosedError):
-            double(1)
-        stopped.set()
+        interrupt_main(run.pause)
+        interrupt_main(given_up.wait)
+        double(1)
 
     with pytest.raises(KeyboardInterrupt), TaskGroup() as group:
-        deaf()
+        call = deaf()
     assert repr(group) == "<TaskGroup closed [1 running or queued, 0 ended]>"
-    event.set()
-    assert stopped.wait(LONG)
+    given_up.set()
+    assert isinstance(call.exception(LONG), GroupClosedError)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -1280,6 +1291,31 @@ def test_nested_async_blocks() -> None:
 
     for _ in range(20):
         asyncio.run(main())
+
+
+def test_a_plain_block_in_a_coroutine() -> None:
+    """A `with` in a coroutine takes back the cancellation of a call that the body awaits, not that of its own task."""
+
+    async def host(begun: threading.Event) -> None:
+        with TaskGroup():
+            call = until_asked(begun)
+            await call
+
+    async def main() -> None:
+        begun = threading.Event()
+        with TaskGroup() as group:
+            call = until_asked(begun)
+            assert begun.wait(LONG)
+            group.cancel()
+            await call
+        begun.clear()
+        host_task = asyncio.create_task(host(begun))
+        await asyncio.to_thread(begun.wait, LONG)
+        host_task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await host_task
+
+    asyncio.run(main())
 
 
 def test_an_async_block_in_another_thread() -> None:
