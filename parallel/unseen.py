@@ -126,6 +126,12 @@ _dropped: Final[deque[Failure]] = deque()
 _right: Final[list[None]] = [None]
 """The right to report: whoever pops it is the one reporter, or starts it."""
 
+_reporter: Final[deque[threading.Thread]] = deque(maxlen=1)
+"""The last thread that was started to report; at the exit it may be at it."""
+
+_PATIENCE: Final = 5.0
+"""Seconds that the exit waits for it: handlers of logs are the user's, and may be slow. Longer, and they hold it up."""
+
 _collected: list[tuple[Home, Failure]] = []
 """What is to be raised, and by which registry."""
 
@@ -148,7 +154,9 @@ def _start_reporter() -> None:
     # A thread that `threading` knows: handlers of logs ask for its name.
     try:
         # With its kind said: else that of this thread is asked for, which is made known by that, and never forgotten.
-        threading.Thread(target=_report, name="parallel-unseen", daemon=False).start()
+        reporter = threading.Thread(target=_report, name="parallel-unseen", daemon=False)
+        _reporter.append(reporter)
+        reporter.start()
     except BaseException:  # as above
         _right.append(None)
 
@@ -255,6 +263,9 @@ def _at_exit() -> None:
         if failure is not None:
             _dropped.append(failure)
     report_dropped()
+    for reporter in _reporter:  # it may have taken some, and the interpreter ends without waiting for it
+        with suppress(RuntimeError):  # it was never started
+            reporter.join(_PATIENCE)
     if not _collected:
         return
     import traceback
@@ -274,6 +285,7 @@ def _after_fork_in_child() -> None:
     _lock = threading.RLock()
     _unseen.clear()
     _dropped.clear()
+    _reporter.clear()
     _collected.clear()
     _right[:] = [None]
 
