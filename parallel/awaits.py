@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
 from parallel.context import about_to_wait, this
 from parallel.delivery import Feed
-from parallel.outcomes import Outcome, Watch
+from parallel.outcomes import Outcome
 from parallel.states import State
 
 if TYPE_CHECKING:
@@ -90,8 +90,7 @@ def _until_ended(future: State[Any], timeout: float | None, trio: _Trio | None) 
 
 def _is_unwanted(future: State[Any]) -> bool:
     """Tell whether nobody waits for *future* any more."""
-    end = future.__dict__.get("_end")
-    return type(end) is Watch and end.feeds_only(None)
+    return not future.done() and future.serves_only(None)
 
 
 class _LoopAlarm(Feed):

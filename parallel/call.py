@@ -634,6 +634,7 @@ class Attempt(Run):
     def finish(self, outcome: Outcome, here: Dispatcher | None = None, *, may_block: bool = True) -> None:
         """Note that the body has ended; see `Run.finish`."""
         call = cast("Call", self._future())  # who runs it holds it
+        fields = call.__dict__
         mine = self._claim.acquire(False)
         if self.stop is not None or self.kill is not None:
             self.stop = self.kill = None  # they refer to this attempt
@@ -648,11 +649,11 @@ class Attempt(Run):
         if outcome[1] is None and self._late is None and call.late is None:
             # Nobody else can end it with this very outcome; without a deadline or a retry, that is all there is to do.
             is_simple = call.deadline is None and call.terms.retry is None
-            if not is_simple or call.__dict__.setdefault("_end", outcome) is not outcome:
+            if not is_simple or fields.setdefault("_end", outcome) is not outcome or "_first" in fields:
                 settle(call, outcome, here, may_block=may_block)
         else:
             self._conclude(call, outcome, here, may_block)
-        del self, call, outcome  # an error of what follows refers to this frame: break the cycle
+        del self, call, fields, outcome  # an error of what follows refers to this frame: break the cycle
 
     def _conclude(self, call: Call, outcome: Outcome, here: Dispatcher | None, may_block: bool) -> None:
         if call.late is not None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from parallel.context import Dispatcher, Step, current_registry, default_registry, era
 from parallel.errors import PoolShutdownError
-from parallel.outcomes import CANCELLED, LockType, Outcome, Watch, failed_with
+from parallel.outcomes import CANCELLED, LockType, Outcome, failed_with
 from parallel.states import State, is_ours, shown
 
 if TYPE_CHECKING:
@@ -338,8 +338,7 @@ def serves_only(feed: Feed) -> bool:
     source = feed.source
     if not is_ours(source):
         return len(getattr(source, "_done_callbacks", ())) <= 1 and not getattr(source, "_waiters", ())
-    end = source.__dict__.get("_end")
-    return end is None or (type(end) is Watch and end.feeds_only(feed.target))
+    return not source.done() and source.serves_only(feed.target)
 
 
 def release(future: State[Any]) -> None:

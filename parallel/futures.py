@@ -265,7 +265,9 @@ class Future(State[T]):
         except BaseException as error:  # not even that could be done: the stack is full
             outcome = (None, error, None)
         del fn, args, kwargs, context  # what follows may take long: don't keep the arguments alive
-        if fields.setdefault("_end", outcome) is not outcome and not settle(self, outcome, here, may_block=may_block):
+        if (fields.setdefault("_end", outcome) is not outcome or "_first" in fields) and not settle(
+            self, outcome, here, may_block=may_block
+        ):
             _forget(outcome)
         del self, fields, outcome  # an error refers to this frame: break the cycle
 

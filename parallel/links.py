@@ -86,8 +86,9 @@ class Then(Link):
             if result[1] is not None or isinstance(result[0], concurrent.futures.Future):
                 return _ended(_adopted(target, result))
             there: Any = fields.setdefault("_end", result)
-            told = None if there is result or type(there) is tuple else there.end(target, result)
-            return (target, result, told) if told else None
+            if there is result and "_first" not in fields:
+                return None
+            return end_of(target, result)
         finally:
             del self, target, fields, before, result, outcome  # an error refers to this frame: break the cycle
 

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeAlias
 from parallel.delivery import INLINE, Feed
 from parallel.futures import Future
 from parallel.hosts import Turn, turn_here
-from parallel.outcomes import CANCELLED, NOTHING, Outcome, Watch
+from parallel.outcomes import CANCELLED, NOTHING, Outcome
 from parallel.states import State, hangs_on
 from parallel.timer import Entry
 
@@ -221,7 +221,5 @@ def followed_from_outside(members: Collection[State[Any]]) -> set[State[Any]]:
 
 def _followers(future: State[Any]) -> list[Feed]:
     """Return the ties of *future* to futures that wait for it."""
-    end = future.__dict__.get("_end")
-    entries: list[object] = list(end.entries) if type(end) is Watch else []
     # Who merely waits, or looks on, has a tie too; but its target is fed by nothing.
-    return [entry for entry in entries if isinstance(entry, Feed) and not entry.looks_on and entry.target.feeds]
+    return [entry for entry in future.entries() if isinstance(entry, Feed) and not entry.looks_on and entry.target.feeds]

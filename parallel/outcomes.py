@@ -1,14 +1,19 @@
 """
 How a call ended, and who is told: the cells of a future's state.
 
-A future's state is never stored; it follows from two cells of its `__dict__`, each written once by one atomic step:
+A future's state is never stored; it follows from cells of its `__dict__`, each written once by one atomic step:
 
     "_work"   what is to be run; whoever pops it has started the call, or cancelled it. Absent: not pending any more.
-    "_end"    an `Outcome`  the call ended while nobody watched, or
-              a `Watch`     somebody watched first; the outcome is in there, once there is one.
+    "_end"    an `Outcome`  the call ended while no `Watch` was there, or
+              a `Watch`     it came first; the outcome is in there, once there is one.
+    "_first"  the first who wants to be told of the end, if there was no `Watch` yet: most calls have no second one.
+    "_told"   who took that one, to tell it or to let it go; `_first` is None then.
 
 The atomic steps are `dict.pop` and `dict.setdefault`: the one decides between running and cancelling, the other
-between an end that nobody watches, which costs no lock, and the full protocol of the standard library's futures.
+between an end that costs no lock, and the full protocol of the standard library's futures.
+
+Who registers writes `_first`, or the entries of the `Watch`, and looks for an outcome afterwards; who ends the call
+writes that, and looks for who is to be told afterwards. So none is overlooked, and one taken twice is taken by one.
 
 Source: the idea of a condition made only when observed comes from `concurrent.futures._base` of CPython 3.11, whose
 `wait` and `as_completed` read `_condition` and `_waiters` directly.
@@ -144,16 +149,18 @@ class Watch:
         """Take *entry* back; False if it has been taken already."""
         return self.entries.pop(entry, False) is None
 
-    def feeds_only(self, target: object) -> bool:
-        """Tell whether nobody waits for this call but ties to *target*; who only looks on doesn't count."""
-        if self._standard is not None and self._standard[1]:
-            return False
-        try:
-            return all(
-                getattr(entry, "target", entry) is target or getattr(entry, "looks_on", False) for entry in self.entries
-            )
-        except RuntimeError:
-            return False  # somebody came meanwhile
+    def has_standard_waiters(self) -> bool:
+        """Tell whether functions of the standard library wait for this call."""
+        return self._standard is not None and bool(self._standard[1])
+
+
+def take_first(fields: dict[str, Any], taker: str) -> Any:
+    """Take the first who wants to be told, for *taker*; None if there is none, or another has taken it."""
+    first = fields.get("_first")
+    if first is None or fields.setdefault("_told", taker) is not taker:
+        return None
+    fields["_first"] = None
+    return first
 
 
 def _tell(waiter: StandardWaiter, future: object, outcome: Outcome) -> None:

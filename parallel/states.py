@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
 
 from parallel.context import Dispatcher, about_to_wait, era, this
 from parallel.errors import ForkedError
-from parallel.outcomes import CANCELLED, Outcome, StandardWaiter, Watch, failed_with
+from parallel.outcomes import CANCELLED, Outcome, StandardWaiter, Watch, failed_with, take_first
 from parallel.unseen import Failure
 
 if TYPE_CHECKING:
@@ -31,6 +31,10 @@ T = TypeVar("T")
 BARE: Final = ()
 """The work of a future that no engine runs: one made by hand, or the target of a link."""
 
+_ENDED: Final = "ended"
+_LATE: Final = "late"
+_REMOVED: Final = "removed"
+"""Who takes the first that is to be told: who ends the call, who registered it too late, who takes it back."""
 
 _NAP: Final = 0.25
 """
@@ -240,10 +244,19 @@ class State(concurrent.futures.Future[T]):
         fields = self.__dict__
         if "_work" in fields:
             self.take_work()
+        return self._publish(outcome)
+
+    def _publish(self, outcome: Outcome) -> list[Any] | None:
+        fields = self.__dict__
         end: Any = fields.setdefault("_end", outcome)
         if end is outcome:
-            return []
-        told: list[Any] | None = None if type(end) is tuple else end.end(self, outcome)
+            told: list[Any] | None = []
+        else:
+            told = None if type(end) is tuple else end.end(self, outcome)
+        if told is not None and "_first" in fields:
+            first = take_first(fields, _ENDED)
+            if first is not None:
+                told.insert(0, first)
         return told
 
     def _fail_with(self, outcome: Outcome) -> list[Any] | None:
@@ -257,12 +270,7 @@ class State(concurrent.futures.Future[T]):
         is_first = failure.expect_look(fields)
         if "_work" in fields:
             self.take_work()
-        end = fields.setdefault("_end", outcome)
-        told: list[Any] | None = None
-        if end is outcome:
-            told = []
-        elif type(end) is not tuple:
-            told = end.end(self, outcome)
+        told = self._publish(outcome)
         if is_first if told is None else "_overlooked" in fields and fields["_overlooked"]() is not failure:
             failure.look()
         return told
@@ -286,19 +294,36 @@ class State(concurrent.futures.Future[T]):
         if self.ended() is not None:
             return False
         fields = self.__dict__
-        end = fields.get("_end")
-        if end is None:
-            watch = Watch()
-            watch.entries[entry] = None
-            end = fields.setdefault("_end", watch)
-            if end is watch:
-                return True
+        if "_end" not in fields and fields.setdefault("_first", entry) is entry:
+            return self.ended() is None or take_first(fields, _LATE) is None
+        end = fields.get("_end") or fields.setdefault("_end", Watch())
         return type(end) is not tuple and end.add(entry)
 
     def remove(self, entry: object) -> bool:
         """Take *entry* back; False if it has been taken."""
-        end = self.__dict__.get("_end")
+        fields = self.__dict__
+        if fields.get("_first") is entry:
+            return take_first(fields, _REMOVED) is entry
+        end = fields.get("_end")
         return type(end) is Watch and end.remove(entry)
+
+    def entries(self) -> list[Any]:
+        """Return all that is registered and not taken yet."""
+        fields = self.__dict__
+        first, end = fields.get("_first"), fields.get("_end")
+        others: list[Any] = list(end.entries) if type(end) is Watch else []
+        return others if first is None else [first, *others]
+
+    def serves_only(self, target: object) -> bool:
+        """Tell whether nobody waits for this call but ties to *target*; who only looks on doesn't count."""
+        end = self.__dict__.get("_end")
+        if type(end) is Watch and end.has_standard_waiters():
+            return False
+        try:
+            entries = self.entries()
+        except RuntimeError:
+            return False  # somebody came meanwhile
+        return all(getattr(entry, "target", entry) is target or getattr(entry, "looks_on", False) for entry in entries)
 
     def outcome(self, timeout: float | None = None) -> Outcome:
         """Wait for the end and return it."""
@@ -320,9 +345,7 @@ class State(concurrent.futures.Future[T]):
         """
         lock = threading.Lock()
         lock.acquire()
-        fields = self.__dict__
-        end = fields.get("_end") or fields.setdefault("_end", Watch())
-        if type(end) is tuple or not end.add(lock):
+        if not self.add(lock):
             return True
         came = False
         try:

@@ -64,7 +64,8 @@ class TimedFuture(Future[Any]):
             return
         if "_run" in fields:
             outcome = fields.pop("_run").told(outcome)
-        if outcome[1] is not None or fields.setdefault("_end", outcome) is not outcome:  # an error is to be looked at
+        is_error = outcome[1] is not None  # to be looked at
+        if is_error or fields.setdefault("_end", outcome) is not outcome or "_first" in fields:
             settle(self, outcome, here, may_block=may_block)
         del self, fields, outcome  # an error refers to this frame: break the cycle
 

@@ -84,7 +84,7 @@ async def cancelled(task: asyncio.Future[Any]) -> bool:
 
 def watchers(future: Future[Any]) -> int:
     """Count those who wait for a future."""
-    return len(future._watched().entries)
+    return len(future.entries())
 
 
 # -- await ------------------------------------------------------------------------------------------------------------

@@ -660,7 +660,7 @@ def test_cancel_stops_at_a_waiter(held: Held) -> None:
     queued = held.pool.submit(jobs.double, 1)
     with ThreadPool(1) as other:
         waiting = other.submit(queued.result, LONG)
-        while queued._watched().feeds_only(None):  # until the other thread is there
+        while queued.serves_only(None):  # until the other thread is there
             threading.Event().wait(0.001)
         assert queued.then(str).cancel()
         assert not queued.cancelled()

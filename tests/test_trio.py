@@ -70,7 +70,7 @@ async def value_of(awaitable: Awaitable[Any]) -> Any:
 
 def watchers(future: Future[Any]) -> int:
     """Count those who wait for a future."""
-    return len(future._watched().entries)
+    return len(future.entries())
 
 
 class Waiting:
