@@ -188,6 +188,10 @@ class Declared:
     __slots__ = ("__wrapped__",)
     __wrapped__: Callable[..., Any]
 
+    def submits_lightly(self) -> bool:
+        """Tell whether calling it only queues a call: no code of the user's runs, and nothing blocks."""
+        return False
+
     def reduce_by_value(self) -> tuple[Any, ...]:
         """Return what pickle needs to make it again where nobody can import it: see `object.__reduce__`."""
         raise TypeError(f"{self!r} can only travel by its name")

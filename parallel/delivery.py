@@ -4,6 +4,7 @@ What follows the end of a future: the ties between futures, callbacks, and the o
     settle() ──▶ deliver() ──▶ waiters woken
                     ├──▶ ties that need no user code (an error skips a `then`): at once
                     ├──▶ one link of a call that ran on this very pool: on this worker
+                    ├──▶ links to tasks that only have to be queued: at once
                     └──▶ all other links and callbacks: to the call's dispatcher
 
 Guarantees:
@@ -23,7 +24,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
-from parallel.context import Dispatcher, Step, current_registry, default_registry, era
+from parallel.context import Declared, Dispatcher, Step, current_registry, default_registry, era
 from parallel.errors import PoolShutdownError
 from parallel.outcomes import CANCELLED, LockType, Outcome, failed_with
 from parallel.states import State, is_ours, shown
@@ -91,6 +92,11 @@ class Link(Feed):
         self.fn = fn
         self.executor = executor
         self.context = copy_context()
+
+    def is_light(self) -> bool:
+        """Tell whether the function only queues a call: a hop to another thread would only delay that."""
+        fn: object = self.fn
+        return isinstance(fn, Declared) and self.executor is None and self.context.run(fn.submits_lightly)
 
     def run(self, outcome: Outcome) -> tuple[State[Any], Outcome] | None:
         """
@@ -192,12 +198,12 @@ def settle(future: State[Any], outcome: Outcome, here: Dispatcher | None = None,
     entries = future.end_with(outcome)
     if entries is None:
         return False
-    if future.feeds:
+    if "_feeds" in future.__dict__:
         release(future)
     if len(entries) == 1 and type(entries[0]) is LockType:
         entries[0].release()  # the usual case, without the ceremony
     elif entries:
-        deliver(future, entries, here, may_block)
+        deliver(future, future.outcome(), entries, here, may_block)
     del future, outcome, entries  # an error of what follows refers to this frame: break the cycle
     return True
 
@@ -214,10 +220,10 @@ _Left: TypeAlias = deque[tuple[Any, State[Any]]]
 """Links and callbacks that need code of the user's, each with the future that has ended."""
 
 
-def deliver(source: State[Any], entries: list[Any], here: Dispatcher | None, may_block: bool) -> None:
-    """Tell *entries* that *source* has ended, then those whom that ends, and so on, without recursion."""
-    ended: Ended | None = (source, source.outcome(), entries)
-    del source, entries  # an error of what follows refers to this frame: keep nothing in it
+def deliver(source: State[Any], outcome: Outcome, entries: list[Any], here: Dispatcher | None, may_block: bool) -> None:
+    """Tell *entries* that *source* has ended with *outcome*, then whoever ends by that, and so on; no recursion."""
+    ended: Ended | None = (source, outcome, entries)
+    del source, outcome, entries  # an error of what follows refers to this frame: keep nothing in it
     while ended is not None and len(ended[2]) == 1 and isinstance(ended[2][0], Link):
         # The usual case, without the ceremony.
         if here is not None and ended[0].dispatcher is here and here.fuses(ended[2][0], here):
@@ -278,7 +284,8 @@ def _follow(source: State[Any], outcome: Outcome, link: Link, here: Dispatcher |
     dispatcher = source.dispatcher
     if dispatcher is None or dispatcher is not here:  # that one is alive: this is its thread
         dispatcher = alive(dispatcher) or cast(Dispatcher, link.target.dispatcher)
-    if (alone and here is not None and here.fuses(link, dispatcher)) or dispatcher is INLINE or link.passes(outcome):
+    fuses = alone and here is not None and here.fuses(link, dispatcher)
+    if fuses or dispatcher is INLINE or link.passes(outcome) or link.is_light():
         return link.follow(outcome)
     end = _dispatch_link(dispatcher, link, outcome)
     try:
@@ -290,7 +297,7 @@ def _follow(source: State[Any], outcome: Outcome, link: Link, here: Dispatcher |
 def end_of(future: State[Any], outcome: Outcome) -> Ended | None:
     """End *future*; return it with those who are to be told, None if there are none."""
     entries = future.end_with(outcome)
-    if entries is not None and future.feeds:
+    if entries is not None and "_feeds" in future.__dict__:
         release(future)
     return (future, outcome, entries) if entries else None
 

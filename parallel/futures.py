@@ -316,11 +316,11 @@ class Future(State[T]):
         fields["dispatcher"] = dispatcher
         fields["_chain"] = longer(self.__dict__, fn)
         link = kind(self, target, fn, executor, *more)
-        fields["feeds"] = (link,)
+        fields["_feeds"] = link
         if WITHIN.get() is not None:
             take_in(target)  # the group looks at what feeds it
         if not self.add(link):
-            deliver(self, [link], None, may_block=False)
+            deliver(self, self.outcome(), [link], None, may_block=False)
         return target
 
     def _prepare(self, target: Future[Any], chain: Chain) -> None:
@@ -337,7 +337,7 @@ class Future(State[T]):
         feed.target.feeds = (feed,)
         take_in(feed.target)
         if not self.add(feed):
-            deliver(self, [feed], None, may_block=False)
+            deliver(self, self.outcome(), [feed], None, may_block=False)
 
     def _call_back(self, callback: Callback) -> None:
         if not self.add(callback):

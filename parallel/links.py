@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from parallel.context import current_registry, this
 from parallel.delivery import Ended, Feed, Link, end_of, outcome_of, serves_only, settle
 from parallel.errors import TaskTimeoutError
-from parallel.outcomes import CANCELLED, Outcome, failure, happened_during
+from parallel.outcomes import CANCELLED, ENDED, Outcome, failure, happened_during, take_first
 from parallel.states import State, hangs_on, is_future, is_ours, shown
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Then(Link):
         fields = target.__dict__
         if fields.pop("_work", None) is None:  # as `take_work`: the target of a link is a plain future
             return None
-        target.feeds = ()
+        fields.pop("_feeds", None)
         # As `call` does.
         worker = this.worker
         before: Any = None
@@ -71,7 +71,8 @@ class Then(Link):
             try:
                 value: Any = self.context.run(self.fn, outcome[0])
                 kind: object = type(value)  # pyright: ignore[reportUnknownVariableType]  # of what anybody returns
-                if hasattr(kind, "__await__") and not is_future(value):  # pyright: ignore[reportUnknownArgumentType]
+                # As `is_awaitable`, without the call.
+                if kind not in _PLAIN and hasattr(kind, "__await__") and not is_future(value):  # pyright: ignore[reportUnknownArgumentType]
                     value = self.context.run(_on_loop, value)
                 result: Outcome = (value, None, None)
                 del value
@@ -86,9 +87,11 @@ class Then(Link):
             if result[1] is not None or isinstance(result[0], concurrent.futures.Future):
                 return _ended(_adopted(target, result))
             there: Any = fields.setdefault("_end", result)
-            if there is result and "_first" not in fields:
-                return None
-            return end_of(target, result)
+            if there is not result:
+                return end_of(target, result)
+            # As that does, when it comes to the same.
+            first = take_first(fields, ENDED) if "_first" in fields else None
+            return None if first is None else (target, result, [first])
         finally:
             del self, target, fields, before, result, outcome  # an error refers to this frame: break the cycle
 

@@ -222,4 +222,5 @@ def followed_from_outside(members: Collection[State[Any]]) -> set[State[Any]]:
 def _followers(future: State[Any]) -> list[Feed]:
     """Return the ties of *future* to futures that wait for it."""
     # Who merely waits, or looks on, has a tie too; but its target is fed by nothing.
-    return [entry for entry in future.entries() if isinstance(entry, Feed) and not entry.looks_on and entry.target.feeds]
+    ties = [entry for entry in future.entries() if isinstance(entry, Feed)]
+    return [tie for tie in ties if not tie.looks_on and tie.target.feeds]

@@ -154,6 +154,12 @@ class Watch:
         return self._standard is not None and bool(self._standard[1])
 
 
+ENDED: Final = "ended"
+LATE: Final = "late"
+REMOVED: Final = "removed"
+"""Who takes the first that is to be told: who ends the call, who registered it too late, who takes it back."""
+
+
 def take_first(fields: dict[str, Any], taker: str) -> Any:
     """Take the first who wants to be told, for *taker*; None if there is none, or another has taken it."""
     first = fields.get("_first")

@@ -35,9 +35,10 @@ class Plan:
 
     Attributes:
         about: What messages call the task, and its pool.
+        submits_lightly: Whether making a call only queues it: no code of the user's runs, and nothing blocks.
     """
 
-    __slots__ = ("_is_plain", "_is_short", "_lane", "_launch", "_terms", "about")
+    __slots__ = ("_is_plain", "_is_short", "_lane", "_launch", "_terms", "about", "submits_lightly")
 
     def __init__(self, terms: Terms, *, is_bare: bool) -> None:
         self.about = About(terms.name, terms.pool.label)
@@ -47,6 +48,7 @@ class Plan:
         self._lane = terms.lane if is_bare and terms.pool.gate is None and terms.pool.has_threads else None
         self._is_short = terms.only_bounds_attempts and terms.pool.gate is None
         self._launch = terms.pool.launch
+        self.submits_lightly = terms.pool.gate is None and not terms.pool.launches_here
 
     def call(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], site: Site, within: Within | None

@@ -20,7 +20,17 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
 
 from parallel.context import Dispatcher, about_to_wait, era, this
 from parallel.errors import ForkedError
-from parallel.outcomes import CANCELLED, Outcome, StandardWaiter, Watch, failed_with, take_first
+from parallel.outcomes import (
+    CANCELLED,
+    ENDED,
+    LATE,
+    REMOVED,
+    Outcome,
+    StandardWaiter,
+    Watch,
+    failed_with,
+    take_first,
+)
 from parallel.unseen import Failure
 
 if TYPE_CHECKING:
@@ -30,11 +40,6 @@ T = TypeVar("T")
 
 BARE: Final = ()
 """The work of a future that no engine runs: one made by hand, or the target of a link."""
-
-_ENDED: Final = "ended"
-_LATE: Final = "late"
-_REMOVED: Final = "removed"
-"""Who takes the first that is to be told: who ends the call, who registered it too late, who takes it back."""
 
 _NAP: Final = 0.25
 """
@@ -111,7 +116,6 @@ class State(concurrent.futures.Future[T]):
     """A future that can be looked at, waited for and ended, but tells nobody of its end by itself."""
 
     dispatcher: Dispatcher | None = None
-    feeds: tuple[Any, ...] = ()
     priority: int = 0
 
     def __init__(self, work: object = BARE, dispatcher: Dispatcher | None = None) -> None:
@@ -220,6 +224,19 @@ class State(concurrent.futures.Future[T]):
             "which waits for it"
         )
 
+    @property
+    def feeds(self) -> tuple[Any, ...]:
+        """The ties through which other futures end this one; of a lone one no tuple is kept."""
+        feeds: Any = self.__dict__.get("_feeds", ())
+        return cast("tuple[Any, ...]", feeds) if type(feeds) is tuple else (feeds,)
+
+    @feeds.setter
+    def feeds(self, feeds: tuple[Any, ...]) -> None:
+        if feeds:
+            self.__dict__["_feeds"] = feeds
+        else:
+            self.__dict__.pop("_feeds", None)
+
     # -- for the rooms above ----------------------------------------------------------------------------------------
 
     def ended(self) -> Outcome | None:
@@ -254,7 +271,7 @@ class State(concurrent.futures.Future[T]):
         else:
             told = None if type(end) is tuple else end.end(self, outcome)
         if told is not None and "_first" in fields:
-            first = take_first(fields, _ENDED)
+            first = take_first(fields, ENDED)
             if first is not None:
                 told.insert(0, first)
         return told
@@ -295,7 +312,7 @@ class State(concurrent.futures.Future[T]):
             return False
         fields = self.__dict__
         if "_end" not in fields and fields.setdefault("_first", entry) is entry:
-            return self.ended() is None or take_first(fields, _LATE) is None
+            return self.ended() is None or take_first(fields, LATE) is None
         end = fields.get("_end") or fields.setdefault("_end", Watch())
         return type(end) is not tuple and end.add(entry)
 
@@ -303,7 +320,7 @@ class State(concurrent.futures.Future[T]):
         """Take *entry* back; False if it has been taken."""
         fields = self.__dict__
         if fields.get("_first") is entry:
-            return take_first(fields, _REMOVED) is entry
+            return take_first(fields, REMOVED) is entry
         end = fields.get("_end")
         return type(end) is Watch and end.remove(entry)
 

@@ -223,6 +223,13 @@ class Task(Declared, Generic[P, R]):
         bound._route = self._route
         return bound
 
+    def submits_lightly(self) -> bool:
+        """Tell whether calling it here and now only queues a call; False if that isn't known yet."""
+        within = WITHIN.get()
+        registry = cast(Registry, (within is not None and within.registry) or default_registry())
+        edition, plan = self._route[0]
+        return edition is registry.edition and plan is not None and plan.submits_lightly
+
     def _look_up(self, registry: Registry) -> Plan:
         """Ask *registry* how calls are made there, and remember it."""
         edition = registry.edition
@@ -337,6 +344,10 @@ class TaskChain(Task[P, R]):
         for how, stage in ties:
             future = cast("Future[Any]", getattr(future, how)(*stage))
         return future
+
+    def submits_lightly(self) -> bool:
+        """Tell that it does more: it ties its stages too."""
+        return False
 
     def options(self, **said: Unpack[Said]) -> Self:
         """Refuse: each stage has options of its own."""
