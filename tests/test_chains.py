@@ -683,3 +683,30 @@ def test_no_error_is_kept(pool: ThreadPool) -> None:
                 end.result()
             del end, tie
             assert gone.wait(LONG)
+
+
+# -- continuations that make calls ------------------------------------------------------------------------------------
+
+
+@task(limit=1)
+def count_down(n: int, how: str) -> int:
+    """Wait for the next of its kind, which a continuation calls."""
+    if n == 0:
+        return 0
+    ways: dict[str, Callable[[], Future[int]]] = {
+        "then": lambda: completed(n - 1).then(lambda n: count_down(n, how)),
+        "task": lambda: completed(n - 1).then(partial(count_down, how=how)),
+        "catch": lambda: failed(ValueError()).catch(ValueError, lambda _: count_down(n - 1, how)),
+        "finally": lambda: completed(n - 1).finally_(lambda: count_down(n - 1, how)),
+        "shield": lambda: completed(n - 1).then(lambda n: count_down(n, how)).shield(),
+        "gather": lambda: gather(completed(n - 1).then(lambda n: count_down(n, how))).then(lambda all: all[0]),
+    }
+    return ways[how]().result() + 1
+
+
+@pytest.mark.parametrize("how", ["then", "task", "catch", "finally", "shield", "gather"])
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_place_is_lent_to_what_a_continuation_calls(how: str, workers: int) -> None:
+    """A body that waits for a chain lends its place to a call that is made later, in the chain."""
+    with using({"pools": {"threads": {"kind": "thread", "max_workers": workers}}}):
+        assert count_down(10, how).result(timeout=LONG) == 10

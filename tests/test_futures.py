@@ -38,6 +38,8 @@ from parallel import (
     task,
     using,
 )
+from parallel.outcomes import ENDED, take_first
+from parallel.pools.crew import Crew
 
 LONG = 30  # seconds; only a deadlock takes so long
 CHAIN = 100_000
@@ -550,6 +552,42 @@ def test_follows_in_a_task_of_another_pool() -> None:
         assert completed(1).then(where).result(timeout=LONG).startswith("other")
 
 
+@pytest.mark.parametrize("kind", ["loop", "process"])
+def test_a_task_after_another_pool_needs_no_hop(kind: str) -> None:
+    """A task whose call only has to be queued is queued by the thread that brings the value; no callback thread is."""
+    first = task(pool=kind)(jobs.async_double if kind == "loop" else jobs.double)
+    second = task(pool="other")(jobs.double)
+    with using({"pools": {"other": {"kind": "thread"}, "process": {"kind": "process", "max_workers": 1}}}) as registry:
+        assert second(1).result(timeout=LONG) == 2  # from now on its pool is known
+        assert first(1).then(second).then(second).result(timeout=LONG) == 8
+        callbacks = registry.callbacks
+        assert isinstance(callbacks, Crew)
+        assert callbacks.stats().workers == 0
+        assert first(1).then(lambda x: x).then(second).result(timeout=LONG) == 4
+        assert callbacks.stats().workers == 1  # for the plain function
+
+
+def test_a_task_that_might_block_is_handed_on() -> None:
+    """A task whose pool runs code of the user's to take a call, or is full, is called on a callback thread."""
+    thread: list[str] = []
+
+    class Travels:
+        """Notes where it was pickled."""
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            thread.append(threading.current_thread().name)
+            return (int, ())
+
+    async def make() -> Travels:
+        return Travels()
+
+    second = task(pool="p")(jobs.double)
+    with using({"pools": {"p": {"kind": "process", "max_workers": 1}}}):
+        assert second(1).result(timeout=LONG) == 2
+        assert task(make)().then(second).result(timeout=LONG) == 0  # type: ignore[arg-type]  # it becomes an int there
+    assert thread[0].startswith("parallel-callback")
+
+
 def test_chain_goes_on_when_its_pool_is_shut() -> None:
     """A continuation added after the pool's shutdown runs on the callback threads."""
     with ThreadPool(1) as pool:
@@ -914,6 +952,45 @@ def test_chains_do_as_the_model_says(ops: list[str], start: str, early: bool, in
 
 
 # -- races ------------------------------------------------------------------------------------------------------------
+
+
+def test_first_registered_as_the_call_ends() -> None:
+    """Who registers between the end and the telling is not overlooked, and not told twice."""
+    for taken_by_the_end in (False, True):
+        future = Future[int]()
+        told: list[object] = []
+
+        class Late(dict[str, Any]):
+            """The cells of a future that ends when the first entry has been written."""
+
+            def setdefault(self, key: str, default: Any = None) -> Any:
+                found = super().setdefault(key, default)
+                if key == "_first":
+                    super().setdefault("_end", (1, None, None))
+                    if taken_by_the_end:  # noqa: B023  # called in this round
+                        told.append(take_first(self, ENDED))  # noqa: B023  # as above
+                return found
+
+        cells = Late(future.__dict__)
+        object.__setattr__(future, "__dict__", cells)
+        entry = object()
+        assert future.add(entry) is taken_by_the_end
+        assert told == ([entry] if taken_by_the_end else [])
+        assert take_first(cells, ENDED) is None
+
+
+def test_first_taken_back() -> None:
+    """The first that is taken back is not told, nor does its place come free: what comes later is told in order."""
+    future = Future[int]()
+    first, second, third = object(), object(), object()
+    assert future.add(first)
+    assert future.add(second)
+    assert future.entries() == [first, second]
+    assert future.remove(first)
+    assert not future.remove(first)
+    assert future.add(third)
+    assert future.end_with((1, None, None)) == [second, third]
+    assert not future.add(first)
 
 
 def test_cancel_races_with_run() -> None:
