@@ -228,7 +228,8 @@ class State(concurrent.futures.Future[T]):
     def feeds(self) -> tuple[Any, ...]:
         """The ties through which other futures end this one; of a lone one no tuple is kept."""
         feeds: Any = self.__dict__.get("_feeds", ())
-        return cast("tuple[Any, ...]", feeds) if type(feeds) is tuple else (feeds,)
+        ties: tuple[Any, ...] = feeds if type(feeds) is tuple else (feeds,)
+        return ties
 
     @feeds.setter
     def feeds(self, feeds: tuple[Any, ...]) -> None:

@@ -174,6 +174,6 @@ def test_fetch_pages(pool: str, threads: str, tmp_path: Path) -> None:
     ended = run(folder / "fetch_pages.py", cwd=tmp_path)
 
     assert ended.returncode == 0, ended.stderr
-    assert "pages    261 of 300" in ended.stdout
-    assert "errors   ServerError (22), ConnectionResetError (17)" in ended.stdout
+    assert "pages    281 of 300, 38 of them not at once" in ended.stdout
+    assert "errors   NoPageError (15), ConnectionResetError (4)" in ended.stdout
     assert re.search(f"^threads  {threads}$", ended.stdout, re.MULTILINE)
