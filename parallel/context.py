@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
@@ -134,6 +134,15 @@ class Waiter(Protocol):
 
     def wait(self, future: Any, timeout: float | None) -> bool:
         """Return once *future* has ended; False if *timeout* seconds came first (None: no limit)."""
+        ...
+
+    def check(self, futures: Iterable[Any], /) -> None:
+        """
+        See that this thread may block until some of *futures* have ended.
+
+        Raises:
+            DeadlockError: It would block what they hang on.
+        """
         ...
 
     def lend(self, awaited: Any = None) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from parallel.context import current_registry, this
 from parallel.delivery import Ended, Feed, Link, end_of, outcome_of, serves_only, settle
@@ -77,7 +77,7 @@ class Then(Link):
                 result: Outcome = (value, None, None)
                 del value
             except BaseException as error:
-                result = failure(error, self.fn, self.context)
+                result = _told(target, failure(error, self.fn, self.context))
         except BaseException as error:  # not even that could be done: the stack is full
             result = (None, error, None)
         finally:
@@ -178,7 +178,7 @@ def call(link: Link, *args: object) -> Outcome:
                 if hasattr(kind, "__await__") and not is_future(value):  # pyright: ignore[reportUnknownArgumentType]
                     value = context.run(_on_loop, value)
         except BaseException as error:
-            return failure(error, fn, context)
+            return _told(link.target, failure(error, fn, context))
     except BaseException as error:  # not even that could be done: the stack is full
         return (None, error, None)
     finally:
@@ -186,6 +186,12 @@ def call(link: Link, *args: object) -> Outcome:
             worker.running = before
         del link, args, fn, executor, context, before  # an error refers to this frame: keep nothing alive from here
     return (value, None, None)
+
+
+def _told(target: State[Any], result: Outcome) -> Outcome:
+    """Tell a function that stopped because *target* was cancelled from one that failed."""
+    run: Any = target.__dict__.pop("_run", None)
+    return result if run is None else cast(Outcome, run.told(result))
 
 
 def _ended(end: tuple[State[Any], Outcome] | None) -> Ended | None:

@@ -27,6 +27,7 @@ from concurrent.futures import CancelledError
 from contextvars import Context
 from types import CoroutineType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from weakref import WeakSet, ref
 
 from parallel.context import WITHIN, Waiter, Within, this
 from parallel.coroutines import run_coroutine
@@ -73,10 +74,14 @@ class _LendingEvent(threading.Event):
     def __init__(self, worker: Waiter) -> None:
         super().__init__()
         self._worker = worker
+        self.futures: WeakSet[Any] = WeakSet()
+        """Those that it waits for."""
 
     def wait(self, timeout: float | None = None) -> bool:
         if self.is_set():
             return True
+        if timeout is None or timeout > 0:
+            self._worker.check(self.futures)
         self._worker.lend()
         try:
             return super().wait(timeout)
@@ -87,10 +92,16 @@ class _LendingEvent(threading.Event):
 class _Waiters(list[StandardWaiter]):
     """The standard waiters of one future; the one that a worker thread adds gets a lending event."""
 
+    def __init__(self, future: object) -> None:
+        super().__init__()
+        self._future = ref(future)
+
     def append(self, waiter: StandardWaiter) -> None:
         worker = this.worker
-        if worker is not None and not isinstance(waiter.event, _LendingEvent):
-            waiter.event = _LendingEvent(worker)
+        if worker is not None:
+            if not isinstance(waiter.event, _LendingEvent):
+                waiter.event = _LendingEvent(worker)
+            waiter.event.futures.add(self._future())
         super().append(waiter)
 
 
@@ -110,12 +121,11 @@ class Watch:
         self.entries: dict[Any, None] = {}  # in the order in which they came
         self._standard: tuple[threading.Condition, list[StandardWaiter]] | None = None
 
-    @property
-    def standard(self) -> tuple[threading.Condition, list[StandardWaiter]]:
-        """The condition and the list of waiters that the standard library's functions expect; always the same."""
+    def standard(self, future: object) -> tuple[threading.Condition, list[StandardWaiter]]:
+        """Return the condition and the list of waiters of *future*, this one's: always the same; see `State`."""
         with self.lock:
             if self._standard is None:
-                self._standard = (threading.Condition(self.lock), _Waiters())
+                self._standard = (threading.Condition(self.lock), _Waiters(future))
             return self._standard
 
     def end(self, future: Any, outcome: Outcome) -> list[Any] | None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Any
@@ -227,6 +227,9 @@ class _Caller:
             return future.sleep(timeout)
         finally:
             self.unlend()
+
+    def check(self, futures: Iterable[Any], /) -> None:
+        """Nothing hangs on this thread alone."""
 
     def lend(self, awaited: Any = None) -> None:
         """Note what the call at hand waits for."""

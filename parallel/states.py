@@ -228,8 +228,7 @@ class State(concurrent.futures.Future[T]):
     def feeds(self) -> tuple[Any, ...]:
         """The ties through which other futures end this one; of a lone one no tuple is kept."""
         feeds: Any = self.__dict__.get("_feeds", ())
-        ties: tuple[Any, ...] = feeds if type(feeds) is tuple else (feeds,)
-        return ties
+        return feeds if type(feeds) is tuple else (feeds,)  # pyright: ignore[reportUnknownVariableType]  # of any kind
 
     @feeds.setter
     def feeds(self, feeds: tuple[Any, ...]) -> None:
@@ -395,11 +394,11 @@ class State(concurrent.futures.Future[T]):
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]  # made here when first asked for
-        return self._watched().standard[0]
+        return self._watched().standard(self)[0]
 
     @property
     def _waiters(self) -> list[StandardWaiter]:  # type: ignore[override]  # made here when first asked for
-        return self._watched().standard[1]
+        return self._watched().standard(self)[1]
 
     def _watched(self) -> Watch:
         """Return the one `Watch` of this future; one that ended unwatched gets one that tells so."""

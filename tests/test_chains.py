@@ -32,6 +32,7 @@ from parallel import (
     context,
     failed,
     gather,
+    sleep,
     task,
     using,
     wait,
@@ -710,3 +711,30 @@ def test_a_place_is_lent_to_what_a_continuation_calls(how: str, workers: int) ->
     """A body that waits for a chain lends its place to a call that is made later, in the chain."""
     with using({"pools": {"threads": {"kind": "thread", "max_workers": workers}}}):
         assert count_down(10, how).result(timeout=LONG) == 10
+
+
+# -- continuations that are cancelled while they run ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tie", ["then", "catch", "finally_"])
+def test_a_continuation_that_stops_because_it_was_cancelled(tie: str, caplog: pytest.LogCaptureFixture) -> None:
+    """One that runs is asked to stop, as a call is; if it does, it is cancelled, and nothing is reported."""
+    running, done = threading.Event(), threading.Event()
+
+    def stops(*_: object) -> None:
+        running.set()
+        try:
+            sleep(LONG)
+        finally:
+            done.set()
+
+    source: Future[Any] = failed(ValueError()) if tie == "catch" else completed(1)
+    future: Future[Any] = getattr(source, tie)(stops)
+    behind = future.catch(lambda error: error)
+    assert running.wait(LONG)
+    assert not future.cancel()
+    wait([behind], timeout=LONG)
+    assert done.is_set()
+    assert future.cancelled()
+    assert behind.cancelled()
+    assert not caplog.records

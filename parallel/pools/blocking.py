@@ -11,8 +11,10 @@ Nothing here has state of its own.
 
 from __future__ import annotations
 
-from collections.abc import Container
-from typing import Any, Protocol
+import math
+import time
+from collections.abc import Container, Iterable
+from typing import Any, Final, Protocol
 
 from parallel.call import Call
 from parallel.context import RUNNING
@@ -20,6 +22,9 @@ from parallel.errors import DeadlockError
 from parallel.pools.handing import Handing, Tally
 from parallel.runs import Run, begin_waiting, end_waiting
 from parallel.states import State, hangs_on
+
+_LOOK: Final = 0.1
+"""Seconds between two looks at what a blocking wait hangs on. A loop that waits so long is blocked anyway."""
 
 
 class Loop(Protocol):
@@ -57,16 +62,38 @@ class LoopThread:
         """
         Block the loop until *future* has ended; see `Waiter`.
 
+        What it hangs on may change meanwhile: a thread may begin to wait for a call of this loop. So it looks again
+        now and then, as nobody else could end this wait.
+
         Raises:
             DeadlockError: It would never end, or not before the timeout: the loop can't run what it hangs on.
         """
-        if self.brings(future):
-            raise DeadlockError(f"the thread of {self._loop.label}")
-        return future.sleep(timeout)
+        run = RUNNING.get()
+        begin_waiting(run, future)
+        try:
+            return self._block(future, math.inf if timeout is None else timeout)
+        finally:
+            end_waiting(run)
 
-    def brings(self, future: State[Any]) -> bool:
-        """Tell whether the end of *future* hangs on a call of this loop, perhaps among others."""
-        return any(one in self._open or self._comes_here(one) for one in hangs_on(future))
+    def _block(self, future: State[Any], left: float) -> bool:
+        end = time.monotonic() + left
+        while True:
+            if left > 0:
+                self.check([future])
+            if future.sleep(min(max(left, 0), _LOOK)):
+                return True
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+
+    def check(self, futures: Iterable[State[Any]], /) -> None:
+        """See that none of *futures* hangs on a call of this loop, perhaps among others; see `Waiter`."""
+        if self.brings(*futures):
+            raise DeadlockError(f"the thread of {self._loop.label}")
+
+    def brings(self, *futures: State[Any]) -> bool:
+        """Tell whether the end of one of *futures* hangs on a call of this loop, perhaps among others."""
+        return any(one in self._open or self._comes_here(one) for one in hangs_on(*futures, through_bodies=True))
 
     def _comes_here(self, one: State[Any]) -> bool:
         """Tell whether *one* is a call that waits for a place, its next attempt or its arguments, and will come."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from queue import Empty
 from typing import Any, Final, Protocol
 
@@ -181,6 +181,9 @@ class Worker:
                 self.crew.unlend(self)
         finally:
             end_waiting(self.running)
+
+    def check(self, futures: Iterable[Any], /) -> None:
+        """Nothing hangs on this thread alone: another worker takes its place."""
 
     def lend(self, awaited: Any = None) -> None:
         """Give this place to a spare worker; see `Waiter`. It is one place, however many coroutines wait on it."""

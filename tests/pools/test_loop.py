@@ -5,6 +5,7 @@ What only loop pools do: one asyncio loop on a thread of its own.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextvars
 import functools
 import gc
@@ -21,12 +22,14 @@ from jobs import frequent_switches, without_gc
 
 from parallel import (
     DeadlockError,
+    Future,
     LoopPool,
     PoolBrokenError,
     PoolShutdownError,
     ThreadPool,
     UnsuitableFunctionError,
     as_completed,
+    completed,
     gather,
     wait,
 )
@@ -210,6 +213,37 @@ def test_waiting_on_the_loops_thread(pool: LoopPool, how: str) -> None:
     error = pool.submit(parent).exception(timeout=10)
     assert isinstance(error, DeadlockError)
     assert "await" in str(error)
+
+
+@pytest.mark.parametrize("how", ["thread", "late link", "other loop", "standard wait"])
+def test_waiting_on_the_loops_thread_for_what_waits_for_it(pool: LoopPool, how: str) -> None:
+    """Blocking the loop for a call that comes to wait for the loop raises, whoever of the two began first."""
+    blocked = threading.Event()
+
+    def child() -> int:
+        assert blocked.wait(LONG)
+        return pool.submit(jobs.async_double, 1).result()
+
+    async def on_the_other() -> int:
+        return pool.submit(jobs.async_double, 1).result()
+
+    def late(_: object) -> Future[int]:
+        assert blocked.wait(LONG)
+        return pool.submit(jobs.async_double, 1)
+
+    async def parent() -> object:
+        asyncio.get_running_loop().call_soon(blocked.set)
+        await asyncio.sleep(0)
+        if how == "thread":
+            return other.submit(child).result()
+        if how == "late link":
+            return completed(1).then(late).result()
+        if how == "other loop":
+            return loop.submit(on_the_other).result()
+        return len(concurrent.futures.wait([pool.submit(jobs.async_double, 1)]).done)
+
+    with ThreadPool(1) as other, LoopPool() as loop:
+        assert isinstance(pool.submit(parent).exception(timeout=LONG), DeadlockError)
 
 
 def test_waiting_for_its_own_future(pool: LoopPool) -> None:
@@ -689,6 +723,7 @@ def test_interrupted_program_cancels_what_runs(run_script: Callable[..., Complet
     out = run_script(
         """
 import asyncio
+import concurrent.futures
 from parallel import LoopPool
 
 async def long():

@@ -24,7 +24,7 @@ import select
 import signal
 import time
 from _thread import start_new_thread
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextvars import Context, copy_context
 from socket import socket
 from types import CoroutineType, FrameType
@@ -180,6 +180,9 @@ class _Sleeper:
 
     def wait(self, future: Any, timeout: float | None) -> bool:
         return bool(future.sleep(timeout))
+
+    def check(self, futures: Iterable[Any], /) -> None:
+        """Pools that run in this process have threads of their own."""
 
     def lend(self, awaited: Any = None) -> None:
         """Nobody could take the place: the pool, in another process, has as many workers as it may have."""
