@@ -166,7 +166,7 @@ class Terms:
         self.desk = desk
         self.limits = () if limits is None else (limits,)
         self.lane = None if timeout is None or timeout == inf else TIMER.lane(timeout)
-        self.deadline = None if deadline == inf else deadline
+        self.deadline_lane = None if deadline is None or deadline == inf else TIMER.lane(deadline)
         self.retry = None if retry is None else retry.resolved()
         self.priority = priority
         self.on_success = on_success
@@ -176,7 +176,7 @@ class Terms:
         """Whether a function of the user's says what is tried again."""
         self.retries_overruns = self.asks or _names(on, TaskTimeoutError)
         """Whether an attempt is tried again whose body may still be running."""
-        others = (limits, self.deadline, on_success, on_failure)
+        others = (limits, self.deadline_lane, on_success, on_failure)
         self.only_bounds_attempts = all(one is None for one in others)
         """Whether all that is said is how long an attempt may run, its priority, and what is tried again."""
 
@@ -443,14 +443,18 @@ class Call(GatedFuture):
         """Publish *outcome*; see `State.end_with`."""
         entries = super().end_with(outcome)
         if entries is not None:
-            if self.deadline is not None:
-                self.deadline.discard(self)
-            if self._began is not None:
-                self._again = None
-                entry, self._entry = self._entry, None
-                if entry is not None:
-                    entry.cancel()
+            self.let_go()
         return entries
+
+    def let_go(self) -> None:
+        """Let go of what a call needs only until it ends. For whoever has ended it."""
+        if self.deadline is not None:
+            self.deadline.discard(self)
+        if self._began is not None:
+            self._again = None
+            entry, self._entry = self._entry, None
+            if entry is not None:
+                entry.cancel()
 
     def overdue(self, deadline: Deadline) -> None:
         """End it, wherever it is, as *deadline* is over. Runs on the timer's thread, or the caller's."""
@@ -646,10 +650,11 @@ class Attempt(Run):
         if self._lane is not None:
             self._lane.stop(self)
         if outcome[1] is None and self._late is None and call.late is None:
-            # Nobody else can end it with this very outcome; without a deadline or a retry, that is all there is to do.
-            is_simple = call.deadline is None and call.terms.retry is None
-            if not is_simple or call.__dict__.setdefault("_end", outcome) is not outcome:
+            # Nobody else can end it with this very outcome: if that is there, nobody has looked at the call so far.
+            if call.__dict__.setdefault("_end", outcome) is not outcome:
                 settle(call, outcome, here, may_block=may_block)
+            elif call.deadline is not None or call.terms.retry is not None:
+                call.let_go()
         else:
             self._conclude(call, outcome, here, may_block)
         del self, call, outcome  # an error of what follows refers to this frame: break the cycle
