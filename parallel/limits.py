@@ -282,7 +282,7 @@ class Limits:
         return min(turns)[2] if turns else None
 
     def _may_borrow(self, call: Limited) -> bool:
-        """Under the lock: tell whether *call* waits here. While an attempt of it has a lent place, no other gets one."""
+        """Under the lock: tell whether *call* waits here, and no earlier attempt of it has a lent place still."""
         return call in self._waiting and call not in self._borrowed and call.is_parked()
 
     # -- who goes on --------------------------------------------------------------------------------------------------
