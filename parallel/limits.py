@@ -122,6 +122,10 @@ class Limits:
         if self._era != era():
             self._begin()  # in a forked child: the places are the parent's, as whoever may have held the lock was
         with self._lock:
+            if not self._waiting and self._has_room() and self._may_start():
+                self._held += 1
+                self._note(call)
+                return True
             turn = self._waiting[call] = (-call.priority, next(self._numbers), call)
             heapq.heappush(self._turns, turn)
             admitted = self._admit()
@@ -330,6 +334,8 @@ class Limits:
 
         One thread at a time tells all: a call that can't go on gives its place back, which admits the next, and so on.
         """
+        if not admitted and not self._ready:
+            return False
         with self._lock:
             self._ready.extend(call for call in admitted if call is not present)
             if not self._is_telling and self._ready:
