@@ -45,7 +45,7 @@ from parallel.limits import Limits
 from parallel.outcomes import CANCELLED, Outcome, Work, failure
 from parallel.retries import Retry
 from parallel.runs import Run, current_run, strike_off
-from parallel.states import BARE
+from parallel.states import BARE, hangs_on
 from parallel.timer import TIMER, Entry
 
 LOGGER = logging.getLogger("parallel")
@@ -166,7 +166,7 @@ class Terms:
         self.desk = desk
         self.limits = () if limits is None else (limits,)
         self.lane = None if timeout is None or timeout == inf else TIMER.lane(timeout)
-        self.deadline = None if deadline == inf else deadline
+        self.deadline_lane = None if deadline is None or deadline == inf else TIMER.lane(deadline)
         self.retry = None if retry is None else retry.resolved()
         self.priority = priority
         self.on_success = on_success
@@ -176,7 +176,7 @@ class Terms:
         """Whether a function of the user's says what is tried again."""
         self.retries_overruns = self.asks or _names(on, TaskTimeoutError)
         """Whether an attempt is tried again whose body may still be running."""
-        others = (limits, self.deadline, on_success, on_failure)
+        others = (limits, self.deadline_lane, on_success, on_failure)
         self.only_bounds_attempts = all(one is None for one in others)
         """Whether all that is said is how long an attempt may run, its priority, and what is tried again."""
 
@@ -208,6 +208,7 @@ class Call(GatedFuture):
     _is_queued = False  # in its pool
     _pause: float | None = None  # before the next attempt of an inline call
     _runs_here = False  # its caller runs it, as the pool is full
+    _is_sought = False  # a body waits for it, or has; see `State.look`
     _stage = 0  # how many of its limits it has passed
     _failures: Mapping[str, int] = MappingProxyType({})  # of earlier attempts: how many of each kind
     _turn: threading.Event | None = None  # wakes the caller that waits to run it
@@ -288,9 +289,20 @@ class Call(GatedFuture):
             if self._runs_here or self.dispatcher is INLINE:
                 if not self._wait_for_place(limits):
                     return False
-            elif not limits.enter(self) or not self._has_place():
+            elif not limits.enter(self):
+                self._look_ahead()
+                return False
+            elif not self._has_place():
                 return False
         return True
+
+    def _look_ahead(self) -> None:
+        """Have all looked at that it hangs on, as it waits for a place now, perhaps with others in hand."""
+        if self._is_sought:
+            for part in hangs_on(self, through_bodies=True):
+                part.look()
+        for limits in list(self._places):
+            limits.look_behind()
 
     def _wait_for_place(self, limits: Limits) -> bool:
         """Have the caller, who is to run it, wait for a place; False if the call has ended meanwhile."""
@@ -301,6 +313,7 @@ class Call(GatedFuture):
             worker = this.worker
             if worker is not None:
                 worker.lend(self)
+            self._look_ahead()
             try:
                 turn.wait()
             finally:
@@ -397,7 +410,7 @@ class Call(GatedFuture):
         if work is not None:
             self.leave(self._places)
             if self._stage < len(self._limits):
-                self._limits[self._stage].forget()
+                self._limits[self._stage].forget(self)
             if self._limits or self.attempts:
                 self.terms.desk.discard(self, self.attempts)
             turn = self._turn  # (*) after the work was taken: if its caller still waits, it will see that
@@ -424,18 +437,36 @@ class Call(GatedFuture):
         return waiter is not None and getattr(waiter.future, "deadline", None) is self.deadline
 
     def awaited(self) -> list[Any]:
-        """Return what its body waits for; see `State.awaited`."""
+        """Return what its body waits for, or whose place it waits for itself; see `State.awaited`."""
+        limits = self._wants_place_of()
+        if limits is not None:
+            return limits.blockers()
         run = self.__dict__.get("_run")
         return list(run.awaited) if isinstance(run, Attempt) else []
 
+    def is_waiting(self) -> bool:
+        """Tell whether it waits with a place in hand: for another one; or its body, for a future."""
+        if self._wants_place_of() is not None:
+            return True
+        run = self.__dict__.get("_run")
+        return isinstance(run, Attempt) and bool(run.awaited)
+
     def is_stuck(self) -> bool:
         """Tell whether it waits for a place that may never come: bodies that have overrun their time hold all."""
-        return self._stage < len(self._limits) and self.is_parked() and self._limits[self._stage].is_stuck
+        limits = self._wants_place_of()
+        return limits is not None and limits.is_stuck
 
     def look(self) -> None:
         """See whether the one who waits for it lends it a place; see `State.look`."""
-        if self._stage < len(self._limits) and self.is_parked():
-            self._limits[self._stage].look()
+        self._is_sought = True  # before the limits are asked: who enters one does it the other way round
+        limits = self._wants_place_of()
+        if limits is not None:
+            limits.look(self)
+
+    def _wants_place_of(self) -> Limits | None:
+        """Return the limit for a place of which it waits, or is about to; None: for none."""
+        stage = self._stage
+        return self._limits[stage] if stage < len(self._limits) and self.is_parked() else None
 
     # -- its end ----------------------------------------------------------------------------------------------------
 
@@ -443,14 +474,18 @@ class Call(GatedFuture):
         """Publish *outcome*; see `State.end_with`."""
         entries = super().end_with(outcome)
         if entries is not None:
-            if self.deadline is not None:
-                self.deadline.discard(self)
-            if self._began is not None:
-                self._again = None
-                entry, self._entry = self._entry, None
-                if entry is not None:
-                    entry.cancel()
+            self.let_go()
         return entries
+
+    def let_go(self) -> None:
+        """Let go of what a call needs only until it ends. For whoever has ended it."""
+        if self.deadline is not None:
+            self.deadline.discard(self)
+        if self._began is not None:
+            self._again = None
+            entry, self._entry = self._entry, None
+            if entry is not None:
+                entry.cancel()
 
     def overdue(self, deadline: Deadline) -> None:
         """End it, wherever it is, as *deadline* is over. Runs on the timer's thread, or the caller's."""
@@ -593,12 +628,14 @@ class Attempt(Run):
     Attributes:
         awaited: The futures that its body waits for now; None among them: nobody knows what.
         places: Those that it holds, until its body has ended.
+        has_started: Its time counts.
     """
 
     # What few attempts have is not made for each: these defaults hide the base's slots, and attributes hide them.
     stop: Callable[[], object] | None = None
     kill: Callable[[], object] | None = None
     cancel_requested = False
+    has_started = False
     awaited: list[Any] | tuple[()] = ()
     places: Places = _NO_PLACES
     _asked: threading.Event | None = None
@@ -626,8 +663,12 @@ class Attempt(Run):
 
     def start(self) -> None:
         """From now on its time counts; see `Run.start`."""
-        if self._lane is not None:
-            self._lane.start(self)
+        if not self.has_started:  # else its worker died before it had read the call: another one has it now
+            self.has_started = True
+            for limits in list(self.places):
+                limits.started(cast("Call", self._future()))
+            if self._lane is not None:
+                self._lane.start(self)
         if self.cancel_requested or self._was_given_up:
             self._stop()  # who gave it up may have been too early to do so
 
@@ -647,10 +688,11 @@ class Attempt(Run):
         if self._lane is not None:
             self._lane.stop(self)
         if outcome[1] is None and self._late is None and call.late is None:
-            # Nobody else can end it with this very outcome; without a deadline or a retry, that is all there is to do.
-            is_simple = call.deadline is None and call.terms.retry is None
-            if not is_simple or fields.setdefault("_end", outcome) is not outcome or "_first" in fields:
+            # Nobody else can end it with this very outcome: if that is there, nobody has looked at the call so far.
+            if fields.setdefault("_end", outcome) is not outcome or "_first" in fields:
                 settle(call, outcome, here, may_block=may_block)
+            elif call.deadline is not None or call.terms.retry is not None:
+                call.let_go()
         else:
             self._conclude(call, outcome, here, may_block)
         del self, call, fields, outcome  # an error of what follows refers to this frame: break the cycle

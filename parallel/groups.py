@@ -105,7 +105,7 @@ class TaskGroup:
         self._members = Members()
         self._errors: dict[int, Outcome] = {}  # by id, as two members may have failed with one error
         self._inner: dict[TaskGroup, None] = {}  # the open groups in this one
-        self._bell: Future[None] | None = None  # rings when no member is left
+        self._bell: _Bell | None = None  # rings when no member is left
         self._around: Within | None = None
         self._within: Within | None = None
         self._parent: TaskGroup | None = None
@@ -271,10 +271,9 @@ class TaskGroup:
                     raise  # the second one
                 self._cancel_all()
 
-    def _next_bell(self) -> Future[None] | None:
+    def _next_bell(self) -> _Bell | None:
         """Return the future that ends when no member is left; close the group, and return None, if none is."""
-        bell: Future[None] = Future()
-        bell.take_work()  # nobody can cancel it
+        bell = _Bell(self._members)
         with self._lock:
             self._bell = bell  # before the look: a signal handler may end a member in between
             if self._members.open:
@@ -352,9 +351,12 @@ class TaskGroup:
             self._check_open(call=not future.feeds)
             member = self._members.admit(future, self._member_ended)
             cancelled = self._cancelled
+            is_awaited = self._bell is not None
         if future.feeds and not cancelled:
             self._take_on(future)
         attach(member)
+        if is_awaited:
+            future.look()  # whoever waits at the block's end waits for this one, too
         if self._cancelled:
             future.cancel()
 
@@ -472,6 +474,24 @@ class TaskGroup:
         self._members = Members()
         self._inner = {}
         self._errors = {}
+
+
+class _Bell(Future[None]):
+    """
+    Ends when no member is left.
+
+    Args:
+        members: The members.
+    """
+
+    def __init__(self, members: Members) -> None:
+        super().__init__()
+        self._members = members
+        self.take_work()  # nobody can cancel it
+
+    def awaited(self) -> list[Any]:
+        """Return all members, those as well that have come since somebody waits for it; see `State.awaited`."""
+        return list(self._members.open)
 
 
 class _Cancelling:

@@ -7,30 +7,41 @@ How many calls of a task, or of a group, run at a time and start in a period: th
 A place is held until the body of the call has ended. But a body that waits for a future lends its place to what that
 hangs on, and to nothing else: so a task with `limit=1` may call itself, and no two bodies are ever at work.
 
+What waits for a place hangs on those that hold them, once these only wait themselves: for futures, or for a place of
+another limit. So no ring of calls, each with a place that the next one wants, lasts.
+
 Guarantees:
 - Calls go on by priority, then in the order in which they came.
-- Of a rate, no more calls go on to their pool in any period of that length.
+- Of a rate, no more calls start in any period of that length. What has gone on to its pool counts as well: it may start
+  at any moment. So behind a busy pool there may be fewer starts than the rate allows.
+- A call costs the same however many wait; one that somebody waits for costs a look at each body that may lend.
+
+To whom a body may lend is looked for when it begins to wait or has its place back; when somebody begins to wait for a
+call that waits here (`look`); and when the last holder that was at work begins to wait (`look_behind`).
 
 State: that of a `Limits`, guarded by its `_lock`, which is re-entrant: a destructor may cancel a call while it is held.
-No user code runs while it is.
+No user code runs while it is. The timer's lock may be taken under it, and no other. What `blockers` reads without it is
+written before those look who make it matter: see there.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
 from parallel.context import era
 from parallel.states import hangs_on
-from parallel.timer import TIMER, Entry
+from parallel.timer import TIMER, Entry, Timer
 
 if TYPE_CHECKING:
     from parallel.durations import Rate
+
+_SPARE: Final = 16
+"""Turns in the heap of calls that don't wait any more, however few others there are; fewer: more tidying."""
 
 
 class Limited(Protocol):
@@ -40,6 +51,10 @@ class Limited(Protocol):
 
     def is_parked(self) -> bool:
         """Tell whether it still waits here: it may have been cancelled."""
+        ...
+
+    def is_waiting(self) -> bool:
+        """Tell whether it waits with its place in hand: for another place; or its body, for a future."""
         ...
 
     def admitted(self) -> None:
@@ -55,6 +70,15 @@ class Body(Protocol):
         """The futures that it waits for now; None among them: nobody knows what."""
         ...
 
+    @property
+    def has_started(self) -> bool:
+        """Whether its start has been told by `started`."""
+        ...
+
+
+_Turn: TypeAlias = tuple[int, int, Limited]
+"""When a call has its turn: its priority, negative, and a number; and the call."""
+
 
 class Limits:
     """
@@ -63,35 +87,50 @@ class Limits:
     Args:
         limit: Calls at a time; None: any number.
         rate: Calls that start in a period; None: any number.
+        timer: Whose clock the rate goes by.
     """
 
-    def __init__(self, limit: int | None = None, rate: Rate | None = None) -> None:
+    def __init__(self, limit: int | None = None, rate: Rate | None = None, timer: Timer = TIMER) -> None:
         self.limit = limit
         self.rate = rate
+        self._timer = timer
         self._begin()
 
     def _begin(self) -> None:
         self._era = era()
         self._lock = RLock()
         self._held = 0  # places taken; more than `limit` only while a body goes on whose place is lent
-        self._waiting: list[tuple[int, int, Limited]] = []  # a heap
+        self._holders: dict[Limited, int] = {}  # who has one, its own or a lent one; two of them if an attempt overruns
+        self._waiting: dict[Limited, _Turn] = {}
+        self._turns: list[_Turn] = []  # a heap of these, and of some that are not in `_waiting` any more
+        self._sought: dict[Limited, None] = {}  # those of `_waiting` that somebody waits for
         self._numbers = itertools.count()
-        self._starts: deque[float] = deque()  # of the last period
-        self._entry: Entry | None = None  # the timer's, for the next start that the rate allows
-        self._gone = 0  # about how many of those that wait have been cancelled
         self._ready: deque[Limited] = deque()  # admitted, to be told
         self._is_telling = False
         self._stranded: set[Body] = set()  # holders that have overrun their time: nobody knows when they end
         self._lenders: dict[Body, Limited | None] = {}  # waiting bodies, and to whom each has lent its place
         self._borrowed: dict[Limited, Body] = {}  # the same, the other way round
+        self._unlent: dict[Body, bool] = {}  # those that have lent it to nobody; and whether anybody may have it
+        self._starts: deque[float] = deque()  # of the last period
+        self._due: set[Limited] = set()  # those that have gone on, and not started
+        self._entry: Entry | None = None  # the timer's, for the next start that the rate allows
+
+    # -- places -------------------------------------------------------------------------------------------------------
 
     def enter(self, call: Limited) -> bool:
         """Take a place for *call*, or have it wait for one; True if it has one."""
         if self._era != era():
             self._begin()  # in a forked child: the places are the parent's, as whoever may have held the lock was
         with self._lock:
-            heapq.heappush(self._waiting, (-call.priority, next(self._numbers), call))
+            if not self._waiting and self._has_room() and self._may_start():
+                self._held += 1
+                self._note(call)
+                return True
+            turn = self._waiting[call] = (-call.priority, next(self._numbers), call)
+            heapq.heappush(self._turns, turn)
             admitted = self._admit()
+            if call in self._waiting and True in self._unlent.values():
+                admitted += self._lend(body for body, to_anybody in list(self._unlent.items()) if to_anybody)
         return self._tell(admitted, call)
 
     def leave(self, call: Limited, body: Body | None = None) -> None:
@@ -99,20 +138,36 @@ class Limits:
         if self._era != era():
             return  # taken in the parent of this forked process
         with self._lock:
+            self._strike_off(call, body)
             borrower = None
             if body is not None:
-                self._stranded.discard(body)
                 borrower = self._lenders.pop(body, None)
+                self._unlent.pop(body, None)
             lender = self._borrowed.pop(call, None)
             if borrower is not None:  # it goes on when its lender has ended: the place is its own from now on
                 del self._borrowed[borrower]
                 self._pass_on(lender, borrower)
             elif lender is not None:
                 self._lenders[lender] = None
+                self._unlent[lender] = None in lender.awaited
             else:
                 self._held -= 1
             admitted = self._admit()
+            if lender is not None:
+                admitted += self._lend([lender])
         self._tell(admitted)
+
+    def _strike_off(self, call: Limited, body: Body | None) -> None:
+        """Under the lock: note that *call* has one place less, and that its *body* has ended."""
+        count = self._holders.get(call, 0)
+        if count > 1:
+            self._holders[call] = count - 1
+        else:
+            self._holders.pop(call, None)
+        if body is None or not body.has_started:
+            self._due.discard(call)
+        if body is not None:
+            self._stranded.discard(body)
 
     def _pass_on(self, lender: Body | None, borrower: Limited) -> None:
         """Under the lock: have *borrower* hold the place of one that has ended, which may have been a borrower, too."""
@@ -120,16 +175,15 @@ class Limits:
             self._borrowed[borrower] = lender
             self._lenders[lender] = borrower
 
-    def forget(self) -> None:
-        """Note that a call that waited here has been cancelled."""
+    def forget(self, call: Limited) -> None:
+        """Note that *call*, if it waited here, has been cancelled."""
         if self._era != era():
             return
         with self._lock:
-            self._gone += 1
-            if 2 * self._gone > len(self._waiting):  # so each costs little
-                self._gone = 0
-                self._waiting = [place for place in self._waiting if place[2].is_parked()]
-                heapq.heapify(self._waiting)
+            self._take_out(call)
+            if len(self._turns) > 2 * len(self._waiting) + _SPARE:  # so each costs little
+                self._turns = list(self._waiting.values())
+                heapq.heapify(self._turns)
 
     def strand(self, body: Body) -> None:
         """Note that *body*, which holds a place, has overrun its time: it may never end."""
@@ -142,14 +196,18 @@ class Limits:
         with self._lock:
             return self.limit is not None and 0 < self._held <= len(self._stranded)
 
+    # -- lending ------------------------------------------------------------------------------------------------------
+
     def lend(self, body: Body) -> None:
         """Lend the place of *body*, which waits, to what it waits for."""
         if self._era != era():
             return
         with self._lock:
-            self._lenders.setdefault(body, None)
-            admitted = self._admit()
+            if self._lenders.setdefault(body, None) is None:
+                self._unlent[body] = None in body.awaited
+            admitted = self._lend([body])
         self._tell(admitted)
+        self.look_behind()
 
     def unlend(self, body: Body) -> None:
         """Take it back at once; whoever still has it goes on with a place of its own, even if that is one too many."""
@@ -157,17 +215,118 @@ class Limits:
             return
         with self._lock:
             borrower = self._lenders.pop(body, None)
+            self._unlent.pop(body, None)
             if borrower is not None:
                 del self._borrowed[borrower]
                 self._held += 1
 
-    def look(self) -> None:
-        """Look again who may go on: somebody waits for something new."""
+    def look(self, call: Limited) -> None:
+        """Look whether *call*, if it waits here, may go on: somebody waits for it now."""
         if self._era != era():
             return
         with self._lock:
-            admitted = self._admit()
+            admitted: list[Limited] = []
+            if call in self._waiting:
+                self._sought[call] = None
+                admitted = self._lend(list(self._unlent), call)
         self._tell(admitted)
+
+    def look_behind(self) -> None:
+        """Have all looked at for which the holders wait, as one more of them waits; for those that wait for a place."""
+        if self._sought and self._era == era():
+            for part in hangs_on(*self.blockers(), through_bodies=True):
+                part.look()
+
+    def blockers(self) -> list[Any]:
+        """
+        Return the holders of the places, for which those hang that wait here; none if time, or one at work, helps them.
+
+        Takes no lock, as another limit may ask in the middle of a walk. A holder has noted what it waits for before it
+        looks who is sought here; who is sought here has been noted before the holders are looked at. So whichever is
+        first, the other one sees it.
+        """
+        if self.limit is None or self._held < self.limit:
+            return []
+        holders = list(self._holders)
+        return holders if all(holder.is_waiting() for holder in holders) else []
+
+    def _lend(self, bodies: Iterable[Body], only: Limited | None = None) -> list[Limited]:
+        """Under the lock: take the places of waiting *bodies* for what they wait for, or *only* for that call."""
+        admitted: list[Limited] = []
+        if not self._waiting or self._has_room():  # then who waits here waits for the rate
+            return admitted
+        for body in bodies:
+            call = self._sought_by(body, only) if body in self._unlent else None
+            if call is None:
+                continue
+            if not self._may_start():
+                break
+            self._take_out(call)
+            self._lenders[body] = call
+            self._borrowed[call] = body
+            self._unlent.pop(body, None)
+            self._note(call)
+            admitted.append(call)
+            if call is only:
+                break
+        return admitted
+
+    def _sought_by(self, body: Body, only: Limited | None) -> Limited | None:
+        """Under the lock: return the first call that waits here and for which *body* does; or *only* that call."""
+        if only is not None and not self._may_borrow(only):
+            return None
+        awaited = body.awaited
+        if any(future is None for future in awaited):  # nobody knows for what: perhaps for any
+            parts = list(self._waiting) if only is None else [only]
+        else:
+            parts = cast("list[Limited]", list(hangs_on(*awaited, through_bodies=True)))
+        if only is not None:
+            return only if only in parts else None
+        turns = [self._waiting[part] for part in parts if self._may_borrow(part)]
+        return min(turns)[2] if turns else None
+
+    def _may_borrow(self, call: Limited) -> bool:
+        """Under the lock: tell whether *call* waits here, and no earlier attempt of it has a lent place still."""
+        return call in self._waiting and call not in self._borrowed and call.is_parked()
+
+    # -- who goes on --------------------------------------------------------------------------------------------------
+
+    def _admit(self) -> list[Limited]:
+        """Under the lock: take free places for those whose turn it is, and return them."""
+        admitted: list[Limited] = []
+        while self._waiting and self._has_room() and self._may_start():
+            call = self._next()
+            if call is None:
+                break
+            self._held += 1
+            self._note(call)
+            admitted.append(call)
+        return admitted
+
+    def _has_room(self) -> bool:
+        return self.limit is None or self._held < self.limit
+
+    def _next(self) -> Limited | None:
+        """Under the lock: take the call out whose turn it is; None if none is left."""
+        while self._turns:
+            turn = heapq.heappop(self._turns)
+            call = turn[2]
+            if self._waiting.get(call) is turn:
+                self._take_out(call)
+                if call.is_parked():
+                    return call
+        return None
+
+    def _take_out(self, call: Limited) -> None:
+        """Under the lock: note that *call* doesn't wait here any more; its turn in the heap is passed over."""
+        self._waiting.pop(call, None)
+        self._sought.pop(call, None)
+
+    def _note(self, call: Limited) -> None:
+        """Under the lock: note that *call* has got a place."""
+        self._holders[call] = self._holders.get(call, 0) + 1
+        if self.rate is not None:
+            self._due.add(call)
 
     def _tell(self, admitted: list[Limited], present: Limited | None = None) -> bool:
         """
@@ -175,6 +334,8 @@ class Limits:
 
         One thread at a time tells all: a call that can't go on gives its place back, which admits the next, and so on.
         """
+        if not admitted and not self._ready:
+            return False
         with self._lock:
             self._ready.extend(call for call in admitted if call is not present)
             if not self._is_telling and self._ready:
@@ -199,74 +360,35 @@ class Limits:
             self._is_telling = False
             raise
 
-    def _admit(self) -> list[Limited]:
-        """Under the lock: take places for those who may go on now, and return them."""
-        admitted: list[Limited] = []
-        while self._waiting and self._may_start():
-            call = self._next()
-            if call is None:
-                break
-            if self.rate is not None:
-                self._starts.append(time.monotonic())
-            admitted.append(call)
-        return admitted
-
-    def _next(self) -> Limited | None:
-        """Under the lock: take the next call that gets a place; None if none gets one."""
-        while self._waiting:
-            if self.limit is not None and self._held >= self.limit:
-                return self._next_borrower()
-            call = heapq.heappop(self._waiting)[2]
-            if call.is_parked():
-                self._held += 1
-                return call
-        return None
-
-    def _next_borrower(self) -> Limited | None:
-        """Under the lock: take the first call that one of the waiting bodies hangs on."""
-        for body, borrower in self._lenders.items():
-            if borrower is not None:
-                continue
-            wanted = _wanted_by(body)
-            found = min((place for place in self._waiting if _is_wanted(place[2], wanted)), default=None)
-            if found is not None:
-                call = found[2]
-                self._waiting.remove(found)
-                heapq.heapify(self._waiting)
-                self._lenders[body] = call
-                self._borrowed[call] = body
-                return call
-        return None
-
     # -- the rate -----------------------------------------------------------------------------------------------------
+
+    def started(self, call: Limited) -> None:
+        """Note that *call*, which has a place, starts now: the rate counts it from here on for one period."""
+        if self.rate is None or self._era != era():
+            return
+        with self._lock:
+            self._due.discard(call)
+            self._starts.append(self._timer.now())
+            admitted = self._admit()
+        self._tell(admitted)
 
     def _may_start(self) -> bool:
         """Under the lock: tell whether the rate allows one more start; if not, the timer looks again when it does."""
         rate = self.rate
         if rate is None:
             return True
-        now = time.monotonic()
+        now = self._timer.now()
         while self._starts and self._starts[0] + rate.period <= now:
             self._starts.popleft()
-        if len(self._starts) < rate.calls:
+        if len(self._starts) + len(self._due) < rate.calls:
             return True
-        if self._entry is None:
-            self._entry = TIMER.call_at(self._starts[0] + rate.period, self._period_over)
+        if self._entry is None and self._starts:  # else the first of those that are due looks, when it starts
+            self._entry = self._timer.call_at(self._starts[0] + rate.period, self._period_over)
         return False
 
     def _period_over(self) -> None:
         with self._lock:
             self._entry = None
-        self.look()
-
-
-def _is_wanted(call: Limited, wanted: set[Any] | None) -> bool:
-    return (wanted is None or call in wanted) and call.is_parked()
-
-
-def _wanted_by(body: Body) -> set[Any] | None:
-    """Return all that has to end before *body* goes on, through what other bodies wait for; None: perhaps anything."""
-    awaited = body.awaited
-    if any(future is None for future in awaited):
-        return None
-    return set(hangs_on(*awaited, through_bodies=True))
+            admitted = self._admit()
+            admitted += self._lend(list(self._unlent))
+        self._tell(admitted)

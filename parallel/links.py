@@ -269,6 +269,8 @@ def wait_for(feed: Feed) -> tuple[State[Any], Outcome] | None:
     target.feeds = (feed,)
     target.dispatcher = source.dispatcher or target.dispatcher
     if source.add(feed):
+        for part in hangs_on(source, through_bodies=True):
+            part.look()  # who waits for the target waits for these from now on
         return None
     return target, feed.passed(source.outcome())
 

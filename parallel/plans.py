@@ -127,8 +127,9 @@ class Plan:
         if group is not None:
             group.adopt(call)
         deadline = cast("Deadline | None", around.deadline)
-        if terms.deadline is not None and (deadline is None or time.monotonic() + terms.deadline < deadline.at):
-            deadline = Deadline(terms.deadline)
+        lane = terms.deadline_lane
+        if lane is not None and (deadline is None or time.monotonic() + lane.seconds < deadline.at):
+            deadline = Deadline(lane.seconds, lane)
             context.run(WITHIN.set, Within(around.registry, group, deadline))
         if deadline is not None:
             call.deadline = deadline

@@ -169,7 +169,7 @@ def begin_waiting(running: object, awaited: State[Any] | None) -> None:
     if isinstance(running, Run):
         running.lend(awaited)
     if awaited is not None:
-        for part in hangs_on(awaited):
+        for part in hangs_on(awaited, through_bodies=True):
             part.look()
 
 

@@ -1,5 +1,5 @@
 """
-Deadlines by themselves: one entry of the timer for all calls that share one.
+Deadlines by themselves: the timer watches one once for all calls that share it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from jobs import without_gc
 
 from parallel.deadlines import Deadline
@@ -78,9 +79,48 @@ def test_timer_forgets_it_with_its_last_call() -> None:
         assert [ref() for ref in refs] == [None, None]
 
 
-def test_fork(in_fork: Callable[..., Any]) -> None:
+def test_lane() -> None:
+    """One that is made with its first call takes no entry of the timer: equal ones share a lane."""
+    lane = TIMER.lane(LONG)
+    calls = [Bounded() for _ in range(100)]
+    deadlines = [Deadline(LONG, lane) for _ in calls]
+    scheduled = len(TIMER._actions)
+    for deadline, call in zip(deadlines, calls, strict=True):
+        deadline.add(call)
+    assert len(lane._running) == len(calls)
+    assert len(TIMER._actions) <= scheduled + 1
+    for deadline, call in zip(deadlines, calls, strict=True):
+        deadline.discard(call)
+    assert not lane._running
+
+
+def test_over_in_its_lane() -> None:
+    """It is over in a lane as it is by an entry: those that have not ended are told."""
+    deadline = Deadline(0.02, TIMER.lane(0.02))
+    calls = [Bounded() for _ in range(3)]
+    for call in calls:
+        deadline.add(call)
+    deadline.discard(calls[0])
+    assert all(call.late.wait(LONG) for call in calls[1:])
+    assert not calls[0].late.is_set()
+    assert deadline.left() <= 0
+
+
+def test_back_after_its_lane() -> None:
+    """A call that comes when there were none is told at the same moment: the lane would begin to count anew."""
+    deadline = Deadline(0.05, TIMER.lane(LONG))  # a lane in which it would take too long
+    first, second = Bounded(), Bounded()
+    deadline.add(first)
+    deadline.discard(first)
+    deadline.add(second)
+    assert second.late.wait(LONG / 2)
+    assert not first.late.is_set()
+
+
+@pytest.mark.parametrize("has_lane", [False, True])
+def test_fork(in_fork: Callable[..., Any], has_lane: bool) -> None:
     """In a forked child it bounds the calls that are made there, and forgets the parent's."""
-    deadline = Deadline(0.3)
+    deadline = Deadline(0.3, TIMER.lane(0.3) if has_lane else None)
     parents = Bounded()
     deadline.add(parents)
 

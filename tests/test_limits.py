@@ -15,9 +15,11 @@ from typing import Any
 
 import jobs
 import pytest
+from clocks import Stage
 from jobs import frequent_switches
+from pools.process_jobs import wait_until
 
-from parallel import Future, Rate, Registry, Retry, TaskTimeoutError, gather, task, using, wait
+from parallel import Future, Rate, Registry, Retry, TaskGroup, TaskTimeoutError, detached, gather, task, using, wait
 from parallel.context import WITHIN, Within
 from parallel.limits import Limits
 
@@ -419,6 +421,184 @@ def test_lent_to_nobody_else() -> None:
     assert seen == ["first", "stranger"]
 
 
+@pytest.mark.parametrize("how", ["returned", "a task"])
+def test_lent_to_what_a_chain_goes_on_with(how: str) -> None:
+    """A place is lent to a call that waits for it already when a continuation returns it."""
+
+    def body(x: int | None = None) -> int:
+        if x is not None:
+            return x
+        return other(1).then((lambda x: limited(x)) if how == "returned" else limited).result(LONG)
+
+    other = task(pool="many")(jobs.double)
+    limited: Any = task(pool="many", limit=1)(body)
+    assert limited().result(LONG) == 2
+
+
+def test_lent_to_what_is_waited_for_deep_inside() -> None:
+    """A place is lent to a call that other bodies waited for before this one did."""
+    is_awaited = threading.Event()
+
+    def body(x: int | None = None) -> int:
+        return outer().result(LONG) if x is None else x
+
+    def middle() -> int:
+        call = inner()
+        assert is_awaited.wait(LONG)
+        return call.result(LONG)
+
+    limited: Any = task(pool="many", limit=1)(body)
+    inner = task(pool="many")(lambda: wanted.append(limited(1)) or wanted[0].result(LONG))
+    outer = task(pool="many")(middle)
+    wanted: list[Any] = []
+    first = limited()
+    wait_until(lambda: wanted and wanted[0]._is_sought)
+    is_awaited.set()
+    assert first.result(LONG) == 1
+
+
+def test_lent_to_the_last_of_a_group() -> None:
+    """A body that waits at the end of its group lends its place to members that nobody has waited for."""
+
+    def body(x: int | None = None) -> int:
+        if x is None:
+            with TaskGroup():
+                maker()
+            return 7
+        return x
+
+    def make() -> None:
+        wait_until(first.awaited)
+        limited(1)
+
+    limited: Any = task(pool="many", limit=1)(body)
+    maker = task(pool="many")(make)
+    first = limited()
+    assert first.result(LONG) == 7
+
+
+# -- several limits ---------------------------------------------------------------------------------------------------
+
+
+class Inside:
+    """The context of a group's block: what is called by it belongs to the group, whoever calls it."""
+
+    def __init__(self) -> None:
+        self._context = copy_context()
+
+    def __call__(self, fn: Callable[[], Any]) -> Any:
+        """Call *fn* there."""
+        return self._context.copy().run(fn)
+
+
+@pytest.mark.parametrize("pool", ["many", "loop"])
+def test_hold_and_wait(pool: str) -> None:
+    """A call that holds its group's place gets that of a body which waits for another call of the group."""
+    begun, go = threading.Event(), threading.Event()
+    inside: list[Inside] = []
+
+    def body(x: int | None = None) -> int:
+        if x is not None:
+            return x
+        begun.set()
+        assert go.wait(LONG)
+        return inside[0](other).result(LONG)
+
+    async def on_loop(x: int | None = None) -> int:
+        if x is not None:
+            return x
+        begun.set()
+        while not go.is_set():
+            await asyncio.sleep(0)
+        return await inside[0](other)
+
+    fn: Any = on_loop if pool == "loop" else body
+    limited: Any = task(pool=pool, limit=1)(fn)
+    other = task(pool="many")(lambda: 5)
+    first = limited()
+    assert begun.wait(LONG)
+    with TaskGroup(limit=1):
+        inside.append(Inside())
+        second = limited(1)  # has the group's place, and waits for that of the first
+        go.set()
+        assert (first.result(LONG), second.result(LONG)) == (5, 1)
+
+
+@pytest.mark.parametrize("first_to_wait", ["in the group", "outside"])
+def test_two_bodies_with_a_place_each(first_to_wait: str) -> None:
+    """Two bodies end that each wait for a call which needs the place of the other one."""
+    both = threading.Barrier(2)
+    waits = threading.Event()
+    inside: list[Inside] = []
+
+    def ask(make: Callable[[], Any], where: str) -> int:
+        both.wait(LONG)
+        if where == first_to_wait:
+            call = make()
+            threading.Timer(0, lambda: (wait_until(lambda: call._is_sought), waits.set())).start()
+        else:
+            assert waits.wait(LONG)
+            call = make()
+        return int(call.result(LONG))
+
+    def body(x: int | None = None) -> int:
+        return ask(lambda: inside[0](other), "outside") if x is None else x
+
+    limited: Any = task(pool="many", limit=1)(body)
+    other = task(pool="many")(lambda: 9)
+    member = task(pool="many")(lambda: ask(lambda: limited(1), "in the group"))
+    with TaskGroup(limit=1):
+        inside.append(Inside())
+        second = member()
+        with detached():
+            first = limited()
+        assert (first.result(LONG), second.result(LONG)) == (9, 1)
+
+
+def test_places_in_hand_help_nobody_who_works() -> None:
+    """What waits for a place of a body at work gets it when that has ended, and not before."""
+    go = threading.Event()
+    counter = Counter()
+
+    def body(waits: bool) -> None:
+        with counter:
+            assert not waits or go.wait(LONG)
+
+    limited = task(pool="many", limit=1)(body)
+    waiter = task(pool="many")(lambda: second.result(LONG))
+    first, second = limited(True), limited(False)
+    waiting = waiter()
+    wait_until(lambda: waiting.awaited())
+    assert not second.done()
+    go.set()
+    assert [future.result(LONG) for future in (first, second, waiting)] == [None] * 3
+    assert counter.most == 1
+
+
+def test_many_waiters_cost_little() -> None:
+    """A call that waits for a place is not looked at by those that come, wait and go."""
+    limits = Limits(2)
+    told: list[Waiting] = []
+    looks = 0
+
+    class Watched(Waiting):
+        def is_parked(self) -> bool:
+            nonlocal looks
+            looks += 1
+            return True
+
+    calls = [Watched(told.append) for _ in range(1000)]
+    bodies = [Lender(), Lender()]
+    for call in calls:
+        limits.enter(call)
+    for call, body in zip(calls[:2], bodies, strict=True):
+        limits.lend(body)
+        limits.unlend(body)
+        limits.leave(call, body)
+    assert told == calls[2:4]
+    assert looks <= 8
+
+
 def test_process_body_lends_nothing_but_ends() -> None:
     """Limits count in each process for itself: a task that calls itself in a worker runs inline there."""
     assert nested(3).result(LONG) == 3
@@ -521,6 +701,10 @@ class Waiting:
         """Tell whether it waits."""
         return self.parked
 
+    def is_waiting(self) -> bool:
+        """Tell that its body is at work."""
+        return False
+
     def admitted(self) -> None:
         """Note it."""
         self._told(self)
@@ -545,3 +729,71 @@ def test_rate_alone_bounds_nothing_at_a_time() -> None:
     """Without a limit, a rate lets as many go on as it says, whether others have ended or not."""
     limits = Limits(rate=Rate(3, "1h"))
     assert [limits.enter(Waiting(lambda _: None)) for _ in range(5)] == [True, True, True, False, False]
+
+
+class Lender:
+    """A body that waits for a future which nobody ends."""
+
+    def __init__(self) -> None:
+        self.awaited = [Future[None]()]
+        self.has_started = True
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    """A timer on a clock of its own, closed afterwards."""
+    one = Stage()
+    yield one
+    one.timer.close(LONG)
+
+
+def test_rate_counts_starts(stage: Stage) -> None:
+    """Calls that start late, as their pool is busy, are counted from then on: there is no burst."""
+    told: list[Waiting] = []
+    limits = Limits(rate=Rate(2, 60), timer=stage.timer)
+    calls = [Waiting(told.append) for _ in range(6)]
+    assert [limits.enter(call) for call in calls] == [True, True, False, False, False, False]
+    stage.time += 100  # they were queued for so long
+    limits.started(calls[0])
+    stage.go_on(59)
+    limits.started(calls[1])
+    assert told == []
+    stage.go_on(1)
+    assert told == [calls[2]]
+    limits.started(calls[2])
+    stage.go_on(58)
+    assert told == [calls[2]]
+    stage.go_on(1)
+    assert told == [calls[2], calls[3]]
+
+
+def test_rate_gives_back_what_never_starts(stage: Stage) -> None:
+    """A call that is cancelled in the queue of its pool leaves its start to the next one; one that ran does not."""
+    told: list[Waiting] = []
+    limits = Limits(rate=Rate(1, 60), timer=stage.timer)
+    calls = [Waiting(told.append) for _ in range(4)]
+    assert [limits.enter(call) for call in calls] == [True, False, False, False]
+    limits.leave(calls[0])
+    assert told == [calls[1]]
+    body = Lender()
+    body.has_started = False
+    limits.leave(calls[1], body)  # begun, and cancelled in that very moment
+    assert told == [calls[1], calls[2]]
+    limits.started(calls[2])
+    limits.leave(calls[2], Lender())
+    assert told == [calls[1], calls[2]]
+    stage.go_on(60)
+    assert told == calls[1:]
+
+
+def test_rate_behind_a_busy_pool() -> None:
+    """Behind a pool whose workers are busy, no more calls are queued than may start at once."""
+    go = threading.Event()
+    blocker = task(pool="one")(go.wait)()
+    rated = task(pool="one", rate="2/h")(jobs.nothing)
+    futures = [rated() for _ in range(3)]
+    assert [future._is_queued for future in futures] == [True, True, False]  # type: ignore[attr-defined]  # of a Call
+    go.set()
+    assert blocker.result(LONG)
+    assert [future.result(LONG) for future in futures[:2]] == [None, None]
+    futures[2].cancel()
