@@ -340,23 +340,26 @@ class Crew(Engine):
                 if self._lent >= MAX_LENT:
                     raise StarvationError(self.label, self._lent)
                 self._lent += 1
-                self._give_place(worker)
+            was_away = worker.is_away
             worker.lent += 1
+            self._see_to_place(worker, was_away)
         self._hire_spare()
 
     def unlend(self, worker: Worker) -> None:
         """Take the place back; a worker too many leaves when it is idle."""
         with self._lock:
+            was_away = worker.is_away
             worker.lent -= 1
+            self._see_to_place(worker, was_away)
             if worker.lent == 0:
                 self._lent -= 1
-                self._take_place(worker)
 
     def replace(self, worker: Worker) -> None:
         """Give the place of *worker* away, as its call has overrun its timeout; it counts as ended from now on."""
         with self._lock:
-            self._give_place(worker)
+            was_away = worker.is_away
             worker.straggling += 1
+            self._see_to_place(worker, was_away)
             if worker.straggling == 1:  # a call that it helps with may be late as well, and isn't counted by it
                 self._stragglers += 1
                 self._left_done += 1
@@ -370,27 +373,23 @@ class Crew(Engine):
             LOGGER.exception("%s could not replace a worker whose call has overrun its timeout", self.label)
 
     def come_back(self, worker: Worker) -> None:
-        """Take the place back, as the call has ended now."""
+        """Take the place back, as the call has ended now; that may be told before `replace` is."""
         with self._lock:
+            was_away = worker.is_away
             worker.straggling -= 1
+            self._see_to_place(worker, was_away)
             if worker.straggling == 0:
                 self._stragglers -= 1
                 self._left_done -= 1
-            self._take_place(worker)
 
-    def _give_place(self, worker: Worker) -> None:
-        """Under the lock, before *worker* is marked: make room for a spare one, unless that has been done."""
-        if not worker.is_away:
-            self._spare += 1
-            self._recount()
-
-    def _take_place(self, worker: Worker) -> None:
-        """Under the lock, after *worker* was unmarked: no room for a spare one any more, if no mark is left."""
-        if not worker.is_away:
-            self._spare -= 1
-            self._recount()
-            if len(self._workers) > self._limit + self._spare:
-                self._queue.put(_GO_HOME_IF_SURPLUS)
+    def _see_to_place(self, worker: Worker, was_away: bool) -> None:
+        """Under the lock, after its marks have changed: while *worker* is away, there is room for a spare one."""
+        if worker.is_away == was_away:
+            return
+        self._spare += 1 if worker.is_away else -1
+        self._recount()
+        if len(self._workers) > self._limit + self._spare:
+            self._queue.put(_GO_HOME_IF_SURPLUS)
 
     def _hire_spare(self) -> None:
         if not self._queue.empty():

@@ -12,6 +12,8 @@ from typing import Any
 
 import jobs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import parallel.pools.crew
 from parallel import (
@@ -26,6 +28,8 @@ from parallel import (
     using,
     wait,
 )
+from parallel.pools.crew import Crew
+from parallel.pools.workers import Worker
 
 LONG = 60  # seconds; only a deadlock takes so long
 POOLS: dict[str, Any] = {
@@ -304,3 +308,29 @@ def test_waiting_from_many_threads() -> None:
     with jobs.frequent_switches():
         futures = [task(pool=pools[i % 4])(work)(i, 4) for i in range(8)]
         assert [future.result(LONG) for future in futures] == [16] * 8
+
+
+@given(st.lists(st.sampled_from(["wait", "overrun", "ended"]), max_size=12))
+def test_a_place_that_is_given_and_taken(steps: list[str]) -> None:
+    """Whatever is told first, of a call's overrun and its end, a worker that is back has its one place."""
+    crew = Crew("a crew", 1, "a-crew")
+    worker = Worker(crew)
+    waits, balance = 0, 0
+    for step in steps:
+        if step == "wait":
+            (crew.unlend if waits else crew.lend)(worker)
+            waits = 1 - waits
+        elif step == "overrun":
+            crew.replace(worker)
+            balance += 1
+        else:
+            crew.come_back(worker)
+            balance -= 1
+        assert crew._spare == int(worker.is_away)
+    while balance:
+        (crew.come_back if balance > 0 else crew.replace)(worker)
+        balance += -1 if balance > 0 else 1
+    if waits:
+        crew.unlend(worker)
+    assert crew._spare == 0
+    assert crew.stats().stragglers == 0
