@@ -185,8 +185,8 @@ class Future(State[T]):
         """
         Cancel the call unless it runs on a thread or in a process, and what led only to it; what follows it as well.
 
-        A function that runs there is asked to stop: `current_task().cancelled` tells it, `checkpoint()` and `sleep()`
-        raise. A coroutine that runs is cancelled; its `finally` is run.
+        A function that runs on a thread is asked to stop: `current_task().cancelled` tells it, `checkpoint()` and
+        `sleep()` raise. A coroutine that runs is cancelled; its `finally` is run.
 
         Args:
             running: Kill the worker process that runs the call. A thread can't be killed.

@@ -218,6 +218,9 @@ def failure(error: BaseException, fn: Callable[..., Any] | None = None, context:
     """
     Make the outcome of an *error* just caught, with the frames of the user's alone in its traceback.
 
+    That still refers to all frames below, by `f_back`, and what a frame held at its end it holds for good. Those of a
+    call that its caller has run are below too: they drop what refers to the future, or each error would be in a cycle.
+
     Args:
         error: The error.
         fn: The function that it came out of, if that is known.

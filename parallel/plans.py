@@ -86,8 +86,11 @@ class Plan:
                 future.__dict__["_is_queued"] = True  # else nobody may help with it: see `Call.is_queued_at`
         else:
             return self._call_on_terms(fn, args, kwargs, site, within)
-        self._launch(future)
-        return future
+        try:
+            self._launch(future)
+            return future
+        finally:
+            del args, kwargs, future  # an error of a call that was run here refers to this frame: see `failure`
 
     def _call_on_terms(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], site: Site, within: Within | None
@@ -95,10 +98,12 @@ class Plan:
         call, context = self._prepared(site, within)
         try:
             call.submit((fn, args, kwargs or None, context))
+            return call
         except BaseException as error:
             call.refuse(error)  # a group, or a deadline, may know of it
             raise
-        return call
+        finally:
+            del args, kwargs, call, context  # as in `call`
 
     def _call_later(
         self, fn: Callable[..., Any], arguments: Future[Any], site: Site, within: Within | None

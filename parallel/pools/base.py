@@ -201,21 +201,27 @@ class Pool(concurrent.futures.Executor):
         self.check(plain)
         work: Work = (plain, args, kwargs or None, copy_context())
         future: Future[T] = Future(work, self.follower) if self.gate is None else GatedFuture(work, self.follower)
-        self.enter(future)
-        return future
+        try:
+            self.enter(future)
+            return future
+        finally:
+            del args, kwargs, work, future  # an error of a call that was run here refers to this frame: see `failure`
 
     def enter(self, future: Future[Any]) -> None:
         """Launch a future, through the gate if there is one."""
-        if self.gate is None or not isinstance(future, GatedFuture):
-            self.launch(future)
-        elif future.pass_gate(self.gate):
-            try:
+        try:
+            if self.gate is None or not isinstance(future, GatedFuture):
                 self.launch(future)
-            except BaseException:
-                future.take_work()  # gives its place in the gate back
-                raise
-        else:
-            future.run_here()
+            elif future.pass_gate(self.gate):
+                try:
+                    self.launch(future)
+                except BaseException:
+                    future.take_work()  # gives its place in the gate back
+                    raise
+            else:
+                future.run_here()
+        finally:
+            del future  # as in `submit`
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """
