@@ -87,7 +87,7 @@ class Crew(Engine):
         self._prefix = prefix
         self._limit = max_workers
         self._queue: SimpleQueue[Step] = SimpleQueue()
-        self._put: Callable[[Step], object] = self._queue.put
+        self._put: Final[Callable[[Step], object]] = self._queue.put
         self.take = self._queue.get_nowait
         self._ranked: Backlog[Step] | None = None  # from the first priority on; as many _NEXT are in `_queue`
         self._lock = threading.RLock()
@@ -106,7 +106,9 @@ class Crew(Engine):
         self._broken: tuple[str, BaseException | None] | None = None  # why, and what was raised
         self._names = itertools.count()
         # Accepted steps are numbered, so that `idle` can compare them with the ended ones; looking takes a number too.
-        self._number = itertools.count().__next__
+        # A number without its step would have `idle` wait for ever. It is taken by `for _ in self._numbers: break`: as
+        # CPython looks for signals after calls, and that is none, no Ctrl-C comes between it and the `put` behind it.
+        self._numbers = itertools.count()
         self._looks = 0
         self._left_done = 0  # steps ended by workers that have left, or dropped
         self._watchers = 0  # threads in `idle`, to be told when a worker runs dry
@@ -124,8 +126,12 @@ class Crew(Engine):
         """
         if self._refuses:
             raise self._refusal()
-        self._number()
-        self._put(future)
+        if self._ranked is None:
+            for _ in self._numbers:
+                break
+            self._put(future)
+        else:
+            self._put_ranked(future)
         if not self._full:
             self._wake_for(future)
         if self._refuses and future.take_work() is not None:
@@ -143,8 +149,12 @@ class Crew(Engine):
         fields = future.__dict__  # asked for here, before a second thread can: see `State.__init__`
         fields["_work"] = work
         fields["dispatcher"] = self
-        self._number()
-        self._put(future)
+        if self._ranked is None:
+            for _ in self._numbers:
+                break
+            self._put(future)
+        else:
+            self._put_ranked(future)
         if not self._full:
             self._wake_for(future)
         if self._refuses and future.take_work() is not None:
@@ -156,8 +166,7 @@ class Crew(Engine):
         with self._lock:
             if (self._closed and not self._workers) or self._broken is not None:
                 raise PoolShutdownError(self.label)
-            self._number()
-            self._put(step)
+            self._enqueue(step)
         self._wake()
 
     def fuses(self, link: Any, dispatcher: Dispatcher) -> bool:
@@ -175,28 +184,51 @@ class Crew(Engine):
             if self._ranked is not None:
                 return
             self._ranked = Backlog()
-            self._put = self._put_ranked
             steps: list[Step] = []
             try:
                 with suppress(Empty):
-                    while True:
-                        steps.append(self._queue.get_nowait())
+                    steps.extend(iter(self._queue.get_nowait, None))
             finally:  # not before all are out: each comes in again as a token
                 for step in steps:
-                    is_token = step is _NEXT or isinstance(step, GoHome)
-                    (self._queue.put if is_token else self._put_ranked)(step)
+                    self._put_back(step)
+
+    def _enqueue(self, step: Step) -> None:
+        """Number *step* and queue it."""
+        if self._ranked is None:
+            for _ in self._numbers:
+                break
+            self._put(step)
+        else:
+            self._put_ranked(step)
 
     def _put_ranked(self, step: Step) -> None:
+        """As `_enqueue`, by priority."""
         with self._lock:
             assert self._ranked is not None
+            try:
+                self._ranked.append(step)
+            finally:  # a Ctrl-C in there may come before or after it is in: the token may stand for nothing
+                for _ in self._numbers:
+                    break
+                self._put(_NEXT)
+
+    def _put_back(self, step: Step) -> None:
+        """Queue what was taken out again; it has its number."""
+        if self._ranked is None or step is _NEXT or isinstance(step, GoHome):
+            self._put(step)
+            return
+        with self._lock:
             self._ranked.append(step)
-            self._queue.put(_NEXT)
+            self._put(_NEXT)
 
     def best(self) -> Step:
         """Take the step that a token from the queue stands for."""
         with self._lock:
             assert self._ranked is not None
-            return self._ranked.popleft()
+            try:
+                return self._ranked.popleft()
+            except IndexError:
+                return _NOTHING
 
     def _refusal(self) -> Exception:
         if self._broken is None:
@@ -413,29 +445,30 @@ class Crew(Engine):
         What *end* raises is raised when all have been ended. After a Ctrl-C in between, the rest is still queued.
         """
         others: list[Step] = []
-        step: Step | None = None
+        step: Step | None = None  # in hand: taken, neither ended nor among the others
         problem: BaseException | None = None
         try:
-            while True:
-                step = self._queue.get_nowait()
-                call = self.best() if step is _NEXT else step
-                if not is_call(call):
-                    others.append(call)
+            # No call takes it, so that no Ctrl-C comes between taking it and having it in hand: see `_numbers`.
+            for step in iter(self._queue.get_nowait, None):
+                if step is _NEXT:
+                    step = self.best()
+                if not is_call(step):
+                    others += [step]
+                    step = None
                     continue
-                step = call
                 try:
-                    end(call)
+                    end(step)
                 except BaseException as error:
                     problem = problem or error
                 with self._lock:
                     self._left_done += 1
+                    step = None
                     self._quiet.notify_all()
-                step = None
         except Empty:
             step = None
         finally:
-            for left in [*others, *([step] if step is not None and step not in others else [])]:
-                (self._queue.put if isinstance(left, GoHome) else self._put)(left)
+            for left in others if step is None else [*others, step]:
+                self._put_back(left)
         if problem is not None:
             raise problem
 
@@ -492,9 +525,10 @@ class Crew(Engine):
 
     def _accepted(self) -> int:
         with self._lock:
-            number = self._number() - self._looks
-            self._looks += 1
-            return number
+            for number in self._numbers:
+                self._looks += 1  # no call comes before this: see `_numbers`
+                return number + 1 - self._looks
+        raise AssertionError("numbers have no end")
 
     def stats(self) -> PoolStats:
         with self._lock:
@@ -553,6 +587,16 @@ class _Next:
             del step  # an error refers to this frame: break the cycle
 
 
+class _Nothing:
+    """Stands for a step that never came."""
+
+    priority = 0
+
+    def run_on(self, here: Dispatcher) -> None:
+        """Do nothing."""
+
+
 _NEXT: Final = _Next()
+_NOTHING: Final = _Nothing()
 _GO_HOME: Final = GoHome(if_surplus=False)
 _GO_HOME_IF_SURPLUS: Final = GoHome(if_surplus=True)
