@@ -106,8 +106,8 @@ def gather(*futures: AnyFuture[Any], return_exceptions: bool = False) -> Future[
     Args:
         futures: Any number; of none, the value is `()`.
         return_exceptions: False: the first failure, or cancellation, is the result, and of the other futures those
-            that have not been started and serve nobody else are cancelled. True: exceptions take the places of
-            values; the result never fails.
+            that serve nobody else are cancelled, as `Future.cancel` does: what runs on a thread or in a process is
+            asked to stop. True: exceptions take the places of values; the result never fails.
     """
     if return_exceptions:
         return meet_all(futures, Everyone(lambda outcomes: tuple(_value_or_error(outcome) for outcome in outcomes)))
