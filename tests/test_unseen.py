@@ -15,6 +15,7 @@ import traceback
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from contextlib import suppress
 from subprocess import CompletedProcess
 from textwrap import dedent
@@ -305,6 +306,8 @@ NO_LOOKS: list[Callable[[Future[int]], object]] = [
     lambda future: future.on_success(jobs.same),
     lambda future: concurrent.futures.wait([future]),
     lambda future: list(as_completed([future])),
+    lambda future: list(as_completed([future, completed(1)])),
+    lambda future: [wait([future], return_when=how) for how in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION)],
     lambda future: ended(future.then(str)),
     lambda future: ended(future.catch(KeyError, str)),
     lambda future: ended(future.finally_(jobs.nothing)),
