@@ -16,7 +16,7 @@ from parallel.context import Declared
 from parallel.futures import Future
 from parallel.options import Said
 from parallel.streams import MapFuture, map_eagerly
-from parallel.tasks import Task, dress, find_again, resolve, task
+from parallel.tasks import Task, caller, dress, find_again, resolve, task
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -103,7 +103,7 @@ class ParallelMap(Declared, Generic[P, R]):
         Raises:
             What an iterable raises, and what calling the task raises.
         """
-        return map_eagerly(self.submit, iterables)
+        return map_eagerly(self.task.for_each(caller()), iterables)
 
     @overload  # pyright infers CoroutineType for `async def`, mypy Coroutine
     def submit(self: ParallelMap[P, CoroutineType[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
@@ -113,7 +113,7 @@ class ParallelMap(Declared, Generic[P, R]):
     def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
     def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call the function with one item, as a task is called."""
-        return self.task(*args, **kwargs)
+        return self.task.call_from(caller(), args, kwargs)
 
     def local_one(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the plain function on one item, here and now."""

@@ -17,7 +17,7 @@ import inspect
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from importlib import import_module
-from types import CoroutineType, FunctionType, MethodType
+from types import CodeType, CoroutineType, FunctionType, MethodType
 from typing import Any, Final, Generic, ParamSpec, Protocol, Self, TypeAlias, TypeVar, Unpack, cast, overload
 
 from parallel.chains import short_name
@@ -47,6 +47,10 @@ C = TypeVar("C")
 
 _Route: TypeAlias = list[tuple[object, Plan | None]]
 """One item: a registry's edition, and the plan that the task has there."""
+
+
+Place: TypeAlias = tuple[CodeType, int]
+"""Where a task is called: the caller's code, and the offset in it of the instruction that calls."""
 
 
 class Method(Protocol[S_contra, Q, R_co]):
@@ -97,18 +101,43 @@ class Task(Declared, Generic[P, R]):
             PoolShutdownError: The registry has been shut down.
             UnsuitableFunctionError: The pool can't run such a function.
         """
+        # It is `call_from(caller(), args, kwargs)`, written out: the calls that this saves are a tenth of it.
         within = WITHIN.get()
         registry = cast(Registry, (within is not None and within.registry) or default_registry())
         edition, plan = self._route[0]
         if edition is not registry.edition or plan is None:
             plan = self._look_up(registry)
-        caller = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # to say where a call that fails unseen was made
+        frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # to say where a call that fails unseen was made
         try:
-            return plan.call(self.__wrapped__, args, kwargs, (plan.about, caller.f_code, caller.f_lasti), within)
+            return plan.call(self.__wrapped__, args, kwargs, (plan.about, frame.f_code, frame.f_lasti), within)
         except PoolShutdownError:
             if default_registry() is registry or (within is not None and within.registry is registry):
                 raise
-        return self(*args, **kwargs)  # another thread has configured anew meanwhile
+        return self.call_from((frame.f_code, frame.f_lasti), args, kwargs)  # see there
+
+    def call_from(self, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Future[Any]:
+        """
+        Call the task for somebody else. For methods that do so, here and in other rooms.
+
+        Args:
+            place: Where that one calls: what a report of a failure that nobody looks at names.
+            args: The call's positional arguments.
+            kwargs: Its keyword arguments.
+
+        Raises:
+            What calling it raises.
+        """
+        within = WITHIN.get()
+        registry = cast(Registry, (within is not None and within.registry) or default_registry())
+        edition, plan = self._route[0]
+        if edition is not registry.edition or plan is None:
+            plan = self._look_up(registry)
+        try:
+            return plan.call(self.__wrapped__, args, kwargs, (plan.about, *place), within)
+        except PoolShutdownError:
+            if default_registry() is registry or (within is not None and within.registry is registry):
+                raise
+        return self.call_from(place, args, kwargs)  # another thread has configured anew meanwhile
 
     def local(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the plain function here and now, and return what it returns."""
@@ -142,9 +171,9 @@ class Task(Declared, Generic[P, R]):
     def submit(
         self: Callable[..., Future[T]], a: object, b: object, c: object, d: object, /, *more: object
     ) -> Future[T]: ...
-    def submit(self: Callable[..., Future[Any]], *args: Any) -> Future[Any]:
+    def submit(self: Any, *args: Any) -> Future[Any]:
         """Call the task; the same as calling it, typed for arguments that are values or futures of them."""
-        return self(*args)
+        return cast("Task[..., Any]", self).call_from(caller(), args, {})
 
     @overload
     def map(self: Callable[[A], Future[T]], items: Iterable[A], /) -> MapFuture[T]: ...
@@ -154,14 +183,18 @@ class Task(Declared, Generic[P, R]):
     def map(
         self: Callable[..., Future[T]], a: Iterable[Any], b: Iterable[Any], c: Iterable[Any], /, *more: Iterable[Any]
     ) -> MapFuture[T]: ...
-    def map(self: Callable[..., Future[Any]], *iterables: Iterable[Any]) -> MapFuture[Any]:
+    def map(self: Any, *iterables: Iterable[Any]) -> MapFuture[Any]:
         """
         Call the task once per item, or per tuple of items of several iterables, the shortest of which ends it.
 
         Returns:
             The future of the list of all values, in input order; iterating it yields them as they come.
         """
-        return map_eagerly(self, iterables)
+        return map_eagerly(cast("Task[..., Any]", self).for_each(caller()), iterables)
+
+    def for_each(self, place: Place, /) -> Callable[..., Future[Any]]:
+        """Return what calls the task for somebody who maps it at *place*; see `call_from`."""
+        return lambda *items: self.call_from(place, items, {})
 
     @overload  # a Task matches here too: a Future is Awaitable
     def then(self: Callable[Q, Future[T]], fn: Callable[[T], Awaitable[U]], /) -> Task[Q, U]: ...
@@ -328,12 +361,12 @@ class TaskChain(Task[P, R]):
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call the first task, and tie the rest to its future."""
+        return self.call_from(caller(), args, kwargs)
+
+    def call_from(self, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Future[Any]:
+        """Call the first task, and tie the rest to its future; see `Task.call_from`."""
         first, ties = self._parts()
-        future = cast("Callable[..., Future[Any]]", first)(*args, **kwargs)
-        fields = future.__dict__
-        if "_made" in fields:
-            caller = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # as in a task: it was called there, not here
-            fields["_made"] = (fields["_made"][0], caller.f_code, caller.f_lasti)
+        future = first.call_from(place, args, kwargs)
         for how, stage in ties:
             future = cast("Future[Any]", getattr(future, how)(*stage))
         return future
@@ -472,6 +505,12 @@ def find_again(module: str, qualname: str) -> object:
     if not isinstance(found, Declared):
         raise AttributeError(f"module {module!r} has no declared function {qualname!r}, found {found!r}")
     return found
+
+
+def caller() -> Place:
+    """Return the place that calls the function which asks; for one of ours that calls a task for its own caller."""
+    frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]  # no public way is as fast
+    return frame.f_code, frame.f_lasti
 
 
 def _no_route() -> _Route:
