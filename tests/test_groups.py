@@ -1000,7 +1000,7 @@ def test_on_the_thread_of_the_loop() -> None:
         with TaskGroup():
             sleep()
 
-    with pytest.raises(DeadlockError):
+    with pytest.raises(DeadlockError, match="`async with`"):
         outer().result(LONG)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Container
 from typing import Any, Protocol
 
 from parallel.call import Call
+from parallel.chains import name_of_chain
 from parallel.context import RUNNING
 from parallel.errors import DeadlockError
 from parallel.pools.handing import Handing, Tally
@@ -61,7 +62,11 @@ class LoopThread:
             DeadlockError: It would never end, or not before the timeout: the loop can't run what it hangs on.
         """
         if self.brings(future):
-            raise DeadlockError(f"the thread of {self._loop.label}")
+            raise DeadlockError(
+                f"the thread of the {self._loop.label}",
+                f"wait for {name_of_chain(future.__dict__)}, which only it can bring to its end",
+                "use `await`, `async for` or `async with` instead of what blocks, such as result()",
+            )
         return future.sleep(timeout)
 
     def brings(self, future: State[Any]) -> bool:

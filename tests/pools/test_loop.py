@@ -209,7 +209,8 @@ def test_waiting_on_the_loops_thread(pool: LoopPool, how: str) -> None:
 
     error = pool.submit(parent).exception(timeout=10)
     assert isinstance(error, DeadlockError)
-    assert "await" in str(error)
+    assert "the thread of the loop pool was to wait for " in str(error)
+    assert "; use `await`" in str(error)
 
 
 def test_waiting_for_its_own_future(pool: LoopPool) -> None:
