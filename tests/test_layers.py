@@ -49,7 +49,7 @@ HOUSE = [
     {"current"},
     {"pools.base"},
     {"pools.handing", "pools.backlog", "pools.workers"},
-    {"pools.blocking"},
+    {"pools.blocking", "pools.intake"},
     {"pools.crew", "pools.desk"},
     # One storey: the kinds of pools never import each other.
     {"pools.inline", "pools.thread", "pools.loop", "pools.foreign", "pools.dask", "pools.ray", "pools.process"},
