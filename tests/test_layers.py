@@ -63,6 +63,7 @@ HOUSE = [
     {"mapping"},
     {"hosts"},
     {"members"},
+    {"company"},
     {"groups"},
     {"observe"},
     {"testing"},
