@@ -13,10 +13,12 @@ from types import CoroutineType
 from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, cast, overload
 
 from parallel.context import Declared
+from parallel.declaring import task
 from parallel.futures import Future
+from parallel.naming import dress, find_again, resolve
 from parallel.options import Said
 from parallel.streams import MapFuture, map_eagerly
-from parallel.tasks import Task, caller, dress, find_again, resolve, task
+from parallel.tasks import Task, caller
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
