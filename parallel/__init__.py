@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from parallel.combine import Settled, as_completed, first, gather, race, settle, wait
     from parallel.current import CurrentTask, checkpoint, current_task, sleep
     from parallel.deaths import WorkerDiedError
+    from parallel.declaring import task
     from parallel.durations import Rate
     from parallel.errors import (
         ConfigError,
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from parallel.registry import Registry, configure, using
     from parallel.retries import Retry
     from parallel.streams import MapFuture
-    from parallel.tasks import Task, task
+    from parallel.tasks import Task
     from parallel.unseen import UnobservedErrorWarning
 
 __version__ = "0.1.0"
@@ -131,7 +132,8 @@ _ROOMS: Final = {
     "pools.process.pool": "ProcessPool",
     "registry": "Registry configure using",
     "streams": "MapFuture",
-    "tasks": "Task task",
+    "tasks": "Task",
+    "declaring": "task",
     "mapping": "ParallelMap parallel_map",
     "groups": "TaskGroup detached",
 }

@@ -25,10 +25,10 @@ from attrs import frozen
 
 from parallel.awaits import until_ended
 from parallel.context import era
-from parallel.delivery import Feed
+from parallel.delivery import Feed, outcome_of
 from parallel.futures import Future, completed
 from parallel.meetings import AllOrError, Everyone, FirstValue, Race, attach, check_future, error_of, meet_all
-from parallel.outcomes import Outcome
+from parallel.outcomes import CANCELLED, Outcome
 from parallel.states import State, is_ours
 
 T = TypeVar("T")
@@ -106,8 +106,8 @@ def gather(*futures: AnyFuture[Any], return_exceptions: bool = False) -> Future[
     Args:
         futures: Any number; of none, the value is `()`.
         return_exceptions: False: the first failure, or cancellation, is the result, and of the other futures those
-            that have not been started and serve nobody else are cancelled. True: exceptions take the places of
-            values; the result never fails.
+            that serve nobody else are cancelled, as `Future.cancel` does: what runs on a thread or in a process is
+            asked to stop. True: exceptions take the places of values; the result never fails.
     """
     if return_exceptions:
         return meet_all(futures, Everyone(lambda outcomes: tuple(_value_or_error(outcome) for outcome in outcomes)))
@@ -172,7 +172,8 @@ def as_completed(futures: Iterable[F], timeout: float | None = None) -> Arrivals
         for future in as_completed(futures): ...
         async for future in as_completed(futures): ...    # under asyncio and trio
 
-    Leaving the loop early, and cancelling the task that runs it, cancels none of them.
+    Leaving the loop early, and cancelling the task that runs it, cancels none of them. To be yielded is no look: a
+    failure that nobody looks at is reported.
 
     Args:
         futures: The futures to wait for.
@@ -191,6 +192,8 @@ def as_completed(futures: Iterable[F], timeout: float | None = None) -> Arrivals
 def wait(futures: Iterable[F], timeout: float | None = None, return_when: str = ALL_COMPLETED) -> DoneAndNotDone[F]:
     """
     Wait for *futures*, as `concurrent.futures.wait` does, but on a worker lend its place meanwhile.
+
+    It looks at no failure: one that nobody looks at afterwards is reported.
 
     Args:
         futures: The futures to wait for.
@@ -225,7 +228,9 @@ def _enough(future: AnyFuture[Any], return_when: str) -> bool:
     """Tell whether the end of *future* ends a wait."""
     if return_when == FIRST_COMPLETED:
         return True
-    return return_when == FIRST_EXCEPTION and not future.cancelled() and future.exception() is not None
+    # `exception()` would count as a look at the failure, and who only waits has not seen it.
+    error = outcome_of(future)[1] if return_when == FIRST_EXCEPTION else None
+    return error is not None and error is not CANCELLED
 
 
 def _some(futures: Sequence[AnyFuture[T]], name: str) -> Sequence[AnyFuture[T]]:

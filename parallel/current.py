@@ -111,7 +111,11 @@ def sleep(seconds: Duration) -> None:
     how_long = pause(seconds)
     asyncio: Any = sys.modules.get("asyncio")
     if asyncio is not None and asyncio._get_running_loop() is not None:
-        raise DeadlockError("the thread of the event loop")
+        raise DeadlockError(
+            "the thread of an event loop",
+            f"sleep({seconds!r}), which would hold up all that runs there",
+            "use `await asyncio.sleep(...)`",
+        )
     run = current_run()
     if run is None:
         time.sleep(how_long)

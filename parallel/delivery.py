@@ -353,15 +353,21 @@ def release(future: State[Any]) -> None:
     feeds = future.feeds
     future.feeds = ()
     if feeds and feeds[0].selects:
-        cancel_sources(feeds)
+        cancel_sources(feeds, running=True)
     elif len(feeds) > 1:
         for feed in feeds:
             if feed.target is future and is_ours(feed.source):
                 feed.source.remove(feed)  # a source that lives on must not keep this one alive
 
 
-def cancel_sources(feeds: tuple[Feed, ...]) -> None:
-    """Cancel what leads to an ended future and to nothing else, up the chain, without recursion."""
+def cancel_sources(feeds: tuple[Feed, ...], *, running: bool = False) -> None:
+    """
+    Cancel what leads to an ended future and to nothing else, up the chain, without recursion.
+
+    Args:
+        feeds: The ties that have led to it.
+        running: Also cancel what runs, as `cancel()` does: what can't be stopped is asked to stop.
+    """
     left = list(feeds)
     while left:
         feed = left.pop()
@@ -379,8 +385,8 @@ def cancel_sources(feeds: tuple[Feed, ...]) -> None:
             left += source.feeds
             source.feeds = ()
             settle(source, (None, CANCELLED, None))
-        elif source.feeds:
-            source.cancel()  # it runs, and waits for a future that its function returned
+        elif running or source.feeds:  # with feeds it waits for a future that its function returned
+            source.cancel()
 
 
 class _Inline:

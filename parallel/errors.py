@@ -259,18 +259,22 @@ class UnsuitableFunctionError(ParallelError, TypeError):
 
 class DeadlockError(ParallelError, RuntimeError):
     """
-    Waiting here would block the very thread that has to bring the result.
+    Waiting here would block a thread that must go on: that of an event loop.
 
     Args:
         where: The thread that must not wait.
+        asked: What it was to do, and why it can't.
+        instead: What to do instead.
     """
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, asked: str, instead: str) -> None:
         self.where = where
-        super().__init__(where)
+        self.asked = asked
+        self.instead = instead
+        super().__init__(where, asked, instead)
 
     def __str__(self) -> str:
-        return f"{self.where} waits for a future that only it can bring to its end; use `await` instead of result()"
+        return f"{self.where} was to {self.asked}; {self.instead}"
 
 
 class GroupClosedError(ParallelError, RuntimeError):

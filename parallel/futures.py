@@ -283,9 +283,16 @@ class Future(State[T]):
 
     def set_running_or_notify_cancel(self) -> bool:
         """Mark a future made by hand as running; False if it has been cancelled."""
-        if self.__dict__.pop("_work", None) is not None:
+        fields = self.__dict__
+        mark = object()
+        is_first = fields.setdefault("_begun", mark) is mark
+        if fields.pop("_work", None) is not None:
             return True
         if self.cancelled():
+            return False
+        if is_first and self.dispatcher is None and not self.done():
+            # No engine runs it, and nobody has begun it: who has taken the work cancels it, and is about to say so.
+            fields.pop("_begun", None)
             return False
         raise RuntimeError(f"{self._state}: {self!r}")
 

@@ -11,9 +11,8 @@ Guarantees:
 - Waiting for the members helps, or lends its place, as every wait of a worker does.
 - Ended members are let go of at once; only their errors are kept.
 
-State: `_state`, `_cancelled`, `_from_outside`, `_members`, `_errors`, `_inner` and `_bell`, guarded by `_lock`, which
-is re-entrant: a signal handler or a destructor may make a call while it is held. No user code runs under it. The rest
-is written by the thread of the block alone.
+State: that of `company`, guarded by its lock; no user code runs under it. The rest is written by the thread of the
+block alone. Which failures count, and what cancelling means, is told there.
 
 Source: which errors are raised, and how the task around an `async with` is cancelled, are those of CPython 3.13's
 `asyncio/taskgroups.py`.
@@ -21,48 +20,25 @@ Source: which errors are raised, and how the task around an `async with` is canc
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Generator
 from concurrent.futures import CancelledError
-from contextlib import ExitStack, contextmanager, suppress
-from enum import Enum
-from functools import partial
+from contextlib import contextmanager
 from math import inf
 from types import TracebackType
-from typing import Any, Final, Self, cast
+from typing import Final, Self, cast
 
-from parallel.context import WITHIN, Dispatcher, Home, Within, default_registry, entered
+from parallel.company import CANCELLED, Bell, Company, Stage
+from parallel.context import WITHIN, Within, entered
 from parallel.deadlines import Deadline
-from parallel.errors import GroupClosedError
-from parallel.futures import Future
-from parallel.hosts import Host, host_here, is_cancellation, is_interruption, is_of_call
+from parallel.hosts import Host, host_here, is_interruption, is_of_call
 from parallel.limits import Limits
-from parallel.meetings import attach
-from parallel.members import GRACE, Member, Members, followed_from_outside
+from parallel.members import Members
 from parallel.options import Duration, TaskOptions
-from parallel.outcomes import Outcome
-from parallel.states import State
-from parallel.timer import TIMER
-
-LOGGER = logging.getLogger("parallel")
 
 
-class _State(Enum):
-    """How far a group is: one after the other."""
-
-    NEW = "new"
-    """Its block has not begun."""
-
-    OPEN = "open"
-    """It takes members in."""
-
-    CLOSED = "closed"
-    """Its block has ended."""
-
-
-class TaskGroup:
+class TaskGroup(Company):
     """
     A block, `with` or `async with`, that ends when every call made inside has ended.
 
@@ -98,19 +74,9 @@ class TaskGroup:
         self.timeout: Final = said.timeout
         self.limit: Final = said.limit
         self.limits: Final = None if limit is None else Limits(limit, None)
-        self._lock = threading.RLock()
-        self._state = _State.NEW
-        self._cancelled = False
-        self._from_outside = False  # by the group around it
-        self._members = Members()
-        self._errors: dict[int, Outcome] = {}  # by id, as two members may have failed with one error
-        self._inner: dict[TaskGroup, None] = {}  # the open groups in this one
-        self._bell: _Bell | None = None  # rings when no member is left
+        super().__init__()
         self._around: Within | None = None
         self._within: Within | None = None
-        self._parent: TaskGroup | None = None
-        self._host: Host | None = None
-        self._registry: Home | None = None
 
     # -- what the block's user sees -----------------------------------------------------------------------------------
 
@@ -128,14 +94,14 @@ class TaskGroup:
         and when it has ended, it does nothing.
         """
         with self._lock:
-            if self._state is not _State.OPEN:
+            if self._stage is not Stage.OPEN:
                 return
             self._cancelled = True
         self.cancel_members(everyone=True)
 
     def __repr__(self) -> str:
         members = self._members
-        state = "cancelled" if self._cancelled and self._state is _State.OPEN else self._state.value
+        state = "cancelled" if self._cancelled and self._stage is Stage.OPEN else self._stage.value
         return f"<TaskGroup {state} [{len(members.open)} running or queued, {members.ended} ended]>"
 
     # -- the block ----------------------------------------------------------------------------------------------------
@@ -178,9 +144,9 @@ class TaskGroup:
 
     def _enter(self, host: Host | None = None) -> None:
         with self._lock:
-            if self._state is not _State.NEW:
+            if self._stage is not Stage.NEW:
                 raise RuntimeError(f"{self!r} has been entered before: make a new one for each block")
-            self._state = _State.OPEN
+            self._stage = Stage.OPEN
         around = WITHIN.get()
         parent = None if around is None else around.group
         try:
@@ -188,7 +154,7 @@ class TaskGroup:
                 parent._admit(self)
                 self._parent = parent
         except BaseException:
-            self._state = _State.NEW
+            self._stage = Stage.NEW
             raise
         self._host = host
         self._around = around
@@ -271,9 +237,9 @@ class TaskGroup:
                     raise  # the second one
                 self._cancel_all()
 
-    def _next_bell(self) -> _Bell | None:
+    def _next_bell(self) -> Bell | None:
         """Return the future that ends when no member is left; close the group, and return None, if none is."""
-        bell = _Bell(self._members)
+        bell = Bell(self._members)
         with self._lock:
             self._bell = bell  # before the look: a signal handler may end a member in between
             if self._members.open:
@@ -286,12 +252,12 @@ class TaskGroup:
     def _close(self) -> None:
         """Take no more members in, and judge what has failed. Under the lock."""
         self._count(self._members.close())
-        self._state = _State.CLOSED
+        self._stage = Stage.CLOSED
 
     def _leave(self) -> None:
         """Undo what `_enter` did; members that could not be waited for are left to themselves."""
         with self._lock:
-            if self._state is _State.OPEN:
+            if self._stage is Stage.OPEN:
                 self._close()
         _open.pop(self, None)
         if self._parent is not None:
@@ -329,7 +295,7 @@ class TaskGroup:
                 return error is not None
             if error is not None:
                 return False
-            raise CancelledError(_CANCELLED) if host is None else host.cancellation()
+            raise CancelledError(CANCELLED) if host is None else host.cancellation()
         finally:
             del error, left, interruption, errors  # an error refers to this frame: break the cycle
 
@@ -343,172 +309,12 @@ class TaskGroup:
                 errors.append(shown)
         return errors if left is None else [*errors, left]
 
-    # -- its members --------------------------------------------------------------------------------------------------
-
-    def adopt(self, future: State[Any], /) -> None:
-        """Take *future* in: it ends before the block does. See `context.Group`."""
-        with self._lock:
-            self._check_open(call=not future.feeds)
-            member = self._members.admit(future, self._member_ended)
-            cancelled = self._cancelled
-            is_awaited = self._bell is not None
-        if future.feeds and not cancelled:
-            self._take_on(future)
-        attach(member)
-        if is_awaited:
-            future.look()  # whoever waits at the block's end waits for this one, too
-        if self._cancelled:
-            future.cancel()
-
-    def look(self) -> None:
-        """Note that this thread is about to wait. See `context.Group`."""
-        with self._lock:
-            begun = self._count(self._members.look())
-        if begun:
-            self._cancel_behind()
-
-    def _check_open(self, *, call: bool = True) -> None:
-        """Refuse members when it is over, and new calls when it has been cancelled. Under the lock."""
-        if self._state is not _State.OPEN:
-            raise GroupClosedError
-        if call and self._cancelled:
-            raise CancelledError(_CANCELLED)
-
-    def _take_on(self, future: State[Any]) -> None:
-        """Note that *future* follows calls of this group, or of those around it."""
-        group: TaskGroup | None = self
-        while group is not None:
-            with group._lock:
-                group._members.take_on(future)
-            group = group._parent
-
-    def _member_ended(self, member: Member, outcome: Outcome) -> Future[None] | None:
-        """Note the end of a member; return the bell if it was the last one. On whatever thread that has ended it."""
-        with self._lock:
-            begun = self._count(self._members.end(member, outcome))
-            undecided = not self._cancelled and self._members.is_undecided(member)
-            bell = None
-            if not self._members.open:
-                bell, self._bell = self._bell, None
-        if begun:
-            self._cancel_behind()
-        elif undecided:
-            self._let_decide(member)
-        return bell
-
-    def _count(self, failed: list[Member]) -> bool:
-        """Note failures that count; True if the group has to be cancelled now. Under the lock."""
-        begun = False
-        for member in failed:
-            error = cast(BaseException, member.outcome[1])
-            if self._cancelled and is_cancellation(error):
-                continue
-            begun = begun or not self._cancelled
-            self._cancelled = True
-            self._errors.setdefault(id(error), member.outcome)
-        return begun
-
-    def _let_decide(self, member: Member) -> None:
-        """Leave what made *member* a moment to say what follows it."""
-        with suppress(RuntimeError):  # its loop has been closed
-            if member.maker.turn is not None:
-                member.maker.turn(self.look)
-        try:
-            timer = TIMER.call_later(GRACE, partial(self._decide, member))
-        except RuntimeError:  # no thread can be started: it is judged when its maker waits, or the block ends
-            return
-        with self._lock:
-            decided = not self._members.is_undecided(member)
-            member.timer = timer
-        if decided:
-            timer.cancel()
-
-    def _decide(self, member: Member) -> None:
-        with self._lock:
-            failed = self._members.judge(member)
-            begun = self._count(failed or [])
-        if failed is None:
-            self._let_decide(member)
-        elif begun:
-            self._cancel_behind()
-
-    # -- cancelling ---------------------------------------------------------------------------------------------------
-
-    def _cancel_all(self) -> None:
-        self._cancelled = True
-        self.cancel_members(everyone=True)
-
-    def _cancel_from_outside(self) -> None:
-        """Cancel it with the group around it."""
-        self._from_outside = True
-        self._cancel_all()
-
-    def _cancel_behind(self) -> None:
-        """Cancel the members on a callback thread: here user code, such as their callbacks, might be out of place."""
-        if not (self._members.open or self._inner or self._host):
-            return
-        try:
-            (self._registry or default_registry()).callbacks.dispatch(_Cancelling(self))
-        except Exception:  # there is no thread any more, or none could be started
-            self.cancel_members(everyone=False)
-
-    def cancel_members(self, *, everyone: bool) -> None:
-        """Cancel what belongs to it; unless *everyone*, without what futures from outside wait for."""
-        with self._lock:
-            members, inner, host = dict(self._members.open), list(self._inner), self._host
-        if host is not None:
-            host.interrupt()
-        with ExitStack() as stack:  # each is cancelled, whatever a callback of another raises
-            for group in inner:
-                stack.callback(group._cancel_from_outside)
-        spared: set[State[Any]] = set() if everyone else followed_from_outside(members)
-        with ExitStack() as stack:
-            for future, member in reversed(members.items()):
-                if future not in spared:
-                    stack.callback(attach, member)  # a Ctrl-C may have come between taking it in and that
-                    stack.callback(future.cancel)
-
     def after_fork_in_child(self) -> None:
         """Let go of the members: they belong to the parent."""
         self._lock = threading.RLock()  # a thread that is no more may have held the old one
         self._members = Members()
         self._inner = {}
         self._errors = {}
-
-
-class _Bell(Future[None]):
-    """
-    Ends when no member is left.
-
-    Args:
-        members: The members.
-    """
-
-    def __init__(self, members: Members) -> None:
-        super().__init__()
-        self._members = members
-        self.take_work()  # nobody can cancel it
-
-    def awaited(self) -> list[Any]:
-        """Return all members, those as well that have come since somebody waits for it; see `State.awaited`."""
-        return list(self._members.open)
-
-
-class _Cancelling:
-    """The cancelling of a group's members, on its way to a callback thread."""
-
-    __slots__ = ("_group",)
-    priority = 0
-
-    def __init__(self, group: TaskGroup) -> None:
-        self._group = group
-
-    def run_on(self, here: Dispatcher) -> None:
-        """Cancel them; what callbacks raise is logged."""
-        try:
-            self._group.cancel_members(everyone=False)
-        except BaseException:
-            LOGGER.exception("exception while the calls of %r were cancelled", self._group)
 
 
 @contextmanager
@@ -525,8 +331,6 @@ def detached() -> Generator[None]:
     finally:
         WITHIN.reset(token)
 
-
-_CANCELLED: Final = "the task group has been cancelled"
 
 _open: dict[TaskGroup, None] = {}
 """Those whose blocks have begun and have not ended; changed by single atomic steps."""

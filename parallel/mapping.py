@@ -13,10 +13,12 @@ from types import CoroutineType
 from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, cast, overload
 
 from parallel.context import Declared
+from parallel.declaring import task
 from parallel.futures import Future
+from parallel.naming import dress, find_again, resolve
 from parallel.options import Said
 from parallel.streams import MapFuture, map_eagerly
-from parallel.tasks import Task, dress, find_again, resolve, task
+from parallel.tasks import Task, caller
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -103,7 +105,7 @@ class ParallelMap(Declared, Generic[P, R]):
         Raises:
             What an iterable raises, and what calling the task raises.
         """
-        return map_eagerly(self.submit, iterables)
+        return map_eagerly(self.task.for_each(caller()), iterables)
 
     @overload  # pyright infers CoroutineType for `async def`, mypy Coroutine
     def submit(self: ParallelMap[P, CoroutineType[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
@@ -113,7 +115,7 @@ class ParallelMap(Declared, Generic[P, R]):
     def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
     def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call the function with one item, as a task is called."""
-        return self.task(*args, **kwargs)
+        return self.task.call_from(caller(), args, kwargs)
 
     def local_one(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the plain function on one item, here and now."""

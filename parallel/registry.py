@@ -99,13 +99,17 @@ class Registry:
 
     @property
     def callbacks(self) -> Crew:
-        """The threads that run what follows calls whose own workers can't."""
+        """The threads that run what follows calls whose own workers can't; once it has run dry, the default's."""
+        if self._callbacks is None and self._drained.is_set() and (default := default_registry()) is not self:
+            return default.callbacks
         with self._lock:
             crew = self._callbacks
-            if crew is None and not self._drained.is_set():
+            if crew is None:
                 crew = self._callbacks = Crew("the callback threads", _CALLBACK_THREADS, "parallel-callback")
                 weakref.finalize(self, crew.close, False).atexit = False
-        return crew or default_registry().callbacks
+                if self._drained.is_set():
+                    crew.close(cancel_futures=False)  # nobody would end its threads: it refuses what comes
+        return crew
 
     def pool(self, name: str, /) -> Pool:
         """

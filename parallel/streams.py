@@ -24,8 +24,8 @@ class MapFuture(Future[list[R]]):
     """
     The future of the list of all values, one per item, in input order; iterating yields each as soon as it is there.
 
-    The first item that fails fails the whole, and those that have not been started are cancelled. Iterating raises
-    the failed item's exception at its place. Leaving a loop over it early cancels nothing.
+    The first item that fails fails the whole, and the others are cancelled, as by `gather`. Iterating raises the failed
+    item's exception at its place. Leaving a loop over it early cancels nothing.
     """
 
     def __init__(self, futures: Sequence[Future[R]]) -> None:

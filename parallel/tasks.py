@@ -1,5 +1,5 @@
 """
-`@task` and `Task[P, R]`: a plain function, declared to run in a pool.
+`Task[P, R]`: a plain function that is declared to run in a pool, and chains of such.
 
     task(1, 2) ──▶ current registry ──▶ the task's pool there (looked up once) ──▶ Future
 
@@ -16,17 +16,16 @@ import functools
 import inspect
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from importlib import import_module
-from types import CoroutineType, FunctionType, MethodType
-from typing import Any, Final, Generic, ParamSpec, Protocol, Self, TypeAlias, TypeVar, Unpack, cast, overload
+from types import CodeType, CoroutineType, MethodType
+from typing import Any, Generic, ParamSpec, Protocol, Self, TypeAlias, TypeVar, Unpack, cast, overload
 
 from parallel.chains import short_name
-from parallel.checks import did_you_mean
-from parallel.context import WITHIN, Declared, default_registry, module_of, name_of, plain_function
-from parallel.errors import PoolShutdownError, UnsuitableFunctionError
+from parallel.context import WITHIN, Declared, default_registry, name_of, plain_function
+from parallel.errors import PoolShutdownError
 from parallel.futures import Future, what_to_catch
 from parallel.here import Tie, run_here
 from parallel.limits import Limits
+from parallel.naming import dress, find_again, resolve
 from parallel.options import Rate, Said, TaskOptions, declared_options
 from parallel.plans import Plan
 from parallel.registry import Registry
@@ -47,6 +46,10 @@ C = TypeVar("C")
 
 _Route: TypeAlias = list[tuple[object, Plan | None]]
 """One item: a registry's edition, and the plan that the task has there."""
+
+
+Place: TypeAlias = tuple[CodeType, int]
+"""Where a task is called: the caller's code, and the offset in it of the instruction that calls."""
 
 
 class Method(Protocol[S_contra, Q, R_co]):
@@ -97,18 +100,43 @@ class Task(Declared, Generic[P, R]):
             PoolShutdownError: The registry has been shut down.
             UnsuitableFunctionError: The pool can't run such a function.
         """
+        # It is `call_from(caller(), args, kwargs)`, written out: the calls that this saves are a tenth of it.
         within = WITHIN.get()
         registry = cast(Registry, (within is not None and within.registry) or default_registry())
         edition, plan = self._route[0]
         if edition is not registry.edition or plan is None:
             plan = self._look_up(registry)
-        caller = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # to say where a call that fails unseen was made
+        frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # to say where a call that fails unseen was made
         try:
-            return plan.call(self.__wrapped__, args, kwargs, (plan.about, caller.f_code, caller.f_lasti), within)
+            return plan.call(self.__wrapped__, args, kwargs, (plan.about, frame.f_code, frame.f_lasti), within)
         except PoolShutdownError:
             if default_registry() is registry or (within is not None and within.registry is registry):
                 raise
-        return self(*args, **kwargs)  # another thread has configured anew meanwhile
+        return self.call_from((frame.f_code, frame.f_lasti), args, kwargs)  # see there
+
+    def call_from(self, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Future[Any]:
+        """
+        Call the task for somebody else. For methods that do so, here and in other rooms.
+
+        Args:
+            place: Where that one calls: what a report of a failure that nobody looks at names.
+            args: The call's positional arguments.
+            kwargs: Its keyword arguments.
+
+        Raises:
+            What calling it raises.
+        """
+        within = WITHIN.get()
+        registry = cast(Registry, (within is not None and within.registry) or default_registry())
+        edition, plan = self._route[0]
+        if edition is not registry.edition or plan is None:
+            plan = self._look_up(registry)
+        try:
+            return plan.call(self.__wrapped__, args, kwargs, (plan.about, *place), within)
+        except PoolShutdownError:
+            if default_registry() is registry or (within is not None and within.registry is registry):
+                raise
+        return self.call_from(place, args, kwargs)  # another thread has configured anew meanwhile
 
     def local(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the plain function here and now, and return what it returns."""
@@ -142,9 +170,9 @@ class Task(Declared, Generic[P, R]):
     def submit(
         self: Callable[..., Future[T]], a: object, b: object, c: object, d: object, /, *more: object
     ) -> Future[T]: ...
-    def submit(self: Callable[..., Future[Any]], *args: Any) -> Future[Any]:
+    def submit(self: Any, *args: Any) -> Future[Any]:
         """Call the task; the same as calling it, typed for arguments that are values or futures of them."""
-        return self(*args)
+        return cast("Task[..., Any]", self).call_from(caller(), args, {})
 
     @overload
     def map(self: Callable[[A], Future[T]], items: Iterable[A], /) -> MapFuture[T]: ...
@@ -154,14 +182,18 @@ class Task(Declared, Generic[P, R]):
     def map(
         self: Callable[..., Future[T]], a: Iterable[Any], b: Iterable[Any], c: Iterable[Any], /, *more: Iterable[Any]
     ) -> MapFuture[T]: ...
-    def map(self: Callable[..., Future[Any]], *iterables: Iterable[Any]) -> MapFuture[Any]:
+    def map(self: Any, *iterables: Iterable[Any]) -> MapFuture[Any]:
         """
         Call the task once per item, or per tuple of items of several iterables, the shortest of which ends it.
 
         Returns:
             The future of the list of all values, in input order; iterating it yields them as they come.
         """
-        return map_eagerly(self, iterables)
+        return map_eagerly(cast("Task[..., Any]", self).for_each(caller()), iterables)
+
+    def for_each(self, place: Place, /) -> Callable[..., Future[Any]]:
+        """Return what calls the task for somebody who maps it at *place*; see `call_from`."""
+        return lambda *items: self.call_from(place, items, {})
 
     @overload  # a Task matches here too: a Future is Awaitable
     def then(self: Callable[Q, Future[T]], fn: Callable[[T], Awaitable[U]], /) -> Task[Q, U]: ...
@@ -335,12 +367,12 @@ class TaskChain(Task[P, R]):
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call the first task, and tie the rest to its future."""
+        return self.call_from(caller(), args, kwargs)
+
+    def call_from(self, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Future[Any]:
+        """Call the first task, and tie the rest to its future; see `Task.call_from`."""
         first, ties = self._parts()
-        future = cast("Callable[..., Future[Any]]", first)(*args, **kwargs)
-        fields = future.__dict__
-        if "_made" in fields:
-            caller = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # as in a task: it was called there, not here
-            fields["_made"] = (fields["_made"][0], caller.f_code, caller.f_lasti)
+        future = first.call_from(place, args, kwargs)
         for how, stage in ties:
             future = cast("Future[Any]", getattr(future, how)(*stage))
         return future
@@ -379,110 +411,15 @@ class TaskChain(Task[P, R]):
         return self.__reduce__()
 
 
-class TaskDecorator(Protocol):
-    """What `task(...)` with options returns."""
-
-    def __call__(self, fn: Callable[P, R], /) -> Task[P, R]: ...
-
-
-@overload
-def task(fn: Callable[P, R], /) -> Task[P, R]: ...
-@overload
-def task(**said: Unpack[Said]) -> TaskDecorator: ...
-def task(fn: Any = None, /, **said: Unpack[Said]) -> Any:
-    """
-    Declare a function: calling it submits the call to a pool and returns a `Future`.
-
-    Works with and without parentheses, on functions, methods, `async def`, classes and other callables, and over
-    `@staticmethod` and `@classmethod`. The configuration's `[tasks."module:qualname"]` wins over what is said here.
-
-    Durations are seconds, a `timedelta` or a string such as `250ms` or `5m`.
-
-    Args:
-        fn: The function.
-        pool: The pool to run in, by name; None: `threads`, and `loop` for `async def`.
-        timeout: How long one attempt may run. What runs longer fails with `TaskTimeoutError`: a coroutine is cancelled,
-            a process killed; a function on a thread is asked to stop, and its thread replaced.
-        deadline: How long the whole call may take from now on, with waiting and all attempts, and with the calls that
-            its function makes.
-        retry: What is tried again, how often, and after which waits.
-        limit: The most calls of this task at a time, in this process.
-        rate: The most calls of it that start in a period, such as `100/min`.
-        priority: Calls of a higher one start first; 0 is usual.
-        on_success: Called with each value; or its import string. What it raises is logged.
-        on_failure: Called with each error, as *on_success*.
-
-    Raises:
-        UnsuitableFunctionError: *fn* is a generator function.
-        TypeError, ValueError: An option is of another type, or has a value that it can't have; it names the task.
-    """
-    for name in said.keys() - _OPTIONS:
-        raise TypeError(f"task() has no option {name!r}{did_you_mean(name, _OPTIONS)}; known: {', '.join(_OPTIONS)}")
-    if fn is None:
-        return functools.partial(_declare, said=said)
-    return _declare(fn, said=said)
-
-
-_OPTIONS: Final = list(Said.__annotations__)
-
-
-def _declare(fn: Any, /, *, said: Said) -> Task[..., Any]:
-    kind: type[Task[..., Any]] = Task
-    if isinstance(fn, staticmethod):
-        kind, fn = StaticTask, cast(Any, fn).__func__
-    elif isinstance(fn, classmethod):
-        kind, fn = ClassTask, cast(Any, fn).__func__
-    plain = _checked(fn)
-    return cast("Callable[..., Task[..., Any]]", kind)(plain, declared_options(name_of(plain), **said))
-
-
-def _checked(fn: Any) -> Callable[..., Any]:
-    """Refuse what can't be a task."""
-    if isinstance(fn, Declared):
-        raise TypeError(f"{fn!r} is declared already; use its options() to change how it runs")
-    if not callable(fn):
-        hint = f"; did you mean task(pool={fn!r})?" if isinstance(fn, str) else ""
-        raise TypeError(f"only something callable can be declared, found {fn!r}{hint}")
-    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
-        raise UnsuitableFunctionError(
-            name_of(fn), "is a generator function, whose values come one by one: return a list, or declare its parts"
-        )
-    return cast("Callable[..., Any]", fn)
-
-
 def _built_in(fn: Callable[..., Any], declared: TaskOptions) -> TaskOptions:
     """Fill in what the decorator left open."""
     return declared.over(TaskOptions(pool="loop" if inspect.iscoroutinefunction(fn) else "threads"))
 
 
-def dress(declared: Declared, fn: Callable[..., Any]) -> None:
-    """Give *declared* the name, documentation and attributes of *fn*, but none that hide what it has itself."""
-    functools.update_wrapper(cast(Any, declared), fn, updated=())
-    kind = type(declared)
-    attributes = vars(declared)
-    qualname = name_of(fn).partition(":")[2]
-    attributes.setdefault("__module__", module_of(fn))
-    attributes.setdefault("__qualname__", qualname)
-    attributes.setdefault("__name__", qualname.rpartition(".")[2])
-    if type(fn) is FunctionType:
-        attributes.update((name, value) for name, value in vars(fn).items() if not hasattr(kind, name))
-
-
-def resolve(module: str, qualname: str) -> object:
-    """Return what a name means now, before it binds to anything; None if nothing."""
-    found: object = sys.modules.get(module)
-    for part in qualname.split("."):
-        found = inspect.getattr_static(found, part, None)
-    return found
-
-
-def find_again(module: str, qualname: str) -> object:
-    """Find a declared function by its name, from its pickle."""
-    import_module(module)
-    found = resolve(module, qualname)
-    if not isinstance(found, Declared):
-        raise AttributeError(f"module {module!r} has no declared function {qualname!r}, found {found!r}")
-    return found
+def caller() -> Place:
+    """Return the place that calls the function which asks; for one of ours that calls a task for its own caller."""
+    frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]  # no public way is as fast
+    return frame.f_code, frame.f_lasti
 
 
 def _no_route() -> _Route:

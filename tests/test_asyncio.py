@@ -10,18 +10,18 @@ import logging
 import sys
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Coroutine, Iterator
 from concurrent.futures import InvalidStateError
 from contextlib import suppress
 from typing import Any
 
 import jobs
 import pytest
+from awaiting import POOLS, awaits, value_of, watchers
 from jobs import Gate, Held, frequent_switches, without_gc
 
 from parallel import (
     Future,
-    InlinePool,
     LoopPool,
     Pool,
     ProcessPool,
@@ -29,20 +29,10 @@ from parallel import (
     ThreadPool,
     as_completed,
     completed,
-    first,
     gather,
-    race,
-    settle,
 )
 
 LONG = 30  # seconds; only a deadlock takes so long
-
-POOLS: dict[str, Callable[[], Pool]] = {
-    "thread": lambda: ThreadPool(1),
-    "process": lambda: ProcessPool(1),
-    "loop": LoopPool,
-    "inline": InlinePool,
-}
 
 
 def run(main: Coroutine[Any, Any, Any], **options: Any) -> Any:
@@ -63,11 +53,6 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def value_of(awaitable: Awaitable[Any]) -> Any:
-    """Wait for it, as a task may."""
-    return await awaitable
-
-
 async def started(*awaitables: Awaitable[Any]) -> list[asyncio.Task[Any]]:
     """Make a task of each, and return when all wait."""
     tasks = [asyncio.create_task(value_of(one)) for one in awaitables]
@@ -82,11 +67,6 @@ async def cancelled(task: asyncio.Future[Any]) -> bool:
     return task.cancelled()
 
 
-def watchers(future: Future[Any]) -> int:
-    """Count those who wait for a future."""
-    return len(future.entries())
-
-
 # -- await ------------------------------------------------------------------------------------------------------------
 
 
@@ -94,22 +74,8 @@ def watchers(future: Future[Any]) -> int:
 @pytest.mark.parametrize("kind", POOLS)
 def test_await(kind: str, debug: bool) -> None:
     """Calls of every kind are awaited: for a value or an error, chained and combined."""
-    double: Any = jobs.async_double if kind == "loop" else jobs.double
-    divide: Any = jobs.to_async(jobs.divide) if kind == "loop" else jobs.divide
-
-    async def main(pool: Pool) -> None:
-        assert await pool.submit(double, 1) == 2
-        with pytest.raises(ZeroDivisionError):
-            await pool.submit(divide, 1, 0)
-        assert await pool.submit(double, 1).then(jobs.double).then(lambda x: pool.submit(double, x)) == 8
-        assert await pool.submit(divide, 1, 0).catch(ZeroDivisionError, lambda _: 3) == 3
-        assert await gather(*(pool.submit(double, x) for x in range(5))) == (0, 2, 4, 6, 8)
-        assert [one.ok for one in await settle(pool.submit(double, 1), pool.submit(divide, 1, 0))] == [True, False]
-        assert await race(pool.submit(double, 1)) == 2
-        assert await first(pool.submit(divide, 1, 0), pool.submit(double, 1)) == 2
-
     with POOLS[kind]() as pool:
-        run(main(pool), debug=debug)
+        run(awaits(pool), debug=debug)
 
 
 @pytest.mark.parametrize("kind", POOLS)

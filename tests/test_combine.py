@@ -4,11 +4,13 @@ Futures of several futures, and waiting for several.
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError
+from queue import SimpleQueue
 from typing import Any
 
 import jobs
@@ -17,7 +19,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jobs import Held, frequent_switches, without_gc
 
-from parallel import Future, LoopPool, ThreadPool, as_completed, completed, failed, first, gather, race, settle, wait
+from parallel import (
+    Future,
+    LoopPool,
+    ThreadPool,
+    as_completed,
+    completed,
+    current_task,
+    failed,
+    first,
+    gather,
+    race,
+    settle,
+    wait,
+)
 
 LONG = 30  # seconds; only a deadlock takes so long
 Combine = Callable[..., Future[Any]]
@@ -103,6 +118,90 @@ def test_gather_leaves_what_others_wait_for(held: Held) -> None:
     assert not queued.cancelled()
     held.go.set()
     assert other.result(timeout=LONG) == 4
+
+
+def patient(begun: threading.Event, go: threading.Event) -> bool:
+    """Run until asked to stop, or until *go* is set; return whether it was asked."""
+    begun.set()
+    here = current_task()
+    for _ in range(LONG * 1000):
+        if here.cancelled or go.wait(0.001):
+            break
+    return here.cancelled
+
+
+def test_gather_asks_what_runs_to_stop(pool: ThreadPool) -> None:
+    """A failure asks a running call on a thread to stop."""
+    begun, go, promise = threading.Event(), threading.Event(), Future[int]()
+    future = pool.submit(patient, begun, go)
+    both = gather(future, promise)
+    assert begun.wait(LONG)
+    promise.set_exception(ValueError())
+    assert isinstance(both.exception(timeout=LONG), ValueError)
+    assert future.result(timeout=LONG)
+
+
+def test_gather_asks_up_the_chain(pool: ThreadPool) -> None:
+    """What runs for the others' sake alone is asked to stop as well; its continuation is cancelled."""
+    begun, go, promise = threading.Event(), threading.Event(), Future[int]()
+    future = pool.submit(patient, begun, go)
+    end = future.then(jobs.same)
+    both = gather(promise, end)
+    assert begun.wait(LONG)
+    promise.set_exception(ValueError())
+    assert isinstance(both.exception(timeout=LONG), ValueError)
+    assert end.cancelled()
+    assert future.result(timeout=LONG)
+
+
+@pytest.mark.parametrize("how", ["then", "callback", "wait"])
+def test_gather_asks_nothing_that_others_wait_for(pool: ThreadPool, how: str) -> None:
+    """A running call that somebody else waits for is not asked to stop."""
+    begun, go, promise = threading.Event(), threading.Event(), Future[int]()
+    future = pool.submit(patient, begun, go)
+    both = gather(future, promise)
+    values: SimpleQueue[bool] = SimpleQueue()
+    if how == "then":
+        future.then(values.put)
+    elif how == "callback":
+        future.add_done_callback(lambda ended: values.put(ended.result()))
+    else:
+        pool.submit(lambda: values.put(future.result(LONG)))
+        while len(future._watched().entries) < 2:  # the tie of the gather, and who waits
+            go.wait(0.001)
+    assert begun.wait(LONG)
+    promise.set_exception(ValueError())
+    assert isinstance(both.exception(timeout=LONG), ValueError)
+    go.set()
+    assert values.get(timeout=LONG) is False
+
+
+def test_gather_cancels_a_running_coroutine() -> None:
+    """A failure cancels a running coroutine at once."""
+    begun, promise = threading.Event(), Future[int]()
+
+    async def rests() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    with LoopPool() as loop:
+        future = loop.submit(rests)
+        both = gather(future, promise)
+        assert begun.wait(LONG)
+        promise.set_exception(ValueError())
+        assert isinstance(both.exception(timeout=LONG), ValueError)
+        assert future.cancelled()
+
+
+def test_cancelling_a_gather_leaves_what_runs(pool: ThreadPool) -> None:
+    """Who cancels the result cancels what is queued alone, as at the end of any chain."""
+    begun, go = threading.Event(), threading.Event()
+    future = pool.submit(patient, begun, go)
+    both = gather(future, Future[int]())
+    assert begun.wait(LONG)
+    assert both.cancel()
+    go.set()
+    assert future.result(timeout=LONG) is False
 
 
 def test_gather_cancels_one_given_twice(held: Held) -> None:

@@ -237,6 +237,8 @@ def test_sleep_on_a_loop() -> None:
     async def body() -> None:
         sleep(0.001)
 
-    assert isinstance(task(body)().exception(LONG), DeadlockError)
-    with pytest.raises(DeadlockError):
+    text = r"was to sleep\(0\.001\), .*; use `await asyncio\.sleep\(\.\.\.\)`"
+    with pytest.raises(DeadlockError, match=text):
+        task(body)().result(LONG)
+    with pytest.raises(DeadlockError, match=text):
         asyncio.run(body())

@@ -36,7 +36,7 @@ SAMPLES: list[tuple[ParallelError, type[BaseException], str]] = [
     (errors.GroupClosedError(), RuntimeError, "with detached()"),
     (errors.StarvationError("a pool", 256), RuntimeError, "256 workers of a pool wait"),
     (errors.UnsuitableFunctionError("m:f", "is no good"), TypeError, "m:f is no good"),
-    (errors.DeadlockError("the loop"), RuntimeError, "the loop waits"),
+    (errors.DeadlockError("the loop", "wait for f", "await it"), RuntimeError, "the loop was to wait for f; await it"),
     (WorkerDiedError("m:f", 12, -9), BrokenProcessPool, "worker process 12 was killed by SIGKILL"),
     (WorkerDiedError("m:f", 12, 3), BrokenProcessPool, "exited with status 3 while it ran m:f"),
     (WorkerDiedError("m:f", 12, -250), BrokenProcessPool, "was killed by signal 250"),

@@ -133,6 +133,35 @@ def test_running_by_hand() -> None:
     assert not other.set_running_or_notify_cancel()
 
 
+class Interrupted(Future[int]):
+    """A future that is begun in the moment in which it is being cancelled."""
+
+    begun: bool | None = None
+
+    def take_work(self) -> Any:
+        work = super().take_work()
+        self.begun = self.set_running_or_notify_cancel()
+        return work
+
+
+def test_begun_while_it_is_cancelled() -> None:
+    """Who begins a promise that somebody is cancelling is told that it is cancelled."""
+    promise = Interrupted()
+    assert promise.cancel()
+    assert promise.begun is False
+    assert promise.set_running_or_notify_cancel() is False
+
+
+def test_begun_twice() -> None:
+    """A promise can't be begun twice, nor can a call that an engine runs."""
+    promise: Future[int] = Future()
+    assert promise.set_running_or_notify_cancel()
+    with Held() as held:
+        for future in (promise, held.future):
+            with pytest.raises(RuntimeError, match="RUNNING"):
+                future.set_running_or_notify_cancel()
+
+
 def test_set_exception_takes_a_class() -> None:
     """An exception class does as well as an instance, as in the standard library."""
     future: Future[int] = Future()

@@ -121,7 +121,7 @@ def one() -> Iterator[Registry]:
 def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave nobody time: what a thread has made is judged when it says so."""
     monkeypatch.setattr(members, "GRACE", LONG)
-    monkeypatch.setattr("parallel.groups.GRACE", LONG)
+    monkeypatch.setattr("parallel.company.GRACE", LONG)
 
 
 def texts(group: BaseExceptionGroup[Any]) -> list[str]:
@@ -665,7 +665,7 @@ def test_decided_by_time() -> None:
 
 def test_an_inline_call_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """While an inline call runs, what was made before it is not judged, whatever it waits for."""
-    monkeypatch.setattr("parallel.groups.GRACE", 0.001)
+    monkeypatch.setattr("parallel.company.GRACE", 0.001)
 
     @task(pool="inline")
     def slow() -> int:
@@ -1000,7 +1000,7 @@ def test_on_the_thread_of_the_loop() -> None:
         with TaskGroup():
             sleep()
 
-    with pytest.raises(DeadlockError):
+    with pytest.raises(DeadlockError, match="`async with`"):
         outer().result(LONG)
 
 

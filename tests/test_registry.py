@@ -404,6 +404,29 @@ def test_shutdown_of_an_unused_registry() -> None:
         registry.pool("threads")
 
 
+def test_continuation_after_the_default_registry() -> None:
+    """Once the default registry has been shut down, what would need its callback threads fails, and says why."""
+    default_registry().shutdown()
+    promise: Future[int] = Future()
+    links = [promise.then(str), promise.finally_(jobs.nothing), gather(promise, completed(1)).then(str)]
+    promise.set_result(1)
+    for link in links:
+        with pytest.raises(PoolShutdownError, match="callback threads"):
+            link.result(LONG)
+    assert default_registry().callbacks.stats().workers == 0
+
+
+def test_continuation_after_another_registry() -> None:
+    """The callback threads of the default registry stand in for those of one that has run dry."""
+    with using({}) as registry:
+        promise: Future[int] = Future()
+    assert registry.callbacks is default_registry().callbacks
+    with using(registry):
+        text = promise.then(str)
+    promise.set_result(1)
+    assert text.result(LONG) == "1"
+
+
 def test_shutdown_while_promises_are_pending() -> None:
     """A promise that nobody ends doesn't keep a registry from shutting down."""
     registry = Registry({})

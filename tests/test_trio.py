@@ -19,31 +19,21 @@ import jobs
 import pytest
 import trio
 import trio.testing
+from awaiting import POOLS, awaits, value_of, watchers
 from jobs import Held, frequent_switches, without_gc
 
 from parallel import (
     Future,
     InlinePool,
-    LoopPool,
     Pool,
-    ProcessPool,
     ThreadPool,
     as_completed,
     completed,
     failed,
-    first,
     gather,
-    settle,
 )
 
 LONG = 30  # seconds; only a deadlock takes so long
-
-POOLS: dict[str, Callable[[], Pool]] = {
-    "thread": lambda: ThreadPool(1),
-    "process": lambda: ProcessPool(1),
-    "loop": LoopPool,
-    "inline": InlinePool,
-}
 
 
 def run(main: Callable[..., Awaitable[Any]], *args: Any) -> Any:
@@ -61,16 +51,6 @@ def pool() -> Iterator[ThreadPool]:
     """A pool of two threads."""
     with ThreadPool(2) as pool:
         yield pool
-
-
-async def value_of(awaitable: Awaitable[Any]) -> Any:
-    """Wait for it, as a task may."""
-    return await awaitable
-
-
-def watchers(future: Future[Any]) -> int:
-    """Count those who wait for a future."""
-    return len(future.entries())
 
 
 class Waiting:
@@ -105,21 +85,8 @@ async def cancelled(scope: trio.CancelScope) -> bool:
 @pytest.mark.parametrize("kind", POOLS)
 def test_await(kind: str) -> None:
     """Calls of every kind are awaited: for a value or an error, chained and combined."""
-    double: Any = jobs.async_double if kind == "loop" else jobs.double
-    divide: Any = jobs.to_async(jobs.divide) if kind == "loop" else jobs.divide
-
-    async def main(pool: Pool) -> None:
-        assert await pool.submit(double, 1) == 2
-        with pytest.raises(ZeroDivisionError):
-            await pool.submit(divide, 1, 0)
-        assert await pool.submit(double, 1).then(jobs.double).then(lambda x: pool.submit(double, x)) == 8
-        assert await pool.submit(divide, 1, 0).catch(ZeroDivisionError, lambda _: 3) == 3
-        assert await gather(*(pool.submit(double, x) for x in range(5))) == (0, 2, 4, 6, 8)
-        assert [one.ok for one in await settle(pool.submit(double, 1), pool.submit(divide, 1, 0))] == [True, False]
-        assert await first(pool.submit(divide, 1, 0), pool.submit(double, 1)) == 2
-
     with POOLS[kind]() as pool:
-        run(main, pool)
+        run(awaits, pool)
 
 
 def test_trio_without_asyncio(run_script: Any) -> None:

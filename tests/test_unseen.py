@@ -15,6 +15,7 @@ import traceback
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from contextlib import suppress
 from subprocess import CompletedProcess
 from textwrap import dedent
@@ -35,6 +36,7 @@ from parallel import (
     failed,
     first,
     gather,
+    parallel_map,
     race,
     settle,
     task,
@@ -106,6 +108,12 @@ def parse(text: str) -> int:
     return int(text)
 
 
+@parallel_map(pool="threads")
+def parse_all(text: str) -> int:
+    """Return the number in *text*."""
+    return int(text)
+
+
 # -- what is told -----------------------------------------------------------------------------------------------------
 
 
@@ -128,6 +136,29 @@ def test_it_is_told_where_a_task_was_called(reports: Reports) -> None:
     assert reports.next().getMessage() == (
         f"{__name__}:parse has failed, and nobody has looked at the error (called at {__file__}:{line})"
     )
+
+
+CALLS: list[Callable[[], object]] = [
+    lambda: parse.submit("x"),
+    lambda: parse.map(["x"]),
+    lambda: parse.then(str)("x"),
+    lambda: parse.then(str).submit("x"),
+    lambda: parse.then(str).then(len).map(["x"]),
+    lambda: parse_all(["x"]),
+    lambda: parse_all.submit("x"),
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("pool", ["threads", "inline"])
+def test_it_is_told_where_a_method_called(call: Callable[[], object], pool: str, reports: Reports) -> None:
+    """However a task is called, the report names the user's line."""
+    configuration = {"pools": {"inline": {"kind": "inline"}}, "tasks": {f"{__name__}:*": {"pool": pool}}}
+    with using(configuration):
+        call()
+        gc.collect()  # see `test_failures_of_all_kinds_of_pools`
+        place = f"(called at {__file__}:{call.__code__.co_firstlineno}"
+        assert place in reports.next().getMessage()
 
 
 def test_it_is_told_in_which_chain(reports: Reports) -> None:
@@ -305,6 +336,8 @@ NO_LOOKS: list[Callable[[Future[int]], object]] = [
     lambda future: future.on_success(jobs.same),
     lambda future: concurrent.futures.wait([future]),
     lambda future: list(as_completed([future])),
+    lambda future: list(as_completed([future, completed(1)])),
+    lambda future: [wait([future], return_when=how) for how in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION)],
     lambda future: ended(future.then(str)),
     lambda future: ended(future.catch(KeyError, str)),
     lambda future: ended(future.finally_(jobs.nothing)),

@@ -1,8 +1,8 @@
 """
-A backlog: what waits for a worker, first come first served, and by priority once a call has one.
+A backlog: what waits for a worker, first come first served, and by priority.
 
-    append() ──▶ deque ──────────────────────────▶ popleft()
-            └──▶ heap, from the first call with a priority on ──▶ popleft()
+    append() ──▶ deque, of the usual priority ──▶ popleft()
+            └──▶ heap, of the others ─────────▶
 
 Guarantees:
 - Of two calls, the one with the higher priority comes out first; of two with the same, the one that came first.
@@ -35,23 +35,16 @@ class Backlog(Generic[S]):
     """What waits for a worker."""
 
     def __init__(self) -> None:
-        self._plain: deque[S] = deque()
-        self._ranked: list[tuple[int, int, S]] | None = None  # a heap; None until a priority came
+        self._plain: deque[S] = deque()  # those of the usual priority
+        self._ranked: list[tuple[int, int, S]] = []  # a heap of the others
         self._numbers = itertools.count()
 
     def append(self, step: S) -> None:
         """Add *step* behind all that come before it."""
-        if self._ranked is None:
-            if not step.priority:
-                self._plain.append(step)
-                return
-            self._ranked = []  # from here on a signal handler's step goes there, too
-            while self._plain:
-                self._rank(self._ranked, self._plain.popleft())
-        self._rank(self._ranked, step)
-
-    def _rank(self, heap: list[tuple[int, int, S]], step: S) -> None:
-        heapq.heappush(heap, (-step.priority, next(self._numbers), step))
+        if step.priority:
+            heapq.heappush(self._ranked, (-step.priority, next(self._numbers), step))
+        else:
+            self._plain.append(step)
 
     def popleft(self) -> S:
         """
@@ -60,17 +53,21 @@ class Backlog(Generic[S]):
         Raises:
             IndexError: There is none.
         """
-        return self._plain.popleft() if self._ranked is None else heapq.heappop(self._ranked)[2]
+        ranked = self._ranked
+        if ranked and (ranked[0][0] < 0 or not self._plain):
+            return heapq.heappop(ranked)[2]
+        return self._plain.popleft()
 
     def clear(self) -> None:
         """Forget all."""
         self._plain.clear()
-        if self._ranked is not None:
-            self._ranked.clear()
+        self._ranked.clear()
 
     def __len__(self) -> int:
-        return len(self._plain) if self._ranked is None else len(self._ranked)
+        return len(self._plain) + len(self._ranked)
 
     def __iter__(self) -> Iterator[S]:
         """Iterate over all that wait, in the order in which they would come out."""
-        return iter(list(self._plain) if self._ranked is None else [one for _, _, one in sorted(self._ranked)])
+        ranked = sorted(self._ranked)
+        high = [step for rank, _, step in ranked if rank < 0]
+        return iter([*high, *self._plain, *(step for _, _, step in ranked[len(high) :])])

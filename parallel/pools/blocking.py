@@ -17,6 +17,7 @@ from collections.abc import Container, Iterable
 from typing import Any, Final, Protocol
 
 from parallel.call import Call
+from parallel.chains import name_of_chain
 from parallel.context import RUNNING
 from parallel.errors import DeadlockError
 from parallel.pools.handing import Handing, Tally
@@ -89,7 +90,12 @@ class LoopThread:
     def check(self, futures: Iterable[State[Any]], /) -> None:
         """See that none of *futures* hangs on a call of this loop, perhaps among others; see `Waiter`."""
         if self.brings(*futures):
-            raise DeadlockError(f"the thread of {self._loop.label}")
+            awaited = ", ".join(name_of_chain(future.__dict__) for future in futures)
+            raise DeadlockError(
+                f"the thread of the {self._loop.label}",
+                f"wait for {awaited}, which only it can bring to its end",
+                "use `await`, `async for` or `async with` instead of what blocks, such as result()",
+            )
 
     def brings(self, *futures: State[Any]) -> bool:
         """Tell whether the end of one of *futures* hangs on a call of this loop, perhaps among others."""

@@ -1,9 +1,7 @@
 """
 A crew: one queue, and the threads that take from it; the engine of a thread pool, and the callback threads.
 
-    call(), accept() ──▶ _queue (FIFO) ──▶ worker thread ──▶ Future: value or error ──▶ what follows, on that thread
-
-    from the first priority on: accept() ──▶ _ranked, and _NEXT into _queue ──▶ who takes that gets the best of them
+    call(), accept() ──▶ the queue (`intake`) ──▶ worker thread ──▶ Future: value or error ──▶ what follows, there
 
     a worker that waits, or whose call overran its timeout ──▶ its place goes to a spare worker, until it comes back
 
@@ -15,9 +13,8 @@ Guarantees:
 - `shutdown()` may be called twice, and from a worker; with wait=True every other worker has exited on return, but for
   stragglers: those whose calls have overrun.
 
-State: `_workers`, `_spare`, `_full`, `_ranked`, `_closed`, `_broken` are changed under `_lock`, which is re-entrant: a
-signal handler or a `__del__` may submit while it is held. `_queue` guards itself, `_asleep` is changed by single atomic
-steps. User code never runs while `_lock` is held.
+State: `_workers`, `_spare`, `_full`, `_closed`, `_broken` are changed under `_lock`, that of the intake. `_asleep` is
+changed by single atomic steps. User code never runs while `_lock` is held.
 
 Source: the idea of the worker loop, CPython 3.11 `concurrent/futures/thread.py`; lending a place, Java's
 `ForkJoinPool.ManagedBlocker`.
@@ -29,22 +26,17 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import suppress
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final
 
 from parallel.context import Dispatcher, Step, this
 from parallel.delivery import settle
 from parallel.errors import PoolBrokenError, PoolShutdownError, StarvationError
 from parallel.futures import Future
 from parallel.outcomes import Work
-from parallel.pools.backlog import Backlog
-from parallel.pools.base import Engine, PoolStats, is_draining
+from parallel.pools.base import PoolStats, is_draining
+from parallel.pools.intake import Intake
 from parallel.pools.workers import GoHome, Worker
 from parallel.runs import ask_to_stop
-
-if TYPE_CHECKING:
-    from typing_extensions import TypeIs
 
 LOGGER = logging.getLogger("parallel")
 
@@ -67,7 +59,7 @@ _STARTING: Final = 1.0
 """Seconds that a thread gets to begin after a Ctrl-C came while it was started; most take a tenth of a millisecond."""
 
 
-class Crew(Engine):
+class Crew(Intake):
     """The engine of a thread pool: one queue, and the workers that take from it. A `Dispatcher` too."""
 
     def __init__(
@@ -86,12 +78,6 @@ class Crew(Engine):
         self.helping = helping
         self._prefix = prefix
         self._limit = max_workers
-        self._queue: SimpleQueue[Step] = SimpleQueue()
-        self._put: Callable[[Step], object] = self._queue.put
-        self.take = self._queue.get_nowait
-        self._ranked: Backlog[Step] | None = None  # from the first priority on; as many _NEXT are in `_queue`
-        self._lock = threading.RLock()
-        self._quiet = threading.Condition(self._lock)
         self._workers: dict[Worker, None] = {}  # by age
         self._leaving: list[threading.Thread] = []  # out of `_workers`, perhaps not yet ended
         self._asleep: list[None] = []  # one item a worker that waits for the queue
@@ -105,10 +91,6 @@ class Crew(Engine):
         self._sending_home = False  # _GO_HOME is in the queue, or in a worker's hands
         self._broken: tuple[str, BaseException | None] | None = None  # why, and what was raised
         self._names = itertools.count()
-        # Accepted steps are numbered, so that `idle` can compare them with the ended ones; looking takes a number too.
-        self._number = itertools.count().__next__
-        self._looks = 0
-        self._left_done = 0  # steps ended by workers that have left, or dropped
         self._watchers = 0  # threads in `idle`, to be told when a worker runs dry
         super().__init__()
 
@@ -124,8 +106,12 @@ class Crew(Engine):
         """
         if self._refuses:
             raise self._refusal()
-        self._number()
-        self._put(future)
+        if self._ranked is None:
+            for _ in self._numbers:
+                break
+            self._put(future)
+        else:
+            self._put_ranked(future)
         if not self._full:
             self._wake_for(future)
         if self._refuses and future.take_work() is not None:
@@ -143,8 +129,12 @@ class Crew(Engine):
         fields = future.__dict__  # asked for here, before a second thread can: see `State.__init__`
         fields["_work"] = work
         fields["dispatcher"] = self
-        self._number()
-        self._put(future)
+        if self._ranked is None:
+            for _ in self._numbers:
+                break
+            self._put(future)
+        else:
+            self._put_ranked(future)
         if not self._full:
             self._wake_for(future)
         if self._refuses and future.take_work() is not None:
@@ -156,47 +146,12 @@ class Crew(Engine):
         with self._lock:
             if (self._closed and not self._workers) or self._broken is not None:
                 raise PoolShutdownError(self.label)
-            self._number()
-            self._put(step)
+            self._enqueue(step)
         self._wake()
 
     def fuses(self, link: Any, dispatcher: Dispatcher) -> bool:
         """Tell whether a link that is *dispatcher*'s to run may run on the thread at hand; see `Dispatcher`."""
         return dispatcher is self
-
-    @property
-    def is_ranked(self) -> bool:
-        """Whether calls come out of the queue by priority."""
-        return self._ranked is not None
-
-    def rank(self) -> None:
-        """From now on, calls come out of the queue by priority."""
-        with self._lock:
-            if self._ranked is not None:
-                return
-            self._ranked = Backlog()
-            self._put = self._put_ranked
-            steps: list[Step] = []
-            try:
-                with suppress(Empty):
-                    while True:
-                        steps.append(self._queue.get_nowait())
-            finally:  # not before all are out: each comes in again as a token
-                for step in steps:
-                    is_token = step is _NEXT or isinstance(step, GoHome)
-                    (self._queue.put if is_token else self._put_ranked)(step)
-
-    def _put_ranked(self, step: Step) -> None:
-        with self._lock:
-            assert self._ranked is not None
-            self._ranked.append(step)
-            self._queue.put(_NEXT)
-
-    def best(self) -> Step:
-        """Take the step that a token from the queue stands for."""
-        with self._lock:
-            assert self._ranked is not None
-            return self._ranked.popleft()
 
     def _refusal(self) -> Exception:
         if self._broken is None:
@@ -273,14 +228,6 @@ class Crew(Engine):
         if not self._queue.empty():
             self._wake()  # somebody may have counted on this worker for the next step, too
         return step
-
-    def step_at_hand(self) -> Step | None:
-        """Return something to do, None if there is nothing."""
-        try:
-            step = self._queue.get_nowait()
-        except Empty:
-            return None
-        return self.best() if step is _NEXT else step
 
     def leave(self, worker: Worker, *, if_surplus: bool = False) -> bool:
         """Strike *worker* off, if it has nothing left to do; True if it is to end."""
@@ -405,39 +352,6 @@ class Crew(Engine):
             self._refuses = True
         self._end_queued(lambda future: settle(future, (None, self._broken_error(), None), may_block=False))
 
-    def _end_queued(self, end: Callable[[Future[Any]], object]) -> None:
-        """
-        Take the calls out of the queue and end them; what follows other calls stays in.
-
-        What *end* raises is raised when all have been ended. After a Ctrl-C in between, the rest is still queued.
-        """
-        others: list[Step] = []
-        step: Step | None = None
-        problem: BaseException | None = None
-        try:
-            while True:
-                step = self._queue.get_nowait()
-                call = self.best() if step is _NEXT else step
-                if not is_call(call):
-                    others.append(call)
-                    continue
-                step = call
-                try:
-                    end(call)
-                except BaseException as error:
-                    problem = problem or error
-                with self._lock:
-                    self._left_done += 1
-                    self._quiet.notify_all()
-                step = None
-        except Empty:
-            step = None
-        finally:
-            for left in [*others, *([step] if step is not None and step not in others else [])]:
-                (self._queue.put if isinstance(left, GoHome) else self._put)(left)
-        if problem is not None:
-            raise problem
-
     # -- life ---------------------------------------------------------------------------------------------------------
 
     def close(self, cancel_futures: bool) -> None:
@@ -489,12 +403,6 @@ class Crew(Engine):
         with self._lock:
             return self._left_done + sum(worker.done for worker in self._workers)
 
-    def _accepted(self) -> int:
-        with self._lock:
-            number = self._number() - self._looks
-            self._looks += 1
-            return number
-
     def stats(self) -> PoolStats:
         with self._lock:
             done = self._done()
@@ -529,29 +437,5 @@ class Crew(Engine):
         self._send_home()
 
 
-def is_call(step: Step) -> TypeIs[Future[Any]]:
-    """Tell a queued call from what follows one."""
-    return isinstance(step, Future)
-
-
-class _Next:
-    """Stands in the queue for the step that is the best when it is taken."""
-
-    priority = 0
-
-    def run_on(self, here: Dispatcher) -> None:
-        """Run that step."""
-        crew = cast(Crew, here)
-        step = crew.best()
-        worker = this.worker
-        if worker is not None:
-            worker.running = step
-        try:
-            step.run_on(crew)
-        finally:
-            del step  # an error refers to this frame: break the cycle
-
-
-_NEXT: Final = _Next()
 _GO_HOME: Final = GoHome(if_surplus=False)
 _GO_HOME_IF_SURPLUS: Final = GoHome(if_surplus=True)

@@ -60,6 +60,7 @@ class InlinePool(Pool):
             raise_interrupt(future)
         finally:
             del future  # an error's traceback leads here, by way of the frames that called
+
     def stats(self) -> PoolStats:
         """Return what the pool does at this moment."""
         return PoolStats(workers=0, queued=0, running=self._running, done=self._done)

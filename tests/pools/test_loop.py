@@ -212,7 +212,8 @@ def test_waiting_on_the_loops_thread(pool: LoopPool, how: str) -> None:
 
     error = pool.submit(parent).exception(timeout=10)
     assert isinstance(error, DeadlockError)
-    assert "await" in str(error)
+    assert "the thread of the loop pool was to wait for " in str(error)
+    assert "; use `await`" in str(error)
 
 
 @pytest.mark.parametrize("how", ["thread", "late link", "other loop", "standard wait"])

@@ -10,11 +10,14 @@ import signal
 import sys
 import threading
 import time
+from _thread import interrupt_main
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import suppress
+from itertools import chain, filterfalse, repeat
+from operator import itemgetter
 from subprocess import CompletedProcess
-from typing import Any
+from typing import Any, cast
 
 import jobs
 import pytest
@@ -33,6 +36,7 @@ from parallel import (
     using,
     wait,
 )
+from parallel.pools.crew import Crew
 
 LONG = 30  # seconds; only a deadlock takes so long
 
@@ -496,6 +500,87 @@ def test_shutdown_in_a_signal_handler() -> None:
             signal.signal(signal.SIGALRM, before)
         assert not wait(futures, timeout=LONG).not_done
         pool.shutdown()
+
+
+# -- Ctrl-C while a call is made --------------------------------------------------------------------------------------
+
+
+def interrupting(crew: Crew) -> None:
+    """Let a Ctrl-C come in the very moment in which *crew* numbers the next step: with no code that would meet it."""
+    beside = chain(filterfalse(interrupt_main, [signal.SIGINT]), repeat(None))
+    crew._numbers = cast(Any, map(itemgetter(0), zip(crew._numbers, beside, strict=False)))
+
+
+@pytest.mark.parametrize("ranked", [False, True])
+def test_ctrl_c_while_a_call_is_numbered(two: ThreadPool, ranked: bool) -> None:
+    """A Ctrl-C between two steps of submitting loses no number: the pool still knows when it is idle."""
+    if ranked:
+        two._crew.rank()
+    for _ in range(3):
+        interrupting(two._crew)
+        with pytest.raises(KeyboardInterrupt):
+            two.submit(int)
+    assert two.submit(int).result(LONG) == 0
+    assert returns_in_time(two._crew.idle)
+    assert two.stats().queued == two.stats().running == 0
+
+
+def test_ctrl_c_before_a_step_is_ranked(two: ThreadPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ctrl-C before a call is in the backlog leaves a token for nothing, which is run as such."""
+    two._crew.rank()
+    backlog = two._crew._ranked
+    assert backlog is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(backlog, "append", lambda step: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            two.submit(int)
+    assert two.submit(int).result(LONG) == 0
+    assert returns_in_time(two._crew.idle)
+
+
+@pytest.mark.parametrize("look", [ThreadPool.stats, lambda pool: pool._crew.idle()])
+def test_ctrl_c_while_a_pool_is_looked_at(two: ThreadPool, look: Callable[[ThreadPool], object]) -> None:
+    """A Ctrl-C while the calls are counted doesn't spoil the next count."""
+    two.submit(int).result(LONG)
+    interrupting(two._crew)
+    with pytest.raises(KeyboardInterrupt):
+        look(two)
+    assert returns_in_time(two._crew.idle)
+
+
+@pytest.mark.parametrize("ranked", [False, True])
+def test_ctrl_c_at_any_point_of_submitting(run_script: Callable[..., CompletedProcess[str]], ranked: bool) -> None:
+    """Wherever a Ctrl-C hits the thread that submits, the pool is idle in the end, and shuts down."""
+    done = run_script(
+        f"""
+import os, signal, sys
+from parallel import ThreadPool
+
+sys.setswitchinterval(1e-6)
+pool = ThreadPool(4)
+if {ranked}:
+    pool._crew.rank()
+for _ in range(200):
+    try:
+        pool.submit(os.kill, os.getpid(), signal.SIGINT)
+        while True:
+            pool.submit(int)
+    except KeyboardInterrupt:
+        continue
+pool._crew.idle()
+pool.shutdown()
+print("idle")
+"""
+    )
+    assert done.stdout.split() == ["idle"], done.stderr
+
+
+def returns_in_time(fn: Callable[[], object]) -> bool:
+    """Tell whether *fn* comes back."""
+    thread = threading.Thread(target=fn, daemon=True)
+    thread.start()
+    thread.join(LONG)
+    return not thread.is_alive()
 
 
 NO_THREADS = """
