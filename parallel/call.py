@@ -383,8 +383,6 @@ class Call(GatedFuture):
         work: Work | None = fields.pop("_work", None)
         if work is None:
             return None
-        if self.gate is not None:
-            self.leave_gate()
         if self._is_queued:
             self._is_queued = False
         fields["attempts"] = self.attempts + 1
