@@ -43,6 +43,8 @@ HOUSE = [
     {"deadlines"},
     {"limits"},
     {"gates"},
+    {"terms"},
+    {"attempts"},
     {"call"},
     {"timed"},
     {"plans"},
