@@ -34,6 +34,7 @@ HOUSE = [
     {"options"},
     {"kinds"},
     {"config"},
+    {"lanes"},
     {"timer"},
     {"futures"},
     {"here"},
