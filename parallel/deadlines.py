@@ -20,7 +20,8 @@ import time
 from typing import Protocol
 
 from parallel.context import era
-from parallel.timer import TIMER, Entry, Lane
+from parallel.lanes import Lane
+from parallel.timer import TIMER, Entry
 
 
 class Bounded(Protocol):

@@ -6,7 +6,8 @@ Back-pressure: how many calls may wait in one pool, and what becomes of those th
 
 What the pool's own program adds, workers, continuations, retries and timers, always gets in: none of them may wait.
 
-State: `_inside`, guarded by `_room`, which is re-entrant: a signal handler may submit while it is held.
+State: `_inside`, guarded by `_room`, which is re-entrant: a signal handler may submit while it is held. As what it
+submits may go to any pool, no lock of an engine is held while `_room` is taken.
 """
 
 from __future__ import annotations
@@ -132,10 +133,18 @@ class GatedFuture(Future[Any]):
         """
         Start the call; see `Future.begin`.
 
+        Who begins it calls `leave_gate` then, whatever came out, when he holds no lock.
+
         Args:
             worker: The worker on whose thread it runs, if it does.
         """
-        return super().begin()
+        fields = self.__dict__
+        gate: Gate | None = fields.pop("gate", None)
+        try:
+            return super().begin()
+        finally:
+            if gate is not None:
+                fields["gate"] = gate
 
     def run_here(self) -> None:
         """
@@ -152,6 +161,8 @@ class GatedFuture(Future[Any]):
         """Run the call on this thread; see `Future.run_on`."""
         worker = this.worker
         run = self.begin(worker)
+        if self.gate is not None:
+            self.leave_gate()
         if run is None:
             return
         before: Any = None

@@ -14,7 +14,7 @@ from contextvars import Context, copy_context
 from typing import Any, cast
 
 from parallel.arguments import ATOMS, Arguments, values_of
-from parallel.call import About, Call, Site, Terms
+from parallel.call import Call
 from parallel.context import WITHIN, Dispatcher, Within
 from parallel.coroutines import run_coroutine
 from parallel.deadlines import Deadline
@@ -22,6 +22,7 @@ from parallel.delivery import Feed, settle
 from parallel.futures import Future
 from parallel.outcomes import Outcome, is_coroutine
 from parallel.states import State
+from parallel.terms import About, Site, Terms
 from parallel.timed import TimedFuture
 
 

@@ -28,7 +28,6 @@ from typing import Final, Self, cast
 
 import parallel.config
 from parallel import context
-from parallel.call import Terms
 from parallel.checks import key_path
 from parallel.config import Config, PoolConfig, Unobserved, cpus
 from parallel.context import WITHIN, Dispatcher, Within, entered, registry_source
@@ -41,6 +40,7 @@ from parallel.pools import KINDS
 from parallel.pools.base import Engine, Pool, run_dry
 from parallel.pools.crew import Crew
 from parallel.pools.desk import Desk
+from parallel.terms import Terms
 from parallel.unseen import raise_collected
 
 _CALLBACK_THREADS: Final = min(32, cpus() + 4)

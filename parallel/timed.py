@@ -17,9 +17,9 @@ from parallel.context import Dispatcher, Waiter, this
 from parallel.delivery import settle
 from parallel.errors import TaskTimeoutError
 from parallel.futures import Future
+from parallel.lanes import Lane
 from parallel.outcomes import Work, attempt, failure
 from parallel.runs import run_of
-from parallel.timer import Lane
 
 
 class TimedFuture(Future[Any]):

@@ -8,7 +8,8 @@ import threading
 import time
 from queue import Empty, SimpleQueue
 
-from parallel.timer import Action, Timer
+from parallel.lanes import Action
+from parallel.timer import Timer
 
 LONG = 30.0
 """Seconds that only a deadlock lasts."""

@@ -22,6 +22,8 @@ from parallel import ThreadPool, parallel_map, task
 PATIENCE = 30.0  # seconds; only a deadlock takes so long
 VARIABLE: ContextVar[str] = ContextVar("jobs.VARIABLE", default="unset")
 INITIALIZED: list[object] = []
+AT_ONCE = {"wait_initial": 0, "wait_max": 0, "wait_jitter": 0}
+"""What a `Retry` is told that is to wait for nothing."""
 
 
 # -- functions ------------------------------------------------------------------------------------------------------

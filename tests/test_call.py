@@ -20,7 +20,8 @@ from typing import Any, NoReturn
 
 import jobs
 import pytest
-from jobs import frequent_switches, without_gc
+from jobs import AT_ONCE, frequent_switches, without_gc
+from pools.process_jobs import wait_until
 
 from parallel import (
     ConfigError,
@@ -46,7 +47,6 @@ from parallel.context import WITHIN, Within
 
 LONG = 30  # seconds; only a deadlock takes so long
 SHORT = 0.03  # seconds that a body overruns which waits for an event
-AT_ONCE = {"wait_initial": 0, "wait_max": 0, "wait_jitter": 0}
 POOLS: dict[str, Any] = {
     "pools": {
         "one": {"kind": "thread", "max_workers": 1},
@@ -407,9 +407,7 @@ def test_timeouts_that_race_with_ends(registry: Registry, pool: str) -> None:
         ends = [future.exception(LONG) for future in futures]
     assert {type(end) for end in ends} <= {type(None), TaskTimeoutError}
     idle(registry)
-    deadline = time.monotonic() + LONG
-    while registry.pool(pool).stats().stragglers and time.monotonic() < deadline:
-        time.sleep(0.001)
+    wait_until(lambda: not registry.pool(pool).stats().stragglers)
     stats = registry.pool(pool).stats()
     assert (stats.stragglers, stats.running, stats.queued) == (0, 0, 0)
     patient = quick.options(timeout=LONG)
@@ -1005,12 +1003,12 @@ def test_cancel_a_running_thread() -> None:
 
 def test_cancel_a_running_thread_that_goes_on(go: threading.Event) -> None:
     """One that doesn't look ends as it does; one that fails then is not tried again."""
-    begun = threading.Event()
+    begun = threading.Barrier(3)
     calls: list[int] = []
 
     def body(fails: bool) -> str:
         calls.append(1)
-        begun.set()
+        begun.wait(LONG)
         assert go.wait(LONG)
         if fails:
             raise OSError
@@ -1018,9 +1016,7 @@ def test_cancel_a_running_thread_that_goes_on(go: threading.Event) -> None:
 
     fn = task(pool="two", retry=Retry(**AT_ONCE))(body)
     good, bad = fn(False), fn(True)
-    assert begun.wait(LONG)
-    while len(calls) < 2:
-        time.sleep(0)
+    begun.wait(LONG)
     assert not good.cancel(running=True)
     assert not bad.cancel()
     go.set()
@@ -1135,8 +1131,7 @@ def test_shutdown_cancels_every_state(pool: str) -> None:
     with using(POOLS) as registry:
         on_thread = jobs.to_thread(body) if pool == "loop" else body
         retried = declared(run, pool, retry=Retry(wait_initial=20, wait_max=20, wait_jitter=0))()
-        while registry._desk is None or not registry._desk.stats().queued:
-            time.sleep(0.001)
+        wait_until(lambda: registry._desk is not None and registry._desk.stats().queued)
         limited = task(pool=pool, limit=1)(on_thread)
         runs = limited()
         assert begun.wait(LONG)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from queue import Full
 from subprocess import CompletedProcess
@@ -323,8 +322,5 @@ def test_many_callers() -> None:
         for thread in threads:
             thread.join(LONG)
         pool.idle()
-        deadline = time.monotonic() + LONG
-        while len(most) < 400 and time.monotonic() < deadline:
-            time.sleep(0.001)
-    assert len(most) == 400
+    assert len(most) == 400  # the pool has been shut down: all have ended
     assert max(most) <= 3

@@ -16,7 +16,7 @@ from typing import Any
 import jobs
 import pytest
 from clocks import Stage
-from jobs import frequent_switches
+from jobs import AT_ONCE, frequent_switches
 from pools.process_jobs import wait_until
 
 from parallel import Future, Rate, Registry, Retry, TaskGroup, TaskTimeoutError, detached, gather, task, using, wait
@@ -24,7 +24,6 @@ from parallel.context import WITHIN, Within
 from parallel.limits import Limits
 
 LONG = 30  # seconds; only a deadlock takes so long
-AT_ONCE = {"wait_initial": 0, "wait_max": 0, "wait_jitter": 0}
 POOLS: dict[str, Any] = {
     "pools": {
         "one": {"kind": "thread", "max_workers": 1},
@@ -148,9 +147,7 @@ def test_straggler_and_the_next_attempt() -> None:
     retry = Retry(TaskTimeoutError, attempts=2, **AT_ONCE)
     limited = task(pool="many", limit=2, timeout=0.5, retry=retry)(body)
     future = limited()
-    deadline = time.monotonic() + LONG
-    while len(attempts) < 2 and time.monotonic() < deadline:
-        time.sleep(0.001)
+    wait_until(lambda: len(attempts) == 2)
     go.set()
     others = [limited.options(timeout=LONG)() for _ in range(3)]
     held.set()
@@ -253,9 +250,11 @@ def test_limit_of_a_group(registry: Registry) -> None:
         def adopt(self, future: Any, /) -> None:
             """Take it."""
 
+    both = threading.Barrier(2)
+
     def body() -> None:
         with counter:
-            time.sleep(0.001)
+            both.wait(LONG)
 
     def run() -> list[Future[None]]:
         WITHIN.set(Within(registry, Group()))

@@ -24,8 +24,10 @@ import jobs
 import pytest
 from clocks import Stage
 
+import parallel.lanes
 import parallel.timer
-from parallel.timer import LINGER, TIMER, Action, Entry, Lane, Timer
+from parallel.lanes import Action, Lane
+from parallel.timer import LINGER, TIMER, Entry, Timer
 
 LONG = 30.0
 """Seconds that only a deadlock lasts."""
@@ -83,7 +85,7 @@ def timer_threads() -> list[threading.Thread]:
 
 def with_interruption(call: Callable[[], object], line: int, interruption: Callable[[], object]) -> bool:
     """
-    Call *call*, and *interruption* before one line that it runs in the timer's module, as a signal handler would.
+    Call *call*, and *interruption* before one line that it runs of the timer or a lane, as a signal handler would.
 
     Args:
         call: Runs something of the timer.
@@ -97,7 +99,7 @@ def with_interruption(call: Callable[[], object], line: int, interruption: Calla
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         nonlocal left
-        if frame.f_code.co_filename != parallel.timer.__file__:
+        if frame.f_code.co_filename not in (parallel.timer.__file__, parallel.lanes.__file__):
             return None
         # Where a block is entered or left, the interpreter handles no signal.
         text = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
@@ -1022,7 +1024,7 @@ def test_a_lane_rests(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(Lane, "_first", slow)
         stage.go_on(10 - 2.5e-3)
     assert [item.times for item in items] == [1, 1, 1, 0, 0]
-    assert stage.naps[-1] == pytest.approx(parallel.timer._REST * 1e-4)
+    assert stage.naps[-1] == pytest.approx(parallel.lanes._REST * 1e-4)
     stage.go_on(stage.naps[-1])
     assert [item.times for item in items] == [1, 1, 1, 1, 1]
 

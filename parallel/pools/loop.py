@@ -35,6 +35,7 @@ from parallel.context import RUNNING, Dispatcher, era, name_of, this
 from parallel.delivery import settle
 from parallel.errors import PoolBrokenError, PoolShutdownError, UnsuitableFunctionError
 from parallel.futures import Future
+from parallel.gates import GatedFuture
 from parallel.outcomes import CANCELLED, Outcome, Work, failure
 from parallel.pools.backlog import Backlog
 from parallel.pools.base import Engine, PoolStats, check_workers, is_draining
@@ -247,6 +248,8 @@ class LoopEngine(Engine):
 
     def _start_call(self, future: Future[Any]) -> None:
         run = future.begin()
+        if isinstance(future, GatedFuture):
+            future.leave_gate()
         if run is None:
             self._ended(future)
             return

@@ -65,6 +65,11 @@ def leave(status: int = 0) -> NoReturn:
     os._exit(status)
 
 
+def raise_pid() -> NoReturn:
+    """Fail, with the id of the process that runs this."""
+    raise OSError(os.getpid())
+
+
 def die_once(marker: str) -> str:
     """Be killed the first time, and say so the second."""
     try:

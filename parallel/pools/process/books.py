@@ -22,6 +22,7 @@ from selectors import EVENT_READ, EVENT_WRITE
 from typing import Final, NamedTuple
 
 from parallel.errors import PoolBrokenError, PoolShutdownError
+from parallel.gates import GatedFuture
 from parallel.outcomes import failure
 from parallel.pools.process.calls import Calls
 from parallel.pools.process.peer import Peer
@@ -71,6 +72,7 @@ class Books:
         self.settings = settings
         self.lock = threading.RLock()
         self.calls = Calls(self.lock)
+        self.calls.wake = self._wake_reader
         self.roster = Roster(settings.max_workers)
         self.reactor = Reactor(f"{settings.thread_name}-reader", round_done)
         self.closing = False
@@ -80,6 +82,10 @@ class Books:
     def match(self) -> list[Peer]:
         """Under the lock: give waiting calls to free workers; the calling thread is to `send` them."""
         return self.roster.match(self.calls)
+
+    def _wake_reader(self) -> None:
+        """Have the reader go round once: there is something to settle."""
+        self.reactor.tell(self.calls.settle_all)
 
     def lacks_workers(self) -> bool:
         """Under the lock: tell whether one more worker should be started."""
@@ -100,6 +106,8 @@ class Books:
         given = peer.given
         if given is None:
             return
+        if isinstance(given.future, GatedFuture):
+            given.future.leave_gate()
         try:
             given.run.start()
         except Exception as error:

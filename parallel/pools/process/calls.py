@@ -11,7 +11,8 @@ Guarantees:
 - A call counts as unended until everything that follows it has been handed on.
 
 State: `queued`, `_returned` and `done` are changed under the pool's lock, by single steps: a signal handler may submit
-between any two of them. `_endings` is the reader's. `_dropped` is changed by single atomic steps.
+between any two of them. `_endings` is emptied by the reader. `_dropped` is changed by single atomic steps.
+Under that lock a call is begun, which takes no other, but never ended: that may give places back and start others.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any, cast
 
 from parallel.delivery import settle
 from parallel.futures import Future
+from parallel.gates import GatedFuture
 from parallel.outcomes import CANCELLED, Outcome
 from parallel.pools.backlog import Backlog
 from parallel.pools.process.peer import Call, Given
@@ -44,6 +46,9 @@ class Calls:
 
     kill: Callable[[Given], object]
     """How the worker is ended that has a call; set by the engine."""
+
+    wake: Callable[[], object]
+    """How the reader is told to settle what has ended; set by the books."""
 
     def __init__(self, lock: RLock) -> None:
         self._lock = lock
@@ -71,31 +76,35 @@ class Calls:
             given = self._returned.popleft()
             if not given.run.is_over:
                 return given
-            given.run.finish((None, CANCELLED, None), may_block=False)  # it has ended: that gives its places back
-            self.done += 1
+            self._end_later(partial(_finish, given))  # that gives its places back
         while True:
             try:
                 future = self.queued.popleft()
             except IndexError:
                 return None
+            if _is_called_off(future):
+                self._end_later(partial(_end_called_off, future))
+                continue
             run = future.begin()
             if run is not None:
                 call, run.work = cast(Call, run.work), None
+                call.sent_before = False  # in this attempt
                 given = Given(future, call, run)
                 run.kill = partial(self.kill, given)
                 return given
             self.done += 1
+
+    def _end_later(self, finish: Callable[[Outcome], object]) -> None:
+        """Under the lock, under which no other is taken: have the reader end a call that has been cancelled."""
+        self._endings.append((finish, lambda: (None, CANCELLED, None)))
+        self.wake()
 
     def drop(self) -> list[Future[Any]]:
         """Under the lock: take all that wait; the caller ends each of them, by `end_dropped` or `end_here`."""
         dropped = [given.future for given in self._returned]
         self._returned.clear()
         while self.queued:
-            future = self.queued.popleft()
-            if future.take_work() is None:
-                self.done += 1  # it was cancelled
-            else:
-                dropped.append(future)
+            dropped.append(self.queued.popleft())  # its work is taken as it ends: that gives places back
         self._dropped.update((id(future), future) for future in dropped)
         return dropped
 
@@ -143,6 +152,20 @@ class Calls:
 
 def _finish(given: Given, outcome: Outcome) -> None:
     given.run.finish(outcome, may_block=False)
+
+
+def _is_called_off(future: Future[Any]) -> bool:
+    """Tell whether a queued call has ended, or was cancelled, in a moment in which its work was in nobody's hands."""
+    run: Run | None = future.__dict__.get("_run")
+    return "_work" in future.__dict__ and (future.done() or (run is not None and run.cancel_requested))
+
+
+def _end_called_off(future: Future[Any], outcome: Outcome) -> None:
+    run = future.begin()
+    if isinstance(future, GatedFuture):
+        future.leave_gate()
+    if run is not None:
+        run.finish(outcome, may_block=False)
 
 
 def _end_unread(future: Future[Any], outcome: Outcome, *, may_block: bool) -> None:

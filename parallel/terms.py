@@ -1,0 +1,158 @@
+"""
+Under what terms the calls of one task are run in one registry, and what these need of a pool and of the desk.
+
+Nothing here changes once it is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from types import CodeType
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, cast
+
+from parallel.context import Dispatcher
+from parallel.errors import TaskTimeoutError
+from parallel.futures import Future
+from parallel.gates import Gate
+from parallel.limits import Limits
+from parallel.retries import Retry
+from parallel.timer import TIMER
+
+
+class About(NamedTuple):
+    """What messages call a task, and the pool that it runs in."""
+
+    name: str
+    pool: str
+
+
+Site: TypeAlias = tuple[About, CodeType, int]
+"""Where a call was made: of which task, and the caller's code and place in that; read only for messages."""
+
+
+class Launcher(Protocol):
+    """What a call needs of a pool."""
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        ...
+
+    launches_here: ClassVar[bool]
+    """Whether launching runs code of the user's, or the call itself: not for a timer's or a loop's thread."""
+    has_threads: ClassVar[bool]
+    """Whether its workers are threads, which take the future itself and run it by `run_on`."""
+
+    @property
+    def gate(self) -> Gate | None:
+        """What bounds the calls that wait in it, if anything does."""
+        ...
+
+    @property
+    def callbacks(self) -> Dispatcher:
+        """Who runs what its own threads can't."""
+        ...
+
+    @property
+    def follower(self) -> Dispatcher:
+        """Who runs what follows its calls."""
+        ...
+
+    def launch(self, future: Future[Any], /) -> None:
+        """
+        Queue a future that holds its work.
+
+        Raises:
+            PoolShutdownError, PoolBrokenError: It takes no calls any more.
+        """
+        ...
+
+
+class Parked(Protocol):
+    """A call that is in no pool."""
+
+    def cancel(self) -> bool:
+        """End it."""
+        ...
+
+    def is_stuck(self) -> bool:
+        """Tell whether it may wait for ever."""
+        ...
+
+
+class Desk(Protocol):
+    """
+    Where those calls are counted that are in no pool: they wait for a place, or for their next attempt.
+
+    A call comes once before each attempt. It may come for the next one before it is counted out for the last.
+    """
+
+    def add(self, call: Parked, attempt: int, /) -> None:
+        """Count *call* in, which waits since that many attempts have been begun."""
+        ...
+
+    def discard(self, call: Parked, attempt: int, /) -> None:
+        """Count it out, if it was in."""
+        ...
+
+    def look(self) -> None:
+        """See whether some of its calls wait in vain now."""
+        ...
+
+
+class Terms:
+    """
+    Under what terms the calls of one task are run in one registry.
+
+    Args:
+        name: The task's.
+        pool: Where they are run.
+        desk: Where those are counted that are in no pool.
+        limits: What bounds them at a time and in time; None: nothing.
+        timeout: Seconds that an attempt may run; None, or infinite: any.
+        deadline: Seconds that a call may take; None, or infinite: any.
+        retry: What is tried again; None: nothing.
+        priority: Those with a higher one start first.
+        on_success: Called with each value.
+        on_failure: Called with each error.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pool: Launcher,
+        desk: Desk,
+        *,
+        limits: Limits | None = None,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        retry: Retry | None = None,
+        priority: int = 0,
+        on_success: Callable[[Any], object] | None = None,
+        on_failure: Callable[[BaseException], object] | None = None,
+    ) -> None:
+        self.name = name
+        self.pool = pool
+        self.desk = desk
+        self.limits = () if limits is None else (limits,)
+        self.lane = None if timeout is None or timeout == inf else TIMER.lane(timeout)
+        self.deadline_lane = None if deadline is None or deadline == inf else TIMER.lane(deadline)
+        self.retry = None if retry is None else retry.resolved()
+        self.priority = priority
+        self.on_success = on_success
+        self.on_failure = on_failure
+        on: object = None if self.retry is None else self.retry.on
+        self.asks = callable(on) and not isinstance(on, type)
+        """Whether a function of the user's says what is tried again."""
+        self.retries_overruns = self.asks or _names(on, TaskTimeoutError)
+        """Whether an attempt is tried again whose body may still be running."""
+        others = (limits, self.deadline_lane, on_success, on_failure)
+        self.only_bounds_attempts = all(one is None for one in others)
+        """Whether all that is said is how long an attempt may run, its priority, and what is tried again."""
+
+
+def _names(on: object, kind: type[BaseException]) -> bool:
+    """Tell whether *on*, one type or several, has *kind* or a type derived from it."""
+    kinds = cast("tuple[object, ...]", on if isinstance(on, tuple) else (on,))
+    return any(isinstance(one, type) and issubclass(one, kind) for one in kinds)
