@@ -106,6 +106,7 @@ class Crew(Intake):
         """
         if self._refuses:
             raise self._refusal()
+        # As `_enqueue` does, written out: this is the path of every call.
         if self._ranked is None:
             for _ in self._numbers:
                 break
