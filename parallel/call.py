@@ -81,8 +81,11 @@ class Call(Tried):
             return  # cancelled, or overdue
         fields["_work"] = work  # who cancels in between asks the run: see `begin`
         gate = self.terms.pool.gate
-        if gate is None or self._pass(gate):
-            self.go_on()
+        try:
+            if gate is None or self._pass(gate):
+                self.go_on()
+        finally:
+            del self, work, fields  # an error of a call that was run here refers to this frame: see `failure`
 
     def _pass(self, gate: Gate) -> bool:
         """Pass the gate of the pool; False if the deadline came first."""
@@ -100,7 +103,10 @@ class Call(Tried):
         """Take the places that are left to be taken, then go to the pool."""
         if not self._limits and not self.attempts and not self._runs_here:
             self._is_queued = True
-            self.terms.pool.launch(self)
+            try:
+                self.terms.pool.launch(self)
+            finally:
+                del self  # as in `submit`
             return
         desk, attempt = self.terms.desk, self.attempts
         desk.add(self, attempt)
@@ -116,6 +122,7 @@ class Call(Tried):
         finally:
             if attempt != self.attempts or self._is_queued or not self.is_parked():
                 desk.discard(self, attempt)
+            del self  # as in `submit`
 
     def _take_places(self) -> bool:
         """Take the places that are left to be taken; False if `admitted` goes on, or it has ended."""
@@ -240,8 +247,14 @@ class Call(Tried):
         return work
 
     def is_queued_at(self, dispatcher: Dispatcher) -> bool:
-        """Tell whether a waiter may run it: not if it may overrun a time that isn't the waiter's own as well."""
-        if not self._is_queued or self.terms.lane is not None or not super().is_queued_at(dispatcher):
+        """
+        Tell whether a waiter may run it: not if it may overrun a time that isn't the waiter's own as well.
+
+        Nor if it may be tried again: its place in the queue stays there, and would begin the next attempt.
+        """
+        if not self._is_queued or self.terms.lane is not None or self.terms.retry is not None:
+            return False
+        if not super().is_queued_at(dispatcher):
             return False
         if self.deadline is None:
             return True

@@ -11,6 +11,7 @@ Nothing here has state.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import CodeType, FunctionType
@@ -34,6 +35,9 @@ Chain: TypeAlias = tuple[Any, ...]
 _HEAD: Final = 5
 _TAIL: Final = 3
 """A chain of more stages keeps the first four and the last four of them; more would make a note hard to read."""
+
+_HERE: Final = __file__.rpartition(os.sep)[0] + os.sep
+"""Where the code of this library is."""
 
 _ARROW: Final = " → "
 _OF_THE_CHAIN: Final = "of the chain "
@@ -99,6 +103,11 @@ def place(made: Made) -> tuple[str, int]:
     _, code, offset = made
     lines = (line for start, end, line in code.co_lines() if start <= offset < end and line is not None)
     return code.co_filename, next(lines, code.co_firstlineno)
+
+
+def is_made_here(made: Made) -> bool:
+    """Tell whether a task was called by this library, as a stage of a chain is."""
+    return made[1].co_filename.startswith(_HERE)
 
 
 def full_name(fn: Callable[..., Any]) -> str:

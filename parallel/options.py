@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypedDict, Unpack, cast
 import attrs
 from attrs import field, frozen
 
-from parallel.checks import checked, checked_by, converted, described, is_count
+from parallel.checks import checked, checked_by, converted, described, did_you_mean, is_count
 from parallel.durations import AS_DURATION, rate
 from parallel.durations import Duration as Duration  # what may be said can be had from here
 from parallel.durations import Rate as Rate
@@ -131,6 +131,9 @@ def declared_options(name: str, **said: Unpack[Said]) -> TaskOptions:
     Raises:
         As `TaskOptions` does, `NAME: OPTION: ...`.
     """
+    known = list(Said.__annotations__)
+    for option in said.keys() - known:
+        raise TypeError(f"{name}: no option {option!r}{did_you_mean(option, known)}; known: {', '.join(known)}")
     try:
         return TaskOptions(**said)
     except (TypeError, ValueError) as error:

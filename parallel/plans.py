@@ -8,6 +8,7 @@ Plans: how the calls of one task are made in one registry.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from contextvars import Context, copy_context
@@ -24,6 +25,8 @@ from parallel.outcomes import Outcome, is_coroutine
 from parallel.states import State
 from parallel.terms import About, Site, Terms
 from parallel.timed import TimedFuture
+
+LOGGER = logging.getLogger("parallel")
 
 
 class Plan:
@@ -102,6 +105,7 @@ class Plan:
             return call
         except BaseException as error:
             call.refuse(error)  # a group, or a deadline, may know of it
+            _look_at(call)  # who made the call gets the error, and nobody gets the future
             raise
         finally:
             del args, kwargs, call, context  # as in `call`
@@ -149,6 +153,13 @@ class Plan:
         return call, context
 
 
+def _look_at(call: Call) -> None:
+    """Note that somebody has seen how *call* has ended."""
+    outcome = call.ended()
+    if outcome is not None and outcome[2] is not None:
+        outcome[2].look()
+
+
 def _are_plain(args: tuple[Any, ...]) -> bool:
     """Tell whether no argument is a future, or can hold one."""
     for arg in args:  # noqa: SIM110  # all() takes thrice as long for one or two
@@ -163,16 +174,19 @@ def _add_handlers(call: Call, terms: Terms, around: Within) -> None:
     context.run(WITHIN.set, Within(around.registry))
     on_success, on_failure = terms.on_success, terms.on_failure
     if on_success is not None:
-        call.on_success(lambda value: context.run(_call_handler, on_success, value))
+        call.on_success(lambda value: context.run(_call_handler, on_success, value, "on_success", terms.name))
     if on_failure is not None:
-        call.on_failure(lambda error: context.run(_call_handler, on_failure, error))
+        call.on_failure(lambda error: context.run(_call_handler, on_failure, error, "on_failure", terms.name))
 
 
-def _call_handler(fn: Callable[[Any], object], end: object) -> None:
-    """Call a handler; if it is a coroutine function, to its end."""
-    made = fn(end)
-    if is_coroutine(made):
-        run_coroutine(made)
+def _call_handler(fn: Callable[[Any], object], end: object, option: str, task: str) -> None:
+    """Call a handler; if it is a coroutine function, to its end. What it raises is logged."""
+    try:
+        made = fn(end)
+        if is_coroutine(made):
+            run_coroutine(made)
+    except BaseException:
+        LOGGER.exception("exception in the %s of %s", option, task)
 
 
 class _Ready(Feed):

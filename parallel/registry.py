@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from importlib import import_module
 from types import TracebackType
-from typing import Final, Self, cast
+from typing import Final, Self, TypeAlias, cast
 
 import parallel.config
 from parallel import context
@@ -45,6 +45,10 @@ from parallel.unseen import raise_collected
 
 _CALLBACK_THREADS: Final = min(32, cpus() + 4)
 """As many as a thread pool has by default: callbacks are short or wait, and a waiting one lends its place."""
+
+
+LimitsOf: TypeAlias = Callable[[int | None, Rate | None], tuple[Limits, ...]]
+"""Returns what counts the calls of one task, by its limit and its rate."""
 
 
 class Registry:
@@ -124,9 +128,7 @@ class Registry:
             self._check_inside()
         return self._pools.get(name) or self._open(name)
 
-    def plan_for(
-        self, task: str, declared: TaskOptions, said: TaskOptions, limits: Callable[[int | None, Rate | None], Limits]
-    ) -> tuple[Plan, Pool]:
+    def plan_for(self, task: str, declared: TaskOptions, said: TaskOptions, limits: LimitsOf) -> tuple[Plan, Pool]:
         """
         Return how the calls of a task are made here, and the pool that they run in.
 
@@ -134,7 +136,7 @@ class Registry:
             task: Its name, `module:qualname`.
             declared: What its decorator says.
             said: What `.options()` says; it wins over the configuration, which wins over the decorator.
-            limits: Makes what counts the calls of the task, by limit and rate; the same for the same.
+            limits: Returns what counts the calls of the task, by limit and rate; the same for the same.
 
         Raises:
             ConfigError: An import string among the options names nothing. Besides, what `pool` raises.
@@ -149,24 +151,21 @@ class Registry:
         is_bare = options == TaskOptions(pool=options.pool, timeout=options.timeout)
         return Plan(self._terms(task, pool, options, limits), is_bare=is_bare), pool
 
-    def _terms(
-        self, task: str, pool: Pool, options: TaskOptions, limits: Callable[[int | None, Rate | None], Limits]
-    ) -> Terms:
+    def _terms(self, task: str, pool: Pool, options: TaskOptions, limits: LimitsOf) -> Terms:
         with self._lock:
             desk = self._desk = self._desk or Desk()
-        is_limited = options.limit is not None or options.rate is not None
         try:
             return Terms(
                 task,
                 pool,
                 desk,
-                limits=limits(options.limit, options.rate) if is_limited else None,
+                limits=limits(options.limit, options.rate),
                 timeout=options.timeout,
                 deadline=options.deadline,
                 retry=options.retry,
                 priority=options.priority or 0,
-                on_success=_function(options.on_success),
-                on_failure=_function(options.on_failure),
+                on_success=_function("on_success", options.on_success),
+                on_failure=_function("on_failure", options.on_failure),
             )
         except (ImportError, AttributeError, ValueError) as error:
             raise ConfigError(self.config.source, [f"tasks.{key_path(task)}: {error}"]) from error
@@ -331,13 +330,16 @@ def _resolved(import_string: str, key: str, source: str) -> object:
         raise ConfigError(source, [f"{key}: expected something to import, found {import_string!r}: {error}"]) from error
 
 
-def _function(said: Callable[..., object] | str | None) -> Callable[..., object] | None:
+def _function(option: str, said: Callable[..., object] | str | None) -> Callable[..., object] | None:
     """Import a handler that a configuration names."""
     if not isinstance(said, str):
         return said
-    found = imported(said)
+    try:
+        found = imported(said)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{option}: expected something to import, found {said!r}: {error}") from error
     if not callable(found):
-        raise ValueError(f"expected a function, found {said!r}, which is {found!r}")
+        raise ValueError(f"{option}: expected a function, found {said!r}, which is {found!r}")
     return found
 
 

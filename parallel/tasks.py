@@ -81,7 +81,7 @@ class Task(Declared, Generic[P, R]):
         self._said = TaskOptions()
         self._object: tuple[Any, ...] = ()  # what it is bound to, or nothing
         self._route = _no_route()
-        self._limits: dict[tuple[int | None, Rate | None], Limits] = {}  # shared with its copies
+        self._limits: dict[int | Rate, Limits] = {}  # shared with its copies
         self.name = name_of(fn)
 
     # R is the raw return type: a coroutine for `async def`, unwrapped by the first two overloads.
@@ -272,9 +272,14 @@ class Task(Declared, Generic[P, R]):
             self._route[0] = (edition, plan)
         return plan
 
-    def _limits_of(self, limit: int | None, rate: Rate | None) -> Limits:
-        """Return what counts the calls of this task, of its copies and of what binds it."""
-        return self._limits.setdefault((limit, rate), Limits(limit, rate))
+    def _limits_of(self, limit: int | None, rate: Rate | None) -> tuple[Limits, ...]:
+        """Return what counts the calls of this task, of its copies and of what binds it: a place, then a start."""
+        made: list[Limits] = []
+        if limit is not None:
+            made.append(self._limits.setdefault(limit, Limits(limit)))
+        if rate is not None:
+            made.append(self._limits.setdefault(rate, Limits(None, rate)))
+        return tuple(made)
 
     def _copy(self) -> Self:
         other = object.__new__(type(self))
@@ -350,6 +355,9 @@ class TaskChain(Task[P, R]):
         self._stage = stage
         super().__init__(self._run, TaskOptions())
         self.name = f"{short_name(first)} → {short_name(fn)}"
+        self.__doc__ = first.__doc__
+        self.__module__ = first.__module__
+        self.__name__ = self.__qualname__ = self.name
 
     def _parts(self) -> tuple[Task[P, Any], list[Tie]]:
         """Return the task that is called first, and what is tied to it, in that order."""
@@ -359,6 +367,11 @@ class TaskChain(Task[P, R]):
             ties.append((first._how, first._stage))
             first = first._first
         return first, ties[::-1]
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """That of the first task; what comes out is what the last stage returns, which isn't known here."""
+        return inspect.signature(self._first).replace(return_annotation=inspect.Signature.empty)
 
     def _run(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run all stages here and now."""

@@ -109,7 +109,7 @@ class Terms:
         name: The task's.
         pool: Where they are run.
         desk: Where those are counted that are in no pool.
-        limits: What bounds them at a time and in time; None: nothing.
+        limits: What bounds them at a time and in time, in the order in which places are taken.
         timeout: Seconds that an attempt may run; None, or infinite: any.
         deadline: Seconds that a call may take; None, or infinite: any.
         retry: What is tried again; None: nothing.
@@ -124,7 +124,7 @@ class Terms:
         pool: Launcher,
         desk: Desk,
         *,
-        limits: Limits | None = None,
+        limits: tuple[Limits, ...] = (),
         timeout: float | None = None,
         deadline: float | None = None,
         retry: Retry | None = None,
@@ -135,7 +135,7 @@ class Terms:
         self.name = name
         self.pool = pool
         self.desk = desk
-        self.limits = () if limits is None else (limits,)
+        self.limits = limits
         self.lane = None if timeout is None or timeout == inf else TIMER.lane(timeout)
         self.deadline_lane = None if deadline is None or deadline == inf else TIMER.lane(deadline)
         self.retry = None if retry is None else retry.resolved()
@@ -147,8 +147,8 @@ class Terms:
         """Whether a function of the user's says what is tried again."""
         self.retries_overruns = self.asks or _names(on, TaskTimeoutError)
         """Whether an attempt is tried again whose body may still be running."""
-        others = (limits, self.deadline_lane, on_success, on_failure)
-        self.only_bounds_attempts = all(one is None for one in others)
+        others = (self.deadline_lane, on_success, on_failure)
+        self.only_bounds_attempts = not limits and all(one is None for one in others)
         """Whether all that is said is how long an attempt may run, its priority, and what is tried again."""
 
 

@@ -34,7 +34,7 @@ from types import TracebackType
 from typing import Any, Final
 from weakref import ref
 
-from parallel.chains import Chain, Made, add_note, chain_of, full_name, note_chain, place, written
+from parallel.chains import Chain, Made, add_note, chain_of, full_name, is_made_here, note_chain, place, written
 from parallel.context import Home, Within, default_registry
 from parallel.errors import PoolShutdownError
 
@@ -216,7 +216,9 @@ def _tell(failure: Failure) -> None:
 def _text(failure: Failure) -> str:
     fn, made, chain = failure.fn, failure.made, failure.chain
     name = full_name(fn) if fn is not None else made[0].name if made is not None else "a call"
-    details = ["called at {}:{}".format(*place(made))] if made is not None else []
+    details: list[str] = []
+    if made is not None and not is_made_here(made):  # else it was called by a chain, whose stages are told
+        details.append("called at {}:{}".format(*place(made)))
     if len(chain) > 2:
         details.append(f"of the chain {written(chain)}")
     where = f" ({'; '.join(details)})" if details else ""

@@ -167,7 +167,7 @@ def test_gather_asks_nothing_that_others_wait_for(pool: ThreadPool, how: str) ->
         future.add_done_callback(lambda ended: values.put(ended.result()))
     else:
         pool.submit(lambda: values.put(future.result(LONG)))
-        while len(future._watched().entries) < 2:  # the tie of the gather, and who waits
+        while len(future.entries()) < 2:  # the tie of the gather, and who waits
             go.wait(0.001)
     assert begun.wait(LONG)
     promise.set_exception(ValueError())
@@ -475,7 +475,7 @@ def test_as_completed_is_left_early(held: Held) -> None:
         for future in as_completed([completed(1), held.future]):
             assert future.result() == 1
             break
-        assert held.future._watched().entries == {}
+        assert held.future.entries() == []
 
 
 def test_as_completed_counts_from_the_call() -> None:
@@ -510,7 +510,7 @@ def test_as_completed_is_closed(held: Held) -> None:
             threading.Event().wait(0.001)
         coming.close()
         assert waiting.result(timeout=LONG) == []
-    assert held.future._watched().entries == {}
+    assert held.future.entries() == []
     assert not held.future.done()
 
 

@@ -1127,7 +1127,7 @@ def test_a_signal_that_another_thread_is_given(pool: ThreadPool) -> None:
     promise: Future[int] = Future()
 
     def interrupt() -> None:
-        while not promise._watched().entries:  # not before the main thread waits
+        while not promise.entries():  # not before the main thread waits
             threading.Event().wait(0.001)
         signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
@@ -1135,7 +1135,7 @@ def test_a_signal_that_another_thread_is_given(pool: ThreadPool) -> None:
     with pytest.raises(KeyboardInterrupt):
         promise.result(timeout=LONG)
     assert interrupting.exception(timeout=LONG) is None
-    assert promise._watched().entries == {}
+    assert promise.entries() == []
     pool.submit(promise.set_result, 1)
     assert promise.result() == 1
 
@@ -1330,7 +1330,7 @@ def test_waiters_leave_a_long_lived_future() -> None:
     for _ in range(100):
         with pytest.raises(TimeoutError):
             promise.result(timeout=0)
-    assert promise._watched().entries == {}
+    assert promise.entries() == []
     assert promise._waiters == []
 
 
