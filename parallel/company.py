@@ -6,7 +6,7 @@ A company: the calls that belong together in a task group, which of their failur
 
 State: `_stage`, `_cancelled`, `_from_outside`, `_members`, `_errors`, `_inner` and `_bell`, guarded by `_lock`, which
 is re-entrant: a signal handler or a destructor may make a call while it is held. No user code runs under it. `_parent`,
-`_host` and `_registry` are written by the thread of the block alone.
+`_host`, `_deadline` and `_registry` are written by the thread of the block alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from enum import Enum
 from functools import partial
 from typing import Any, Final, cast
 
+from parallel.call import Call
 from parallel.context import Dispatcher, Home, default_registry
+from parallel.deadlines import Deadline
 from parallel.errors import GroupClosedError
 from parallel.futures import Future
 from parallel.hosts import Host, is_cancellation
@@ -77,6 +79,7 @@ class Company:
         self._bell: Bell | None = None  # rings when no member is left
         self._parent: Company | None = None
         self._host: Host | None = None
+        self._deadline: Deadline | None = None  # of the block, or around it: when its members have to have ended
         self._registry: Home | None = None
 
     # -- members ------------------------------------------------------------------------------------------------------
@@ -90,6 +93,9 @@ class Company:
             is_awaited = self._bell is not None
         if future.feeds and not cancelled:
             self._take_on(future)
+        deadline = None if isinstance(future, Call) else self._deadline  # a call sees to its deadline itself
+        if deadline is not None:
+            deadline.add(member)
         attach(member)
         if is_awaited:
             future.look()  # whoever waits at the block's end waits for this one, too
@@ -120,6 +126,8 @@ class Company:
 
     def _member_ended(self, member: Member, outcome: Outcome) -> Future[None] | None:
         """Note the end of a member; return the bell if it was the last one. On whatever thread that has ended it."""
+        if self._deadline is not None:
+            self._deadline.discard(member)
         with self._lock:
             begun = self._count(self._members.end(member, outcome))
             undecided = not self._cancelled and self._members.is_undecided(member)

@@ -7,6 +7,7 @@ coroutines share between calls, such as a client's connections, stays usable.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Coroutine
 from contextvars import copy_context
@@ -62,3 +63,9 @@ def _run_aside(asyncio: Any, coroutine: Coroutine[Any, Any, T]) -> T:
     if errors:
         raise errors.pop()
     return values.pop()
+
+
+def runs_a_loop() -> bool:
+    """Tell whether an event loop of asyncio runs on this thread: it must not be blocked."""
+    asyncio: Any = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None

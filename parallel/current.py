@@ -5,11 +5,12 @@ What a function can ask about the call that it runs in: `current_task()`, `check
 from __future__ import annotations
 
 import itertools
-import sys
 import time
 from concurrent.futures import CancelledError
 from typing import Any
 
+from parallel.context import RUNNING
+from parallel.coroutines import runs_a_loop
 from parallel.durations import Duration, pause
 from parallel.errors import DeadlockError, NoTaskError
 from parallel.runs import Run, current_run
@@ -99,24 +100,23 @@ def sleep(seconds: Duration) -> None:
     """
     Sleep, but not longer than the call goes on.
 
-    A worker that sleeps keeps its place. Outside of calls it is `time.sleep`.
+    A worker that sleeps keeps its place. Outside of calls, as in a notebook's cell, it is `time.sleep`.
 
     Args:
         seconds: How long: seconds, a `timedelta`, or a string such as `250ms`.
 
     Raises:
         CancelledError: The call was cancelled, or its time is over.
-        DeadlockError: This thread runs an event loop: use the loop's own sleep.
+        DeadlockError: This is a coroutine of a pool's event loop: use the loop's own sleep.
     """
     how_long = pause(seconds)
-    asyncio: Any = sys.modules.get("asyncio")
-    if asyncio is not None and asyncio._get_running_loop() is not None:
+    run = current_run()
+    if run is not None and run is RUNNING.get() and runs_a_loop():
         raise DeadlockError(
             "the thread of an event loop",
             f"sleep({seconds!r}), which would hold up all that runs there",
             "use `await asyncio.sleep(...)`",
         )
-    run = current_run()
     if run is None:
         time.sleep(how_long)
     elif run.pause(how_long):

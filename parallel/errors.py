@@ -105,17 +105,22 @@ class PoolFullError(ParallelError, Full):
     Args:
         pool: The pool.
         max_pending: How many calls may wait in it.
+        may_wait: Whether the thread could have waited for room; not where an event loop runs, as in a notebook.
     """
 
-    def __init__(self, pool: str, max_pending: int) -> None:
+    def __init__(self, pool: str, max_pending: int, *, may_wait: bool = True) -> None:
         self.pool = pool
         self.max_pending = max_pending
+        self.may_wait = may_wait
         super().__init__(pool, max_pending)
 
     def __str__(self) -> str:
+        full = f"{self.pool} has max_pending = {self.max_pending} calls waiting and takes no more for now"
+        if self.may_wait:
+            return f"{full}; wait for some, or give it more workers"
         return (
-            f"{self.pool} has max_pending = {self.max_pending} calls waiting and takes no more for now; "
-            "wait for some, or give it more workers"
+            f"{full}; on_full = 'block' can't wait where an event loop runs, as it would block that: "
+            "await some of the calls first, or call from another thread"
         )
 
 

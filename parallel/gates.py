@@ -12,12 +12,12 @@ submits may go to any pool, no lock of an engine is held while `_room` is taken.
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from typing import Any, Literal, TypeAlias
 
 from parallel.context import Dispatcher, Waiter, era, this
+from parallel.coroutines import runs_a_loop
 from parallel.errors import PoolFullError
 from parallel.futures import Future
 from parallel.outcomes import Work, attempt
@@ -71,8 +71,10 @@ class Gate:
             return True
 
     def _wait(self, until: float | None) -> None:
-        if self._on_full == "raise" or _runs_a_loop():
+        if self._on_full == "raise":
             raise PoolFullError(self._label, self._most)
+        if runs_a_loop():
+            raise PoolFullError(self._label, self._most, may_wait=False)
         try:
             while self._inside >= self._most:
                 left = None if until is None else until - time.monotonic()
@@ -94,12 +96,6 @@ class Gate:
         """In a forked child, begin anew: the calls inside are the parent's, as whoever may have held the lock was."""
         if self._era != era():
             self._begin()
-
-
-def _runs_a_loop() -> bool:
-    """Tell whether an event loop of asyncio runs on this thread: it must not be blocked."""
-    asyncio: Any = sys.modules.get("asyncio")
-    return asyncio is not None and asyncio._get_running_loop() is not None
 
 
 class GatedFuture(Future[Any]):

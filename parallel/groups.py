@@ -160,16 +160,17 @@ class TaskGroup(Company):
         self._around = around
         self._registry = None if around is None else around.registry
         _open[self] = None
-        self._within = entered(group=self, deadline=self._deadline(around))
+        self._deadline = self._earlier_deadline(around)
+        self._within = entered(group=self, deadline=self._deadline)
         WITHIN.set(self._within)
 
-    def _deadline(self, around: Within | None) -> Deadline | None:
-        """Return when the calls have to have ended, if that is earlier than around the block; else None."""
+    def _earlier_deadline(self, around: Within | None) -> Deadline | None:
+        """Return when the members have to have ended: by its own deadline, or that around it; None: at any time."""
+        outer = cast("Deadline | None", None if around is None else around.deadline)
         if self.timeout is None or self.timeout == inf:
-            return None
+            return outer
         deadline = Deadline(self.timeout)
-        outer = None if around is None else around.deadline
-        return deadline if outer is None or deadline.at < outer.at else None
+        return deadline if outer is None or deadline.at < outer.at else outer
 
     def _admit(self, inner: TaskGroup) -> None:
         """Note that *inner* begins in this one: it is cancelled with it."""

@@ -17,10 +17,14 @@ from collections.abc import Callable, Collection, Iterable
 from threading import get_ident
 from typing import Any, Final, TypeAlias
 
-from parallel.delivery import INLINE, Feed
+from parallel.chains import name_of_chain
+from parallel.deadlines import Deadline
+from parallel.delivery import INLINE, Feed, cancel_sources, settle
+from parallel.errors import TaskTimeoutError
 from parallel.futures import Future
 from parallel.hosts import Turn, turn_here
 from parallel.outcomes import CANCELLED, NOTHING, Outcome
+from parallel.runs import run_of
 from parallel.states import State, hangs_on
 from parallel.timer import Entry
 
@@ -87,6 +91,15 @@ class Member(Feed):
 
     def passed(self, outcome: Outcome) -> Outcome:
         return (None, None, None)
+
+    def overdue(self, deadline: Deadline, /) -> None:
+        """End the member, a link or a combination, as the time of its group is over; see `deadlines.Bounded`."""
+        future, feeds = self.future, self.future.feeds
+        if not feeds and future.running():
+            run_of(future).ask()
+        error = TaskTimeoutError(name_of_chain(future.__dict__), deadline.seconds, "deadline")
+        if settle(future, (None, error, None), may_block=False):
+            cancel_sources(feeds)
 
     def is_taken(self) -> bool:
         """Tell whether its failure is the business of another member: a cancelled one has none."""

@@ -33,8 +33,10 @@ from parallel import (
     GroupClosedError,
     Registry,
     TaskGroup,
+    TaskTimeoutError,
     ThreadPool,
     as_completed,
+    completed,
     configure,
     detached,
     first,
@@ -47,6 +49,7 @@ from parallel import (
     using,
 )
 from parallel.context import WITHIN
+from parallel.current import sleep as nap
 from parallel.runs import current_run
 
 LONG = jobs.PATIENCE
@@ -1609,3 +1612,33 @@ def test_a_standard_future_inside() -> None:
         caught = gather(promise).catch(lambda _: "caught")
         promise.set_exception(ValueError())
     assert caught.result() == "caught"
+
+
+@pytest.mark.parametrize("how", ["link", "combination", "slow link", "async"])
+def test_the_timeout_bounds_links_and_combinations(how: str) -> None:
+    """No member outlives the block's timeout, whatever kind of future it is; what runs is asked to stop."""
+    promise = Future[int]()
+    members: list[Future[Any]] = []
+
+    def slow(_: object) -> None:
+        nap(LONG)
+
+    async def block() -> None:
+        async with TaskGroup(timeout=0.05):
+            members.append(promise.then(jobs.double))
+
+    with pytest.raises(ExceptionGroup) as raised:
+        if how == "async":
+            asyncio.run(block())
+        else:
+            with TaskGroup(timeout=0.05):
+                if how == "link":
+                    members.append(promise.then(jobs.double))
+                elif how == "combination":
+                    members.append(gather(promise, completed(1)))
+                else:
+                    members.append(completed(1).then(slow))
+    (error,) = raised.value.exceptions
+    assert isinstance(error, TaskTimeoutError)
+    assert (error.what, error.seconds) == ("deadline", 0.05)
+    assert members[0].exception(timeout=LONG) is error

@@ -796,3 +796,17 @@ def test_rate_behind_a_busy_pool() -> None:
     assert blocker.result(LONG)
     assert [future.result(LONG) for future in futures[:2]] == [None, None]
     futures[2].cancel()
+
+
+def test_a_limit_counts_a_task_whatever_its_rate() -> None:
+    """Copies of a task with another rate, timeout or retry share its places."""
+    counter = Counter()
+
+    def body() -> None:
+        with counter:
+            time.sleep(0.001)  # long enough for another to come in, if one could
+
+    plain = task(pool="many", limit=1)(body)
+    copies = [plain, plain.options(rate="1000/s"), plain.options(limit=1, rate="500/s"), plain.options(timeout=LONG)]
+    wait([copy() for copy in copies for _ in range(5)], timeout=LONG)
+    assert counter.most == 1

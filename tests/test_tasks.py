@@ -12,7 +12,7 @@ import pickle
 import threading
 from collections.abc import Callable
 from subprocess import CompletedProcess
-from typing import Any
+from typing import Any, cast
 
 import cloudpickle
 import jobs
@@ -631,3 +631,25 @@ def test_many_calls_keep_their_order_of_values() -> None:
     calls = [resize(index) for index in range(1000)]
     assert not wait(calls, timeout=LONG).not_done
     assert [call.result() for call in calls] == [index * 2.0 for index in range(1000)]
+
+
+def test_a_chain_looks_like_its_first_task() -> None:
+    """It is called like that, and says so: documentation, module, signature."""
+
+    @task
+    def first(x: int, *, times: int = 2) -> int:
+        """Say what it does."""
+        return x * times
+
+    chain = first.then(str).then(len)
+    assert chain.__name__ == chain.name
+    assert chain.__name__.endswith("first → str → len")
+    assert chain.__doc__ == "Say what it does."
+    assert chain.__module__ == __name__
+    assert str(inspect.signature(chain)) == "(x: 'int', *, times: 'int' = 2)"
+
+
+def test_options_name_what_is_unknown() -> None:
+    """A mistyped option of a copy is told as one of the decorator is."""
+    with pytest.raises(TypeError, match=r"no option 'timout' \(did you mean 'timeout'\?\)"):
+        cast(Any, task(jobs.double)).options(timout=3)

@@ -28,6 +28,7 @@ from jobs import Held, frequent_switches, without_gc
 from parallel import (
     Future,
     LoopPool,
+    PoolFullError,
     Registry,
     ThreadPool,
     UnobservedErrorWarning,
@@ -630,3 +631,35 @@ def test_raise_at_exit_with_nothing_to_raise(run_script: Runner) -> None:
         task(int)("x").exception()
         """
     assert run_script(dedent(script)).stderr == ""
+
+
+def test_what_a_call_raises_is_not_told_of_as_well(reports: Reports) -> None:
+    """Who makes a call that is refused gets the error, which nobody else could look at."""
+    pools = {"full": {"kind": "thread", "max_workers": 1, "max_pending": 1, "on_full": "raise"}}
+    with using({"pools": pools}), Held() as held:
+        calls = [task(pool="full")(held.go.wait)(LONG)]
+        while len(calls) < 10:
+            try:
+                calls.append(task(pool="full", limit=9)(jobs.nothing)())
+            except PoolFullError:
+                break
+        else:
+            pytest.fail("it took all")
+        assert not reports.up_to_now()
+        held.go.set()
+
+
+def test_no_line_of_ours_is_told(reports: Reports) -> None:
+    """A task that a chain has called was called by no line of the user's; the chain is told instead."""
+    (completed("no number").then(str.strip).then(parse),)
+    message = reports.next().getMessage()
+    assert "called at" not in message
+    assert "strip → parse" in message
+
+
+def test_a_handler_that_raises(reports: Reports) -> None:
+    """What a declared handler raises is logged with the task's name."""
+    task(on_success=jobs.raise_other_arguments)(jobs.double)(1).result(timeout=LONG)
+    record = reports.next()
+    assert "on_success" in record.getMessage()
+    assert "jobs:double" in record.getMessage()

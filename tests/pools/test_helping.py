@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import itertools
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +21,7 @@ import parallel.pools.crew
 from parallel import (
     Future,
     Registry,
+    Retry,
     StarvationError,
     TaskTimeoutError,
     ThreadPool,
@@ -334,3 +337,25 @@ def test_a_place_that_is_given_and_taken(steps: list[str]) -> None:
         crew.unlend(worker)
     assert crew._spare == 0
     assert crew.stats().stragglers == 0
+
+
+@pytest.mark.parametrize("pause", [0, 0.01])
+def test_a_retried_call_is_not_run_by_its_waiter(pause: float) -> None:
+    """Each attempt begins when its time has come, and nothing is left of the call where it has waited."""
+    starts: list[float] = []
+
+    @task(pool="one", retry=Retry(on=OSError, attempts=3, wait_initial=pause, wait_exp_base=1, wait_jitter=0))
+    def child() -> int:
+        starts.append(time.monotonic())
+        if len(starts) < 3:
+            raise OSError
+        return len(starts)
+
+    @task(pool="one")
+    def parent() -> int:
+        return child().result()
+
+    with Registry(POOLS) as registry:  # whose end waits for what is left
+        assert parent().result(LONG) == 3
+        assert registry._desk is not None
+    assert all(after - before >= pause for before, after in itertools.pairwise(starts))

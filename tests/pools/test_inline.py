@@ -6,12 +6,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Iterator
+from typing import Any, NoReturn
 
 import jobs
 import pytest
+from jobs import without_gc
 
-from parallel import Future, InlinePool, PoolShutdownError, gather, task, using
+from parallel import Future, InlinePool, PoolShutdownError, Retry, gather, task, using
+
+LONG = 30  # seconds; only a deadlock takes so long
 
 
 @pytest.fixture
@@ -125,3 +130,23 @@ def test_makes_a_program_deterministic() -> None:
         assert list(two.map([1, 2])) == [2, 4]
         assert threading.active_count() == before
     assert seen == ["one 1", "two 2", "one 2", "two 3", "two 1", "two 2"]
+
+
+@pytest.mark.parametrize("options", [{}, {"limit": 1}, {"timeout": LONG}, {"retry": Retry(on=OSError, attempts=2)}])
+def test_a_failure_keeps_nothing_alive(options: Any) -> None:
+    """What a failed call was given is freed with its future, without the cyclic garbage collector."""
+
+    class Thing:
+        """Can be referred to weakly."""
+
+    def fail(_: Thing) -> NoReturn:
+        raise ValueError
+
+    with using({"pools": {"i": {"kind": "inline"}}}), without_gc():
+        gone = threading.Event()
+        thing = Thing()
+        weakref.finalize(thing, gone.set)
+        future = task(pool="i", **options)(fail)(thing)
+        assert isinstance(future.exception(), ValueError)
+        del future, thing
+        assert gone.wait(LONG)
