@@ -37,7 +37,7 @@ from parallel.gates import Gate
 from parallel.limits import Limits
 from parallel.outcomes import CANCELLED, Outcome, Work, failure
 from parallel.runs import Run, current_run
-from parallel.states import BARE
+from parallel.states import BARE, share_keys
 from parallel.terms import Site, Terms
 from parallel.timer import TIMER, Entry
 
@@ -407,6 +407,9 @@ class Call(Tried):
     def _pause_over(self) -> None:
         if self.is_parked():
             self._resume()
+
+
+share_keys(Call, "_made", "terms", "attempts", "_run", "_is_queued", "deadline", "_limits", "_places", "_stage")
 
 
 class _Resumption:

@@ -34,7 +34,7 @@ from parallel.durations import Duration
 from parallel.links import Catch, Finally, Limit, Shield, Then
 from parallel.outcomes import CANCELLED, NOTHING, Outcome, Work, failed_with, failure
 from parallel.runs import Run, run_of
-from parallel.states import BARE, State, is_ours, shown
+from parallel.states import BARE, State, is_ours, share_keys, shown
 from parallel.timer import TIMER, Entry
 
 T = TypeVar("T")
@@ -349,6 +349,9 @@ class Future(State[T]):
     def _call_back(self, callback: Callback) -> None:
         if not self.add(callback):
             callback.call(self, engine=False)
+
+
+share_keys(Future, "_made", "_chain", "_feeds")
 
 
 class LimitedFuture(Future[T]):

@@ -20,6 +20,7 @@ from parallel.futures import Future
 from parallel.lanes import Lane
 from parallel.outcomes import Work, attempt, failure
 from parallel.runs import run_of
+from parallel.states import share_keys
 
 
 class TimedFuture(Future[Any]):
@@ -82,3 +83,6 @@ class TimedFuture(Future[Any]):
     def is_queued_at(self, dispatcher: Dispatcher) -> bool:
         """Tell that no waiter may run it: its overrun would be the waiter's."""
         return False
+
+
+share_keys(TimedFuture, "_made", "_name", "_lane", "_worker")
