@@ -149,7 +149,7 @@ class Limits:
                 self._pass_on(lender, borrower)
             elif lender is not None:
                 self._lenders[lender] = None
-                self._unlent[lender] = None in lender.awaited
+                self._unlent[lender] = _may_wait_for_any(lender)
             else:
                 self._held -= 1
             admitted = self._admit()
@@ -204,7 +204,7 @@ class Limits:
             return
         with self._lock:
             if self._lenders.setdefault(body, None) is None:
-                self._unlent[body] = None in body.awaited
+                self._unlent[body] = _may_wait_for_any(body)
             admitted = self._lend([body])
         self._tell(admitted)
         self.look_behind()
@@ -275,11 +275,10 @@ class Limits:
         """Under the lock: return the first call that waits here and for which *body* does; or *only* that call."""
         if only is not None and not self._may_borrow(only):
             return None
-        awaited = body.awaited
-        if any(future is None for future in awaited):  # nobody knows for what: perhaps for any
+        if _may_wait_for_any(body):
             parts = list(self._waiting) if only is None else [only]
         else:
-            parts = cast("list[Limited]", list(hangs_on(*awaited, through_bodies=True)))
+            parts = cast("list[Limited]", list(hangs_on(*body.awaited, through_bodies=True)))
         if only is not None:
             return only if only in parts else None
         turns = [self._waiting[part] for part in parts if self._may_borrow(part)]
@@ -392,3 +391,9 @@ class Limits:
             admitted = self._admit()
             admitted += self._lend(list(self._unlent))
         self._tell(admitted)
+
+
+def _may_wait_for_any(body: Body) -> bool:
+    """Tell whether nobody knows for what *body* waits: perhaps for a promise, which any call may end."""
+    awaited = body.awaited
+    return None in awaited or any(part.is_promise() for part in hangs_on(*awaited))

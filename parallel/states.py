@@ -156,6 +156,10 @@ class State(concurrent.futures.Future[T]):
         waits: list[Any] = self.__dict__.get("_awaited", [])
         return waits
 
+    def is_promise(self) -> bool:
+        """Tell whether it was made by hand, or ends as such a one does: nobody knows what ends it."""
+        return self.dispatcher is None and not self.feeds and not self.awaited()
+
     def look(self) -> None:
         """Note that somebody waits for this future now. For calls that wait for a place under a limit."""
 

@@ -21,7 +21,9 @@ from pools.process_jobs import wait_until
 
 from parallel import Future, Rate, Registry, Retry, TaskGroup, TaskTimeoutError, detached, gather, task, using, wait
 from parallel.context import WITHIN, Within
+from parallel.delivery import INLINE
 from parallel.limits import Limits
+from parallel.states import BARE
 
 LONG = 30  # seconds; only a deadlock takes so long
 POOLS: dict[str, Any] = {
@@ -731,10 +733,10 @@ def test_rate_alone_bounds_nothing_at_a_time() -> None:
 
 
 class Lender:
-    """A body that waits for a future which nobody ends."""
+    """A body that waits for a call which never ends."""
 
     def __init__(self) -> None:
-        self.awaited = [Future[None]()]
+        self.awaited = [Future[None](BARE, INLINE)]
         self.has_started = True
 
 
@@ -810,3 +812,18 @@ def test_a_limit_counts_a_task_whatever_its_rate() -> None:
     copies = [plain, plain.options(rate="1000/s"), plain.options(limit=1, rate="500/s"), plain.options(timeout=LONG)]
     wait([copy() for copy in copies for _ in range(5)], timeout=LONG)
     assert counter.most == 1
+
+
+@pytest.mark.parametrize("how", ["promise", "behind it"])
+def test_a_place_is_lent_to_what_may_end_a_promise(how: str) -> None:
+    """A body that waits for a future made by hand may wait for any call: perhaps its callback is what ends it."""
+
+    @task(pool="one", limit=1)
+    def count_down(n: int) -> int:
+        if n == 0:
+            return 0
+        promise = Future[int]()
+        count_down(n - 1).on_success(promise.set_result)
+        return (promise if how == "promise" else promise.then(int)).result() + 1
+
+    assert count_down(5).result(LONG) == 5
