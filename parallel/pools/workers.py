@@ -21,9 +21,10 @@ from typing import Any, Final, Protocol
 
 from parallel.context import Dispatcher, Step, era, this
 from parallel.coroutines import close_loop
+from parallel.errors import StarvationError
 from parallel.futures import Future
 from parallel.runs import begin_waiting, end_waiting
-from parallel.states import State, hangs_on
+from parallel.states import State, hangs_on, no_failure
 
 LOGGER = logging.getLogger("parallel")
 
@@ -174,7 +175,11 @@ class Worker:
         try:
             if timeout is None and self._help(future):
                 return True
-            self.crew.lend(self)
+            try:
+                self.crew.lend(self)
+            except StarvationError:
+                future.overlook(no_failure)  # who waits gets this instead; in a deep nest each level would be told of
+                raise
             try:
                 return future.sleep(timeout)
             finally:
