@@ -39,7 +39,7 @@ from parallel.checks import (
 from parallel.errors import ConfigError
 from parallel.kinds import BUILT_IN, KINDS
 from parallel.kinds import PoolConfig as PoolConfig  # whoever takes a Config takes these from here too
-from parallel.kinds import cpus as cpus
+from parallel.machine import cpus as cpus
 from parallel.options import Retry, TaskOptions
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ Each kind has a class, whose fields are the options of its pool's constructor; `
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -17,21 +16,11 @@ from attrs import Attribute, field, frozen
 
 from parallel.checks import checked, described, did_you_mean, is_count, one_of
 from parallel.imports import is_import_string, with_colon
+from parallel.machine import cpus
 
 # N*cpus, cpus-N or both; five digits are more workers than any machine runs.
 _CPUS = re.compile(r"(?:([1-9][0-9]{0,4})\*)?cpus(?:-([1-9][0-9]{0,4}))?")
 _START_METHODS = ("spawn",) if sys.platform == "win32" else ("fork", "forkserver", "spawn")
-
-
-def cpus() -> int:
-    """
-    Count the CPUs that this process may use; at least 1.
-    """
-    if sys.version_info >= (3, 13):
-        return os.process_cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _workers(said: str) -> int:

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from importlib import import_module
 from types import TracebackType
-from typing import Final, Self, TypeAlias, cast
+from typing import Self, TypeAlias, cast
 
 import parallel.config
 from parallel import context
@@ -42,10 +42,6 @@ from parallel.pools.crew import Crew
 from parallel.pools.desk import Desk
 from parallel.terms import Terms
 from parallel.unseen import raise_collected
-
-_CALLBACK_THREADS: Final = min(32, cpus() + 4)
-"""As many as a thread pool has by default: callbacks are short or wait, and a waiting one lends its place."""
-
 
 LimitsOf: TypeAlias = Callable[[int | None, Rate | None], tuple[Limits, ...]]
 """Returns what counts the calls of one task, by its limit and its rate."""
@@ -109,7 +105,8 @@ class Registry:
         with self._lock:
             crew = self._callbacks
             if crew is None:
-                crew = self._callbacks = Crew("the callback threads", _CALLBACK_THREADS, "parallel-callback")
+                # As many as a thread pool has: callbacks are short, or wait, and one that waits lends its place.
+                crew = self._callbacks = Crew("the callback threads", min(32, cpus() + 4), "parallel-callback")
                 weakref.finalize(self, crew.close, False).atexit = False
                 if self._drained.is_set():
                     crew.close(cancel_futures=False)  # nobody would end its threads: it refuses what comes

@@ -29,6 +29,7 @@ HOUSE = [
     {"events"},
     {"checks"},
     {"imports"},
+    {"machine"},
     {"durations"},
     {"retries"},
     {"options"},
