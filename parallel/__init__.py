@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from parallel.pools.process.pool import ProcessPool
     from parallel.pools.thread import ThreadPool
     from parallel.registry import Registry, configure, using
+    from parallel.resources import PerWorker, per_worker
     from parallel.retries import Retry
     from parallel.streams import MapFuture
     from parallel.tasks import Task
@@ -72,6 +73,7 @@ __all__ = [
     "NoTaskError",
     "ParallelError",
     "ParallelMap",
+    "PerWorker",
     "Pool",
     "PoolBrokenError",
     "PoolFullError",
@@ -103,6 +105,7 @@ __all__ = [
     "first",
     "gather",
     "parallel_map",
+    "per_worker",
     "race",
     "result_of",
     "settle",
@@ -135,6 +138,7 @@ _ROOMS: Final = {
     "tasks": "Task",
     "declaring": "task",
     "mapping": "ParallelMap parallel_map",
+    "resources": "PerWorker per_worker",
     "groups": "TaskGroup detached",
 }
 """Where each name lives, room by room, ground to roof."""

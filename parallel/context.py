@@ -186,7 +186,17 @@ class Home(Protocol):
         ...
 
 
-class Declared:
+class Named:
+    """The base of what takes the place of a function under its name, and travels by that."""
+
+    __slots__ = ()
+
+    def reduce_by_value(self) -> tuple[Any, ...]:
+        """Return what pickle needs to make it again where nobody can import it: see `object.__reduce__`."""
+        raise TypeError(f"{self!r} can only travel by its name")
+
+
+class Declared(Named):
     """
     The base of a declared function. An executor that is handed one runs the plain function in it.
 
@@ -200,10 +210,6 @@ class Declared:
     def submits_lightly(self) -> bool:
         """Tell whether calling it only queues a call: no code of the user's runs, and nothing blocks."""
         return False
-
-    def reduce_by_value(self) -> tuple[Any, ...]:
-        """Return what pickle needs to make it again where nobody can import it: see `object.__reduce__`."""
-        raise TypeError(f"{self!r} can only travel by its name")
 
 
 class _ThisThread(threading.local):

@@ -14,10 +14,10 @@ from importlib import import_module
 from types import FunctionType
 from typing import Any, cast
 
-from parallel.context import Declared, module_of, name_of
+from parallel.context import Named, module_of, name_of
 
 
-def dress(declared: Declared, fn: Callable[..., Any]) -> None:
+def dress(declared: Named, fn: Callable[..., Any]) -> None:
     """Give *declared* the name, documentation and attributes of *fn*, but none that hide what it has itself."""
     functools.update_wrapper(cast(Any, declared), fn, updated=())
     kind = type(declared)
@@ -42,6 +42,6 @@ def find_again(module: str, qualname: str) -> object:
     """Find a declared function by its name, from its pickle."""
     import_module(module)
     found = resolve(module, qualname)
-    if not isinstance(found, Declared):
+    if not isinstance(found, Named):
         raise AttributeError(f"module {module!r} has no declared function {qualname!r}, found {found!r}")
     return found

@@ -36,6 +36,7 @@ from parallel.delivery import settle
 from parallel.errors import PoolBrokenError, PoolShutdownError, UnsuitableFunctionError
 from parallel.futures import Future
 from parallel.gates import GatedFuture
+from parallel.kept import close_kept
 from parallel.outcomes import CANCELLED, Outcome, Work, failure
 from parallel.pools.backlog import Backlog
 from parallel.pools.base import Engine, PoolStats, check_workers, is_draining
@@ -213,6 +214,7 @@ class LoopEngine(Engine):
         except BaseException as error:  # of a task that a call left behind, as it is cancelled
             self._finish(error)
         self._end_left()
+        close_kept()
 
     def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run *loop* until the engine has finished, whoever else stops it."""

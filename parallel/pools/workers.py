@@ -20,9 +20,9 @@ from queue import Empty
 from typing import Any, Final, Protocol
 
 from parallel.context import Dispatcher, Step, era, this
-from parallel.coroutines import close_loop
 from parallel.errors import StarvationError
 from parallel.futures import Future
+from parallel.kept import close_kept
 from parallel.runs import begin_waiting, end_waiting
 from parallel.states import State, hangs_on, no_failure
 
@@ -117,7 +117,7 @@ class Worker:
             while not self._serve():
                 continue
         finally:
-            close_loop()
+            close_kept()
             crew.lose(self)
 
     def work_off(self) -> None:

@@ -25,6 +25,7 @@ from parallel import (
     first,
     gather,
     parallel_map,
+    per_worker,
     race,
     result_of,
     settle,
@@ -286,6 +287,23 @@ assert_type(Shop().price.catch(log_bad).finally_(print)(1), Future[str | None])
 assert_type(number.with_timeout(2), Future[int])
 assert_type(number.with_timeout("250ms").shield().then(str), Future[str])
 assert_type(number.catch(pause_for), Future[int])
+# -- what a worker keeps ----------------------------------------------------------------------------------------------
+
+
+@per_worker
+def table() -> dict[str, int]:
+    return {}
+
+
+@per_worker
+def connection() -> Iterator[bytes]:
+    yield b""
+
+
+assert_type(table(), dict[str, int])
+assert_type(connection(), bytes)
+assert_type(connection.local(), bytes)
+
 # -- groups -----------------------------------------------------------------------------------------------------------
 
 with TaskGroup(timeout="5m", limit=4) as group:

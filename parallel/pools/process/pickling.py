@@ -28,7 +28,7 @@ from multiprocessing.reduction import ForkingPickler
 from types import FunctionType
 from typing import Any, ClassVar, Final
 
-from parallel.context import MAIN_FILE, Declared
+from parallel.context import MAIN_FILE, Named
 
 loads = pickle.loads
 
@@ -130,7 +130,7 @@ def _value_pickler(main_by_value: bool) -> Any:
         def reducer_override(self, obj: Any) -> Any:
             if not main_by_value and _is_of_main(obj):
                 return NotImplemented
-            if main_by_value and isinstance(obj, Declared) and obj.__module__ in MAIN:
+            if main_by_value and isinstance(obj, Named) and obj.__module__ in MAIN:
                 return obj.reduce_by_value()
             inherited: Any = super()
             return inherited.reducer_override(obj)

@@ -31,7 +31,8 @@ from types import CoroutineType, FrameType
 from typing import Any, Final, TypeVar, cast
 
 from parallel.context import enter_worker_process, plain_function, this
-from parallel.coroutines import close_loop, run_coroutine
+from parallel.coroutines import run_coroutine
+from parallel.kept import close_kept
 from parallel.pools.process.failures import pack_error
 from parallel.pools.process.pickling import dumps, loads
 from parallel.pools.process.references import resolve
@@ -118,7 +119,7 @@ def _work(sock: socket, setup: Setup) -> None:
     except ConnectionError:
         pass  # nobody is there any more who wants to know
     finally:
-        close_loop()
+        close_kept()
 
 
 def _set_up(sock: socket, setup: Setup) -> bool:
