@@ -15,6 +15,7 @@ list. Those of a `Tried` by whoever has its work.
 from __future__ import annotations
 
 import threading
+from abc import abstractmethod
 from collections.abc import Callable
 from threading import Lock
 from typing import Any, Final, TypeAlias, cast
@@ -43,7 +44,7 @@ _OVERRUN: Final = -1
 
 class Tried(GatedFuture):
     """
-    A future that attempts bring about, each with a place under all of its limits.
+    A future that attempts bring about, each with a place under all of its limits. `Call` says what is abstract here.
 
     Attributes:
         terms: Its terms.
@@ -119,17 +120,17 @@ class Tried(GatedFuture):
         for limits in list(self._places):
             limits.look_behind()
 
+    @abstractmethod
     def admitted(self) -> None:
         """Go on with a place that another call has given back."""
-        raise NotImplementedError
 
+    @abstractmethod
     def conclude(self, outcome: Outcome, here: Dispatcher | None, *, may_block: bool) -> None:
         """After an attempt: end, or begin another one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def let_go(self) -> None:
         """Let go of what it needs only until it ends. For whoever has ended it."""
-        raise NotImplementedError
 
 
 class Attempt(Run):

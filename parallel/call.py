@@ -28,6 +28,7 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from parallel.attempts import Attempt, Tried
+from parallel.chains import add_note
 from parallel.context import Dispatcher, Waiter, this
 from parallel.deadlines import Deadline
 from parallel.delivery import INLINE, cancel_sources, settle
@@ -354,7 +355,7 @@ class Call(Tried):
             self._failures = {**self._failures, kind: self._failures.get(kind, 0) + 1}
             return pause
         if self.attempts > 1 or why:
-            _add_note(error, self._story(why))
+            add_note(error, self._story(why))
         return None
 
     def _story(self, why: str) -> str:
@@ -452,10 +453,3 @@ class _End:
 
     def run_on(self, here: Dispatcher) -> None:
         settle(self._call, self._outcome, here)
-
-
-def _add_note(error: BaseException, text: str) -> None:
-    """Add a note by the base's own methods: the exception's may run code of the user's, and it may be frozen."""
-    before: object = BaseException.__getattribute__(error, "__dict__").get("__notes__")
-    notes = [*cast("list[str]", before), text] if isinstance(before, list) else [text]
-    BaseException.__setattr__(error, "__notes__", notes)

@@ -124,14 +124,14 @@ def note_chain(error: BaseException, fn: Callable[..., Any] | None, chain: Chain
     add_note(error, f"{where}{_OF_THE_CHAIN}{written(chain)}", unless=_OF_THE_CHAIN)
 
 
-def add_note(error: BaseException, text: str, *, unless: str) -> None:
-    """Add a note to *error*, if it has none that holds *unless*, and if it can be had at all."""
+def add_note(error: BaseException, text: str, *, unless: str | None = None) -> None:
+    """Add a note to *error*, unless it has one that holds *unless*; if it can be had at all."""
     try:
         notes = cast("list[object] | None", getattr(error, "__notes__", None))
         if notes is None:
             # By the base's own setter, as the exception may be frozen.
             BaseException.__setattr__(error, "__notes__", [text])
-        elif not any(isinstance(note, str) and unless in note for note in notes):
+        elif unless is None or not any(isinstance(note, str) and unless in note for note in notes):
             notes.append(text)
     except Exception:  # its attributes may be the user's code, and `__notes__` may be anything
         return

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
@@ -98,6 +99,7 @@ class Link(Feed):
         fn: object = self.fn
         return isinstance(fn, Declared) and self.executor is None and self.context.run(fn.submits_lightly)
 
+    @abstractmethod  # each kind of link has its own; no base of `abc`, which would cost each link
     def run(self, outcome: Outcome) -> tuple[State[Any], Outcome] | None:
         """
         Call the function. Gets *outcome* only if it doesn't pass.
@@ -105,7 +107,6 @@ class Link(Feed):
         Returns:
             The target and its end; None if it was cancelled, or if it now waits for the future that came back.
         """
-        raise NotImplementedError
 
     def follow(self, outcome: Outcome) -> Ended | None:
         """End the target after *outcome*: call the function, unless that passes. Return who is to be told."""
