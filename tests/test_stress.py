@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import queue
+import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,7 +19,22 @@ from typing import Any, Final
 import pytest
 from jobs import frequent_switches
 
-from parallel import Future, Registry, Task, TaskTimeoutError, ThreadPool, as_completed, gather, task, using, wait
+from parallel import (
+    Future,
+    Registry,
+    Retry,
+    Task,
+    TaskGroup,
+    TaskTimeoutError,
+    ThreadPool,
+    as_completed,
+    gather,
+    sleep,
+    task,
+    using,
+    wait,
+)
+from parallel.pools.crew import Crew
 
 pytestmark = pytest.mark.slow
 
@@ -241,3 +257,99 @@ def in_context_of(registry: Registry, work: Task[[int], int]) -> Callable[[int],
             return work(number)
 
     return call
+
+
+# -- a walk over all terms --------------------------------------------------------------------------------------------
+
+WALKS: dict[str, Any] = {
+    "unobserved": "ignore",
+    "pools": {
+        "one": {"kind": "thread", "max_workers": 1},
+        "few": {"kind": "thread", "max_workers": 3},
+        "blocks": {"kind": "thread", "max_workers": 2, "max_pending": 5},
+        "runs": {"kind": "thread", "max_workers": 2, "max_pending": 5, "on_full": "run"},
+        "loop": {"kind": "loop", "max_workers": 3},
+    },
+}
+TERMS: list[dict[str, Any]] = [
+    {},
+    {"timeout": 0.02},
+    {"deadline": 0.05},
+    {"priority": 1},
+    {"retry": Retry(on=ConnectionError, attempts=3, wait_initial=0.001, wait_jitter=0)},
+    {"limit": 1},
+    {"limit": 2, "timeout": 1, "deadline": 3},
+    {"rate": "2000/s"},
+]
+
+
+def walk(depth: int, seed: float) -> int:
+    """Fail, sleep, or call others at random and wait for them in one of many ways."""
+    chance = random.Random(seed)
+    step = chance.randrange(8)
+    if depth == 0 or step == 0:
+        return depth
+    if step == 1:
+        raise ConnectionError
+    if step == 2:
+        sleep(chance.random() * 0.004)
+        return depth
+    calls = [chance.choice(walkers)(depth - 1, chance.random()) for _ in range(chance.randrange(1, 3))]
+    how = chance.randrange(7)
+    if how == 0:
+        return sum(call.result() for call in calls)
+    if how == 1:
+        return sum(gather(*calls).result())
+    if how == 2:
+        calls[0].cancel()
+        return sum(call.exception() is None for call in calls if not call.cancelled())
+    if how == 3:
+        with TaskGroup(timeout=2):
+            chance.choice(walkers)(depth - 1, chance.random())
+        return depth
+    if how == 4:
+        return len(wait(calls).done)
+    if how == 5:
+        return calls[0].then(lambda _: chance.choice(walkers)(depth - 1, seed)).catch(lambda _: 0).result()
+    return next(iter(as_completed(calls))).result()
+
+
+async def walk_on_loop(depth: int, seed: float) -> int:
+    """Fail, or call others at random and await them."""
+    chance = random.Random(seed)
+    step = chance.randrange(4)
+    if depth == 0 or step == 0:
+        return depth
+    if step == 1:
+        raise ConnectionError
+    calls = [chance.choice(walkers)(depth - 1, chance.random()) for _ in range(chance.randrange(1, 3))]
+    return sum([await call for call in calls])
+
+
+walkers: list[Any] = [task(pool=pool, **terms)(walk) for pool in ("one", "few", "blocks", "runs") for terms in TERMS]
+walkers += [task(pool="loop", **terms)(walk_on_loop) for terms in TERMS[:3]]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_calls_under_all_terms_that_wait_for_each_other(seed: int) -> None:
+    """Whatever waits for whatever, under whichever terms: each call ends, and the registry runs dry."""
+
+    def user(number: int) -> int:
+        chance = random.Random(seed * 100 + number)
+        ended = 0
+        for _ in range(40):
+            calls = [chance.choice(walkers)(4, chance.random()) for _ in range(5)]
+            if chance.random() < 0.3:
+                chance.choice(calls).cancel()
+            ended += len(wait(calls, timeout=LONG).done)
+        return ended
+
+    registry = Registry(WALKS)
+    with registry, frequent_switches(), ThreadPool(4) as users:
+        assert list(users.map(user, range(4), timeout=LONG * 4)) == [200] * 4
+    assert registry._desk is not None
+    assert not registry._desk._calls
+    for name in ("one", "few", "blocks", "runs"):
+        crew = registry._pools[name]._engine
+        assert isinstance(crew, Crew)
+        assert crew._spare == 0
