@@ -11,15 +11,12 @@ State: per thread, and used by it alone. A forked child begins with none.
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import threading
 from collections.abc import Callable
 from typing import TypeAlias
 
 from parallel.coroutines import close_loop
-
-LOGGER = logging.getLogger("parallel")
 
 Kept: TypeAlias = tuple[object, Callable[[], object] | None]
 """A value, and what closes it; None: nothing has to be done."""
@@ -58,7 +55,9 @@ def close_kept() -> None:
             if close is not None:
                 close()
         except BaseException:
-            LOGGER.exception("exception while a worker let go of %s", key.partition("#")[0])
+            import logging  # a worker process loads nothing that it may never need
+
+            logging.getLogger("parallel").exception("exception while a worker let go of %s", key.partition("#")[0])
     close_loop()
 
 
