@@ -42,10 +42,11 @@ class Ear:
             RuntimeError: Another thread listens with it.
         """
         came = self._poll.poll(seconds * 1000)
-        if any(descriptor == self._bell for descriptor, _ in came):
+        if len(came) == 1 and came[0][0] == self.descriptor:
+            return True
+        if came:
             os.eventfd_read(self._bell)
-            return False
-        return bool(came)
+        return False
 
     def ring(self) -> None:
         """Wake who listens; he finds out why."""
