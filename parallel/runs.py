@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from weakref import ref
 
@@ -127,11 +128,17 @@ class Run:
         """Ask the function to stop; True if its engine can stop it, or may *kill* it: the future is cancelled now."""
         self.cancel_requested = True  # before `stop` is read: see `start`
         self.ask()
-        stop = self.stop or (self.kill if kill else None)
+        stop = self.stop or (self._killer() if kill else None)
         if stop is None or not settle(self.future, (None, CANCELLED, None)):
             return False
         stop()
         return True
+
+    def _killer(self) -> Callable[[], object] | None:
+        """Return what ends the body by force; of a call that travels with others, its engine knows how."""
+        future = self.future
+        kill = getattr(future.dispatcher, "kill", None)
+        return self.kill if self.kill is not None or kill is None else partial(kill, future)
 
     # -- what its body waits for --------------------------------------------------------------------------------------
 

@@ -377,6 +377,9 @@ class State(concurrent.futures.Future[T]):
 
         `result` does the same where it may; a worker of a pool first looks for something better to do.
         """
+        lead = getattr(self.dispatcher, "lead", None)
+        if lead is not None:
+            timeout = lead(self, timeout)  # its engine has the waiter look for the end itself, for a while
         lock = threading.Lock()
         lock.acquire()
         if not self.add(lock):

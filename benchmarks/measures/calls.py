@@ -6,7 +6,7 @@ import concurrent.futures
 import multiprocessing
 from collections.abc import Iterator, Mapping
 
-from measures.peers import Contender, Joblib, joblib_threads, thread_pools
+from measures.peers import Contender, Joblib, joblib_processes, joblib_threads, process_pools, thread_pools
 from measures.rounds import OURS, STANDARD, WORKERS, Row, Scale, in_turn, per_call
 from parallel import Future, ProcessPool, ThreadPool
 
@@ -32,12 +32,14 @@ def processes(scale: Scale) -> Iterator[Row]:
     with (
         ProcessPool(WORKERS, mp_context=context) as ours,
         concurrent.futures.ProcessPoolExecutor(WORKERS, mp_context=context) as standard,
+        process_pools(context) as peers,
+        joblib_processes() as joblib,
     ):
         both = {
             OURS: Contender(ours.submit, Future.result),
             STANDARD: Contender(standard.submit, concurrent.futures.Future.result),
         }
-        yield from _compared(scale, both, {}, {}, at_once=1 / 2, one_by_one=1 / 2)
+        yield from _compared(scale, both, peers, joblib, at_once=1 / 15, one_by_one=1 / 3, beside_peers=1 / 4)
 
 
 def _compared(
@@ -48,11 +50,16 @@ def _compared(
     *,
     at_once: float,
     one_by_one: float,
+    beside_peers: float | None = None,
 ) -> Iterator[Row]:
-    """Measure both ways to call; the last two are the budgets."""
+    """Measure both ways to call; the last three are the budgets, the last of all beside the fastest peer."""
     sides = {name: per_call(one.gather, scale.calls) for name, one in both.items()}
     sides |= {name: per_call(one.gather, scale.fewer) for name, one in peers.items()}
     sides |= {name: per_call(one.gather, scale.fewer) for name, one in joblib.items()}
-    yield in_turn("µs", sides, scale.rounds).ratio("submit and gather", at_once)
+    measured = in_turn("µs", sides, scale.rounds)
+    yield measured.ratio("submit and gather", at_once)
+    if beside_peers is not None and peers:
+        rows = [measured.of(OURS, name).ratio(f"... beside {name}", beside_peers) for name in peers]
+        yield max(rows, key=lambda row: row.found)
     sides = {name: per_call(one.round_trips, scale.few) for name, one in {**both, **peers}.items()}
     yield in_turn("µs", sides, scale.rounds).ratio("round trip", one_by_one)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple
 
 from measures.rounds import WORKERS
@@ -132,3 +133,41 @@ def joblib_threads() -> Iterator[dict[str, Joblib]]:
     joblib: Any = import_module("joblib")
     with joblib.Parallel(n_jobs=WORKERS, backend="threading") as parallel:
         yield {"joblib (threading)": Joblib(parallel, joblib.delayed)}
+
+
+@contextmanager
+def process_pools(context: BaseContext) -> Iterator[dict[str, Contender]]:
+    """Open a process pool of each peer that hands out handles, with workers started as *context* does."""
+    with ExitStack() as stack:
+        pool = stack.enter_context(multiprocessing.pool.Pool(WORKERS, context=context))
+        found = {"multiprocessing.Pool": Contender(pool.apply_async, multiprocessing.pool.AsyncResult.get)}
+        if "Pebble" in installed():
+            found["Pebble"] = _of_pebble_processes(stack, context)
+        if "joblib" in installed():
+            found["loky"] = _of_loky(stack)
+        yield found
+
+
+def _of_pebble_processes(stack: ExitStack, context: BaseContext) -> Contender:
+    pool: Any = import_module("pebble").ProcessPool(max_workers=WORKERS, context=context)
+    stack.callback(pool.join)
+    stack.callback(pool.close)
+    return Contender(pool.schedule, concurrent.futures.Future.result)
+
+
+def _of_loky(stack: ExitStack) -> Contender:
+    """The pool under joblib's processes, which brings it along."""
+    pool: Any = import_module("joblib.externals.loky").ProcessPoolExecutor(WORKERS)
+    stack.callback(pool.shutdown)
+    return Contender(pool.submit, lambda handle: handle.result())
+
+
+@contextmanager
+def joblib_processes() -> Iterator[dict[str, Joblib]]:
+    """Open joblib's processes, if it is installed."""
+    if "joblib" not in installed():
+        yield {}
+        return
+    joblib: Any = import_module("joblib")
+    with joblib.Parallel(n_jobs=WORKERS, backend="loky") as parallel:
+        yield {"joblib (loky)": Joblib(parallel, joblib.delayed)}

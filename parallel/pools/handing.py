@@ -14,6 +14,7 @@ it is held. No user code runs while it is.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from parallel.context import Dispatcher, Step, era
@@ -76,14 +77,18 @@ class Handing:
     Attributes:
         callbacks: Who runs it.
         era: The `era()` in which it was made, as its engine: in a forked child, the calls of an older one never end.
+        lead: How a waiter looks for the end of a call itself; see `State.sleep`. None: its engine does all of that.
+        kill: How its engine ends the body of a future's call by force; None: it can't.
     """
 
-    __slots__ = ("callbacks", "era", "tally")
+    __slots__ = ("callbacks", "era", "kill", "lead", "tally")
 
     def __init__(self, callbacks: Dispatcher, tally: Tally) -> None:
         self.callbacks = callbacks
         self.tally = tally
         self.era = era()
+        self.lead: Callable[[Any, float | None], float | None] | None = None
+        self.kill: Callable[[Any], object] | None = None
 
     def dispatch(self, step: Step) -> None:
         """Hand *step* on; see `Dispatcher`."""

@@ -19,6 +19,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jobs import wait_at
+
 from parallel import ProcessPool, task
 from parallel.pools.process import wire
 
@@ -87,7 +89,7 @@ def leave_half_an_answer() -> NoReturn:
         except OSError:
             continue
         if is_socket:
-            os.write(descriptor, wire.HEADER.pack(wire.RESULT, 1, 0, 1000) + b"half")
+            os.write(descriptor, wire.HEAD.pack(1000, 0) + b"half")
     die()
 
 
@@ -439,3 +441,33 @@ def initializer_that_dies_with_note(path: str) -> NoReturn:
 def pickled_size(value: object) -> int:
     """Return how many bytes it pickles to."""
     return len(pickle.dumps(value))
+
+
+# -- bodies that are counted ------------------------------------------------------------------------------------------
+
+
+class Number(int):
+    """An int that is none."""
+
+
+def note(path: str, number: int, deadly: bool = False) -> int:
+    """Write a line that says that this body ran, in one step; then die, or return the number."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, f"{number}\n".encode())
+    os.close(descriptor)
+    if deadly:
+        die()
+    return number
+
+
+def note_and_wait(path: str, number: int, host: str, port: int) -> int:
+    """As `note`; then wait at the gate of that address, if there is one."""
+    note(path, number)
+    if host:
+        wait_at((host, port))
+    return number
+
+
+def resident() -> int:
+    """Return how much memory this process has, in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

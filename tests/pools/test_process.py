@@ -610,16 +610,16 @@ def test_large_values_both_ways() -> None:
 
 
 def test_lengths_beyond_four_gigabytes() -> None:
-    """A frame's header has room for what does not fit into 32 bits."""
-    head = wire.HEADER.pack(wire.RESULT, 2**40, 0, 5 << 30)
-    assert wire.HEADER.unpack(head) == (wire.RESULT, 2**40, 0, 5 << 30)
+    """A frame's head has room for what does not fit into 32 bits."""
+    head = wire.HEAD.pack(10, 5 << 30)
+    assert wire.HEAD.unpack(head) == (10, 5 << 30)
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.binary(max_size=300), st.integers(0, 200_000)), max_size=6), st.integers(100, 100_000))
 def test_frames_survive_any_cutting(parts: list[tuple[bytes, int]], piece: int) -> None:
     """Frames come out as they went in, however the stream is cut into pieces."""
-    sent = [(wire.RESULT, number, first, bytes([number]) * size) for number, (first, size) in enumerate(parts)]
+    sent = [((number, [first]), bytes([number]) * size) for number, (first, size) in enumerate(parts)]
     stream = b"".join(b"".join(wire.pack(*frame)) for frame in sent)
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -635,7 +635,7 @@ def test_frames_survive_any_cutting(parts: list[tuple[bytes, int]], piece: int) 
                 try:
                     while inbox.read(ours):
                         while (frame := inbox.cut()) is not None:
-                            got.append((frame[0], frame[1], bytes(frame[2]), bytes(frame[3])))
+                            got.append((frame[0], bytes(frame[1])))
                 except BlockingIOError:
                     continue
     assert got == sent
@@ -749,8 +749,8 @@ def test_forked_workers_hold_no_socket_of_their_siblings() -> None:
     """Under fork too, each worker sees the end of its own stream."""
     with ProcessPool(3, "fork") as pool:
         pool.submit(operator.mul, 1, 1).result(PATIENCE)
-        wait_until(lambda: len(pool._staff._roster.idle) == 3)
-        first, second, third = [peer.pid for peer in pool._staff._roster.idle]
+        wait_until(lambda: len(pool._staff._dispatching.peers) == 3)
+        first, second, third = [peer.pid for peer in pool._staff._dispatching.peers]
         os.kill(second, signal.SIGKILL)
         wait_until(lambda: pool.stats().workers == 2)
     assert is_gone(first) and is_gone(third)

@@ -73,12 +73,13 @@ class CancelsWhilePickled:
 
 
 def test_no_lock_under_that_of_the_pool(pool: ProcessPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No place is given back under the pool's lock: a handler may submit while it has that of a gate, or limit."""
+    """No place is given back under a lock of the pool: a handler may submit while it has that of a gate, or limit."""
     owned: list[bool] = []
 
     def noting(fn: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any) -> Any:
             owned.append(pool._staff._lock._is_owned())  # type: ignore[attr-defined]  # as Condition does
+            owned.append(pool._staff._dispatching.is_owned())
             return fn(*args)
 
         return run
@@ -98,5 +99,5 @@ def test_no_lock_under_that_of_the_pool(pool: ProcessPool, monkeypatch: pytest.M
         assert all(future.cancelled() for future in queued)
         gate.open()
         running.result(PATIENCE)
-    assert len(owned) >= 6
+    assert len(owned) >= 12
     assert not any(owned)

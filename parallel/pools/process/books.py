@@ -2,13 +2,13 @@
 What the parts of a process pool's engine share: its calls, its workers, its thread, and whether it goes on.
 
     engine ──▶ hiring ──▶ (starter thread) ──┐
-       └─────▶ listening ◀── reactor thread ─┴──▶ books: calls, roster, reactor, lock
+       └─────▶ listening ◀── reactor thread ─┴──▶ books: calls, dispatching, roster, reactor, lock
 
-State, changed under `lock`: `closing` and `broken`, and all of `calls` and `roster` where they don't say otherwise.
-`interrupted` is set once, by whoever interrupts.
+State, changed under `lock`: `closing`, `cancelling` and `broken`, and all of `roster`. `interrupted` is set once, by
+whoever interrupts.
 The lock is re-entrant, and what it guards is changed by single steps after which a nested submit finds it in order: a
 signal handler or a `__del__` may submit, or shut down, while its thread holds the lock. No user code runs under the
-lock, nothing under it blocks, and no other lock is taken.
+lock, nothing under it blocks, and no other lock is taken but the gate of `dispatching`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from functools import partial
 from multiprocessing.context import BaseContext
-from selectors import EVENT_READ, EVENT_WRITE
 from typing import Final, NamedTuple
 
 from parallel.errors import PoolBrokenError, PoolShutdownError
-from parallel.gates import GatedFuture
-from parallel.outcomes import failure
+from parallel.outcomes import CANCELLED, Outcome
 from parallel.pools.process.calls import Calls
+from parallel.pools.process.dispatching import Dispatching
 from parallel.pools.process.peer import Peer
 from parallel.pools.process.reactor import Reactor
 from parallel.pools.process.roster import Roster
@@ -59,62 +57,41 @@ class Books:
 
     Attributes:
         closing: No calls are taken any more.
+        cancelling: Nor are those run that wait for a worker, or are given back by one.
         interrupted: Nor is any started again, as the workers that run calls are being killed.
         broken: Why the pool can't go on, and what caused it.
-        watch: How the reader listens to a new worker; set by `Listening`, as is
-        bury: what it does with a dead one.
+        watch: How the reader listens to a new worker; set by `Listening`.
     """
 
     watch: Callable[[Peer], object]
-    bury: Callable[[Peer], object]
 
-    def __init__(self, settings: Settings, round_done: Callable[[], bool]) -> None:
+    def __init__(self, settings: Settings, round_done: Callable[[], float | None]) -> None:
         self.settings = settings
         self.lock = threading.RLock()
         self.calls = Calls(self.lock)
-        self.calls.wake = self._wake_reader
         self.roster = Roster(settings.max_workers)
         self.reactor = Reactor(f"{settings.thread_name}-reader", round_done)
+        self.dispatching = Dispatching(self.calls, settings.max_tasks_per_child)
+        self.dispatching.ring = self.calls.wake = self.reactor.ring
+        self.dispatching.tell = self.reactor.tell
         self.closing = False
+        self.cancelling = False
         self.interrupted = False
         self.broken: tuple[str, BaseException | None] | None = None
 
-    def match(self) -> list[Peer]:
-        """Under the lock: give waiting calls to free workers; the calling thread is to `send` them."""
-        return self.roster.match(self.calls)
-
-    def _wake_reader(self) -> None:
-        """Have the reader go round once: there is something to settle."""
-        self.reactor.tell(self.calls.settle_all)
-
     def lacks_workers(self) -> bool:
         """Under the lock: tell whether one more worker should be started."""
-        return self.roster.lacks(self.calls.waiting())
+        with self.dispatching.gate:
+            self.calls.drop_ended()
+            waiting = self.calls.waiting()
+        idle = any(peer.is_idle() for peer in list(self.dispatching.peers))
+        return not idle and self.roster.lacks(waiting)
 
-    def send(self, peer: Peer) -> None:
-        """Send its call to a worker that `match` returned to this thread."""
-        self._start(peer)
-        sent = peer.send()
-        peer.sender = 0  # (*) before `dead` is read: the reader does it the other way round, in `stream_ended`
-        if peer.dead:
-            self.reactor.tell(partial(self.bury, peer))
-        elif not sent:
-            self.reactor.tell(partial(self.reactor.change, peer.sock, EVENT_READ | EVENT_WRITE))
-
-    def _start(self, peer: Peer) -> None:
-        """Have the time of its call count from now on; one whose time can't be watched ends here, with its worker."""
-        given = peer.given
-        if given is None:
-            return
-        if isinstance(given.future, GatedFuture):
-            given.future.leave_gate()
-        try:
-            given.run.start()
-        except Exception as error:
-            given.run.ask()  # so nobody has it run again
-            given.run.finish(failure(error), may_block=False)
-            peer.outbox = []
-            peer.kill()
+    def note_room(self) -> None:
+        """Under the lock: have submits look whether there are workers enough, as long as there is room for more."""
+        self.dispatching.lacking = lacking = self.roster.has_room()
+        if lacking:
+            self.dispatching.attention = True
 
     def refusal(self) -> Exception:
         """Make the error of a submit that comes too late."""
@@ -137,7 +114,17 @@ class Books:
 
     def fail_queued(self, reason: str, cause: BaseException | None) -> None:
         """On the reader: end all calls that wait for a worker."""
-        with self.lock:
+        self._end_queued(lambda: (None, self.broken_error(reason, cause), None))
+
+    def drop_if_cancelling(self) -> None:
+        """On the reader, after calls were given back: cancel them, if none is to be begun any more."""
+        if self.cancelling:
+            self._end_queued(lambda: (None, CANCELLED, None))
+        elif self.broken is not None:
+            self.fail_queued(*self.broken)
+
+    def _end_queued(self, outcome: Callable[[], Outcome]) -> None:
+        with self.dispatching.gate:
             dropped = self.calls.drop()
         for future in dropped:
-            self.calls.end_dropped(future, lambda: (None, self.broken_error(reason, cause), None))
+            self.calls.end_dropped(future, outcome)

@@ -1,38 +1,43 @@
 """
 The calls of a process pool that no worker has: those that wait for one, and those that have ended.
 
-    queue() ──▶ next() ──▶ (a worker) ──▶ end() ──▶ settle_all() ──▶ what follows: callback threads
-       │          ▲            │ died before it had read the call
-       │          └────────────┴ give_back()
-       └──▶ drop() ──▶ end(), or end_here()
+    queue(), returned ──▶ take() ──▶ (a worker) ──▶ settled by `listening`, or by who waits for it
+       │          ▲         └── it was cancelled, or its worker died ──▶ end() ──▶ settle_all()
+       │          └── given back: its worker died, or was not to begin it
+       └──▶ drop() ──▶ end_dropped(), or end_here()
 
 Guarantees:
-- Calls come out in the order in which they went in; one that was given back comes first. Cancelled ones never do.
+- Calls come out in the order in which they went in; those that were given back come first. Cancelled ones never do.
 - A call counts as unended until everything that follows it has been handed on.
 
-State: `queued`, `_returned` and `done` are changed under the pool's lock, by single steps: a signal handler may submit
-between any two of them. `_endings` is emptied by the reader. `_dropped` is changed by single atomic steps.
-Under that lock a call is begun, which takes no other, but never ended: that may give places back and start others.
+State: the four queues are appended to by anybody, and taken from under the gate: each step is atomic. The
+counts of what has ended each have one writer, or a lock, as said there. `_endings` is emptied by the reader. `_dropped`
+is changed by single atomic steps.
+Under the gate a call is begun, which takes no other lock, but never ended: that may give places back and start others.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from threading import RLock
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from parallel.delivery import settle
 from parallel.futures import Future
 from parallel.gates import GatedFuture
 from parallel.outcomes import CANCELLED, Outcome
 from parallel.pools.backlog import Backlog
-from parallel.pools.process.peer import Call, Given
+from parallel.pools.process.packing import Packed
+from parallel.pools.process.peer import Given
 from parallel.runs import Run
 
 LOGGER = logging.getLogger("parallel")
+
+Waiting: TypeAlias = Future[Any] | Given
+"""A call that waits: pending; or begun, but its worker died before it had read it."""
 
 
 class Calls:
@@ -40,82 +45,137 @@ class Calls:
     The calls without a worker.
 
     Attributes:
-        queued: Those that wait, cancelled ones too.
-        done: How many have ended.
+        urgent: Those that wait, cancelled ones too, and have a priority above the usual one;
+        plain: the usual one;
+        lesser: one below it.
+        returned: Those that were given back, before all others.
+        settled: How many calls the reader has settled.
+        tidied: How many have been settled by those who waited for them, or cancelled. Changed under the gate.
+        settling: The reader is about to settle calls that no worker has any more.
     """
-
-    kill: Callable[[Given], object]
-    """How the worker is ended that has a call; set by the engine."""
 
     wake: Callable[[], object]
     """How the reader is told to settle what has ended; set by the books."""
 
     def __init__(self, lock: RLock) -> None:
         self._lock = lock
-        self.queued: Backlog[Future[Any]] = Backlog()
-        self._returned: deque[Given] = deque()  # started, but their worker died before it had read them
+        self.urgent: Backlog[Future[Any]] = Backlog()
+        self.plain: deque[Future[Any]] = deque()
+        self.lesser: Backlog[Future[Any]] = Backlog()
+        self.returned: deque[Waiting] = deque()
+        self.settled = 0
+        self.tidied = 0
+        self.settling = False
         self._endings: deque[tuple[Callable[[Outcome], object], Callable[[], Outcome]]] = deque()  # the first is at it
         self._dropped: dict[int, Future[Any]] = {}
-        self.done = 0
+        self._done_here = 0  # by others; under the lock
+
+    @property
+    def done(self) -> int:
+        """How many have ended."""
+        return self.settled + self.tidied + self._done_here
 
     def waiting(self) -> int:
         """Count the calls that wait for a worker."""
-        return len(self.queued) + len(self._returned)
+        return len(self.plain) + len(self.returned) + len(self.urgent) + len(self.lesser)
+
+    def queue(self, future: Future[Any]) -> None:
+        """Queue a call, from any thread: one step, and no lock."""
+        priority = future.priority
+        (self.urgent if priority > 0 else self.lesser if priority else self.plain).append(future)
 
     def all_ended(self) -> bool:
         """Tell whether no call is here, waiting or about to end."""
-        return not (self.queued or self._returned or self._endings or self._dropped)
+        return not (self.waiting() or self._endings or self._dropped or self.settling)
 
-    def give_back(self, given: Given) -> None:
-        """Under the lock: queue again what a worker can't have started."""
-        self._returned.append(given)
+    def take(self) -> Waiting | None:
+        """Under the gate: take the next call; None if there is none."""
+        return next(self.stream(), None)
 
-    def next(self) -> Given | None:
-        """Under the lock: start the next call; None if there is none."""
-        while self._returned:
-            given = self._returned.popleft()
-            if not given.run.is_over:
-                return given
-            self._end_later(partial(_finish, given))  # that gives its places back
+    def stream(self) -> Iterator[Waiting]:
+        """Under the gate: take the calls one after the other, until there is none."""
+        returned, urgent, plain, lesser = self.returned, self.urgent, self.plain, self.lesser
         while True:
-            try:
-                future = self.queued.popleft()
-            except IndexError:
+            if returned:
+                yield returned.popleft()
+            elif urgent:
+                yield urgent.popleft()
+            elif plain:
+                yield plain.popleft()
+            elif lesser:
+                yield lesser.popleft()
+            else:
+                return
+
+    def begin(self, call: Waiting) -> Given | Packed | None:
+        """
+        Under the gate: begin a call that was taken, and is not a plain one (see `Dispatching`).
+
+        Returns:
+            Where it may travel with others, what is to be sent; else a `Given` of which only the number is missing;
+            None if it was cancelled.
+        """
+        if isinstance(call, Given):
+            if call.run is not None and call.run.is_over:
+                self._end_later(partial(_finish, call.run))  # that gives its places back
                 return None
-            if _is_called_off(future):
-                self._end_later(partial(_end_called_off, future))
-                continue
-            run = future.begin()
-            if run is not None:
-                call, run.work = cast(Call, run.work), None
-                call.sent_before = False  # in this attempt
-                given = Given(future, call, run)
-                run.kill = partial(self.kill, given)
-                return given
-            self.done += 1
+            return call
+        if _is_called_off(call):
+            self._end_later(partial(_end_called_off, call))
+            return None
+        run = call.begin()
+        if run is None:
+            self.settled_elsewhere()
+            return None
+        work: Any = run.work
+        run.work = None
+        call.__dict__.pop("_unread", None)  # that was in another attempt
+        return cast(Packed, work) if type(call) is Future else Given(0, call, work[0], work[1], run)
+
+    def settled_elsewhere(self) -> None:
+        """Under the gate: count a call that was cancelled while it waited."""
+        self.tidied += 1
 
     def _end_later(self, finish: Callable[[Outcome], object]) -> None:
-        """Under the lock, under which no other is taken: have the reader end a call that has been cancelled."""
+        """Under the gate, under which none is ended: have the reader end a call that has been cancelled."""
         self._endings.append((finish, lambda: (None, CANCELLED, None)))
         self.wake()
 
+    def give_back(self, given: Given) -> None:
+        """Under the gate: queue again, before all others, what a worker has not begun; a pending call is one again."""
+        if given.run is not None:
+            self.returned.appendleft(given)
+            return
+        given.future.__dict__["_work"] = Packed((given.known, given.item))
+        self.returned.appendleft(given.future)
+
     def drop(self) -> list[Future[Any]]:
-        """Under the lock: take all that wait; the caller ends each of them, by `end_dropped` or `end_here`."""
-        dropped = [given.future for given in self._returned]
-        self._returned.clear()
-        while self.queued:
-            dropped.append(self.queued.popleft())  # its work is taken as it ends: that gives places back
+        """Under the gate: take all that wait; the caller ends each of them, by `end_dropped` or `end_here`."""
+        dropped: list[Future[Any]] = []
+        while (call := self.take()) is not None:
+            dropped.append(call.future if isinstance(call, Given) else call)  # its work is taken as it ends
         self._dropped.update((id(future), future) for future in dropped)
         return dropped
 
+    def drop_ended(self) -> None:
+        """Under the gate: forget those at the head of the queue that were cancelled."""
+        while (call := self.take()) is not None:
+            if isinstance(call, Given) or "_work" in call.__dict__:
+                self.returned.appendleft(call)
+                return
+            self.settled_elsewhere()
+
     def clear(self) -> None:
         """In a forked child: forget the calls, which are the parent's."""
-        self.queued.clear()
-        self._returned.clear()
+        self.urgent.clear()
+        self.plain.clear()
+        self.lesser.clear()
+        self.returned.clear()
 
     def end(self, given: Given, outcome: Callable[[], Outcome]) -> None:
         """On the reader: have `settle_all` end a call with what *outcome* returns, which may run user code."""
-        self._endings.append((partial(_finish, given), outcome))
+        finish = partial(settle, given.future, may_block=False) if given.run is None else partial(_finish, given.run)
+        self._endings.append((finish, outcome))
 
     def end_dropped(self, future: Future[Any], outcome: Callable[[], Outcome]) -> None:
         """On the reader: have `settle_all` end a dropped call."""
@@ -129,12 +189,12 @@ class Calls:
         finally:
             with self._lock:
                 self._dropped.pop(id(future), None)
-                self.done += 1
+                self._done_here += 1
 
     def count_stillborn(self) -> None:
         """Count a call that ended where it was made."""
         with self._lock:
-            self.done += 1
+            self._done_here += 1
 
     def settle_all(self) -> None:
         """On the reader: settle what has ended."""
@@ -145,13 +205,12 @@ class Calls:
             except Exception:  # nothing that follows one call may cost another its end
                 LOGGER.exception("a process pool could not hand on what follows a call")
             finally:
-                with self._lock:
-                    self.done += 1
+                self.settled += 1
                 self._endings.popleft()
 
 
-def _finish(given: Given, outcome: Outcome) -> None:
-    given.run.finish(outcome, may_block=False)
+def _finish(run: Run, outcome: Outcome) -> None:
+    run.finish(outcome, may_block=False)
 
 
 def _is_called_off(future: Future[Any]) -> bool:

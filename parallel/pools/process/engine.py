@@ -1,24 +1,28 @@
 """
 The engine of a process pool: it takes calls, and has them run by workers.
 
-    take: pickle ──▶  a worker is free ──▶ sent to it by the caller ────────┐
-                  └──▶ none is ──▶ queued, no system call                    ▼
-                                      │                                   worker ──▶ socket
-    reader: answer arrives ──▶ worker refilled from the queue ◀──────────────────────┘
-                          └──▶ then loaded, future settled, what follows handed to the callback threads
-            end of a stream ──▶ dead: its call blamed, or queued again if it was never read; replaced if needed
+    take: a call, packed ──▶ a worker is idle ──▶ sent to it by the caller ─────────┐
+                         └──▶ none is ──▶ queued: no lock, no system call            ▼
+                                             │                                    worker ──▶ socket
+    reader: answers arrive ──▶ worker refilled from the queue, many calls at a time ◀──────────┘
+                          └──▶ then loaded, futures settled, what follows handed to the callback threads
+            end of a stream ──▶ dead: one call blamed, the others queued again; replaced if needed
 
 Guarantees:
-- Calls start in submission order. Each future ends, whatever becomes of the workers.
-- A death costs the call that ran in it. It breaks the pool only if some workers in a row died before they were ready,
-  as then no worker ever will be; or if the initializer raised. Then the queued calls fail, running ones end.
+- Calls start in submission order; one that a worker could not begin is begun by another, perhaps later than some behind
+  it. Each future ends, whatever becomes of the workers.
+- A call is begun once. A death costs the call that ran in it. It breaks the pool only if some workers in a row died
+  before they were ready, as then no worker ever will be; or if the initializer raised. Then the queued calls fail,
+  running ones end.
 - The caller pickles, and never waits: neither for a lock held by somebody at work, nor for a full socket, nor for a
   worker to start (fork excepted: there all workers are forked by the first submit).
 - Only the sender of a call writes to its worker; what does not fit at once is left to the reader.
 - A signal handler that raises in the middle of a submit costs that call, and the worker that it was for.
 - At the end no process, thread or descriptor is left.
 
-The parts: `books` (what they share), `hiring` (who starts workers), `listening` (what becomes of what they send).
+The parts: `books` (what they share), `dispatching` (who gets which calls), `leading` (who waits for a call may read its
+answer), `listening` (what becomes of what workers send), `looking` (calls that take long), `hiring` (who starts
+workers).
 
 State, changed under the lock of the books: `_life`, `_opener`, `_watchers`.
 """
@@ -38,10 +42,11 @@ from parallel.futures import Future
 from parallel.outcomes import CANCELLED, Outcome, Work
 from parallel.pools.base import Engine, PoolStats
 from parallel.pools.process.books import GUARD_HINT, Books, Settings
+from parallel.pools.process.costs import Known
 from parallel.pools.process.hiring import Hiring
+from parallel.pools.process.leading import Leading
 from parallel.pools.process.listening import Listening
-from parallel.pools.process.packing import Packer
-from parallel.pools.process.peer import Call, Given, Peer
+from parallel.pools.process.packing import Packed, Packer
 
 
 class Life(Enum):
@@ -64,12 +69,19 @@ class Staff(Engine):
         self._books = books = Books(settings, self._round_done)
         self._lock = books.lock
         self._calls = books.calls
-        self._calls.kill = self._kill
+        self._plain = books.calls.plain
+        self._dispatching = books.dispatching
+        self._dispatching.kill = self.kill
         self._roster = books.roster
         self._reactor = books.reactor
         self._hiring = Hiring(books)
-        self._listening = Listening(books, self._hiring)
-        self._pack = Packer(settings.setup.main_by_value).pack
+        self._packer = Packer(settings.setup.main_by_value)
+        self._listening = Listening(books, self._hiring, self._packer.known)
+        self._leading = Leading(books.dispatching, books.calls)
+        # Each answer of a worker that retires is the reader's: it counts them.
+        self.lead = None if settings.max_tasks_per_child is not None else self._leading.lead
+        self.pack = self._packer.pack
+        self.pack_quickly = self._packer.pack_quickly
         self._quiet = threading.Condition(self._lock)  # told of each round while there are watchers, and of the end
         self._watchers = 0  # threads in `idle`
         self._life = Life.NEW
@@ -78,83 +90,103 @@ class Staff(Engine):
 
     # -- taking calls -------------------------------------------------------------------------------------------------
 
-    def take(self, future: Future[Any]) -> None:
+    def take(self, future: Future[Any], known: Known) -> None:
         """
-        Take a call: a future that holds its work. What can't be pickled fails it.
+        Take a call: a future whose work is packed.
+
+        Raises:
+            PoolShutdownError, PoolBrokenError: No calls are taken any more.
+        """
+        if self._dispatching.attention:
+            self._take_carefully(future, known)
+        elif future.priority:
+            self._calls.queue(future)
+        else:
+            self._plain.append(future)  # the reader comes to it: all workers are busy
+        if self._books.closing:  # (*) after it was queued: who closes the engine does it the other way round
+            self._refuse(future)
+
+    def _take_carefully(self, future: Future[Any], known: Known) -> None:
+        """Open the engine if need be; send the call, if somebody is idle, or queue it."""
+        try:
+            while self._life is Life.NEW and not self._books.closing:
+                with self._lock:
+                    opens = self._life is Life.NEW and not self._books.closing
+                    if opens:
+                        self._opener = threading.get_ident()
+                        self._life = Life.OPENING
+                if opens:
+                    self._open()
+            if not self._books.closing:
+                self._dispatching.direct(future, known)
+        except (PoolShutdownError, PoolBrokenError):
+            raise
+        except BaseException:
+            if self._opener == threading.get_ident():
+                self._undo_opening()
+            self._reactor.tell(self._hiring.see_to_workers)
+            raise
+
+    def _refuse(self, future: Future[Any]) -> None:
+        """
+        Refuse a call that came with the end of the engine, unless it has been begun, or cancelled.
+
+        Raises:
+            PoolShutdownError, PoolBrokenError: It has not.
+        """
+        if future.take_work() is not None:
+            raise self._books.refusal()
+
+    def take_unsendable(self, future: Future[Any], outcome: Outcome) -> None:
+        """
+        Take a call that can't be sent: it ends at once.
 
         Raises:
             PoolShutdownError, PoolBrokenError: No calls are taken any more.
         """
         if self._books.closing:
             raise self._books.refusal()
-        if not self._packed(future):
-            self._calls.count_stillborn()
-            return
-        try:
-            for peer in self._place(future):
-                self._books.send(peer)
-        except (PoolShutdownError, PoolBrokenError):
-            raise
-        except BaseException:
-            self._after_interrupt()
-            raise
+        settle(future, outcome, may_block=False)
+        self._calls.count_stillborn()
 
-    def _packed(self, future: Future[Any]) -> bool:
-        """Replace the work of a future by what a worker is sent; False if it has ended by that, or before."""
+    def take_unpacked(self, future: Future[Any]) -> None:
+        """
+        Take a call: a future that holds its work, packed or not. What can't be pickled fails it.
+
+        Raises:
+            PoolShutdownError, PoolBrokenError: No calls are taken any more.
+        """
+        if self._books.closing:
+            raise self._books.refusal()
+        packed = self._packed(future)
+        if packed is None:
+            self._calls.count_stillborn()
+        else:
+            self.take(future, packed.known)
+
+    def _packed(self, future: Future[Any]) -> Packed | None:
+        """Replace the work of a future by what a worker is sent; None if it has ended by that, or before."""
         fields = future.__dict__
-        work: Work | Call | None = fields.pop("_work", None)
-        packed: Call | Outcome = (None, CANCELLED, None)
+        work: Work | Packed | None = fields.pop("_work", None)
+        packed: Packed | Outcome = (None, CANCELLED, None)
+        within = None
         try:
-            if work is not None:
-                packed = work if isinstance(work, Call) else self._pack(work[0], work[1], work[2] or {})
+            if isinstance(work, Packed):
+                packed = work
+            elif work is not None:
+                fn, args, kwargs, context = work
+                within = context.get(WITHIN)
+                packed = (None if kwargs else self.pack_quickly(fn, args)) or self.pack(fn, args, kwargs or {})
         except BaseException:
             fields["_work"] = work
             raise
         fields["_work"] = packed  # who has cancelled it meanwhile has asked its run, which is looked at: `begin`
-        if isinstance(packed, Call):
-            if isinstance(work, tuple) and (within := work[3].get(WITHIN)) is not None:
+        if isinstance(packed, Packed):
+            if within is not None:
                 fields["_within"] = within  # for the report of a failure that nobody looks at: the context is gone
-            return True
+            return packed
         settle(future, packed, may_block=False)
-        return False
-
-    def _place(self, future: Future[Any]) -> list[Peer]:
-        """Queue a call; return the workers that have been given one now, for this thread to send."""
-        while True:
-            with self._lock:
-                if self._books.closing:
-                    raise self._books.refusal()
-                if self._life is not Life.NEW:
-                    self._calls.queued.append(future)
-                    matched = self._books.match()
-                    due = self._hiring.is_due()
-                    break
-                self._opener = threading.get_ident()
-                self._life = Life.OPENING
-            self._open()
-        if due:
-            self._reactor.tell(self._hiring.see_to_workers)
-        return matched
-
-    def _after_interrupt(self) -> None:
-        """
-        Repair what this thread left half done when a signal handler raised in the middle of a submit.
-
-        A worker that was given a call may have been sent all of it, a part, or nothing: nobody knows, so it goes.
-        """
-        me = threading.get_ident()
-        if self._opener == me:
-            self._undo_opening()
-        with self._lock:
-            doubtful = self._roster.sent_by(me)
-            dead = [peer for peer in self._roster.staff if peer.dead]
-            self._roster.recount()
-        for peer in doubtful:
-            peer.kill()
-            peer.sender = 0
-        for peer in dead:
-            self._reactor.tell(partial(self._listening.bury, peer))
-        self._reactor.tell(self._hiring.see_to_workers)
+        return None
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
@@ -169,6 +201,7 @@ class Staff(Engine):
             if getattr(processes.current_process(), "_inheriting", False):
                 raise RuntimeError(f"this process is a worker that imports its main module; {GUARD_HINT}")
             self._reactor.open()
+            self._leading.poller = self._reactor.poller
             if self._books.settings.forks:
                 self._hiring.fork_all()
             self._life = Life.OPEN
@@ -185,37 +218,46 @@ class Staff(Engine):
             return
         with self._lock:
             peers = self._roster.clear()
-            dropped = self._calls.drop()
+            with self._dispatching.gate:
+                dropped = self._calls.drop()
             self._life = Life.GONE if self._books.closing else Life.NEW
             self._quiet.notify_all()
         for peer in peers:
             peer.kill()
             peer.bury()
+            peer.board.close()
         self._reactor.close()
         for future in dropped:
             self._calls.end_here(future, (None, self._books.broken_error("it could not be started", None), None))
 
     # -- the reader's rounds ------------------------------------------------------------------------------------------
 
-    def _round_done(self) -> bool:
-        """On the reader, after each round: settle what has ended; True if nothing is left to be done ever."""
+    def _round_done(self) -> float | None:
+        """On the reader, after each round: see to what is due; return the seconds until more is, None at the end."""
+        if self._listening.has_unburied:
+            self._listening.bury_dead()
+        if self._calls.waiting() and self._dispatching.attention:
+            self._hiring.see_to_workers()
         self._calls.settle_all()
         if self._watchers:
             with self._lock:
                 self._quiet.notify_all()
-        if not self._books.closing:
-            return False
-        self._dismiss()
-        return self._is_finished()
+        if self._books.closing:
+            self._dismiss()
+            if self._is_finished():
+                return None
+        return self._listening.looking.all_due()
 
     def _dismiss(self) -> None:
         """Once nothing is queued, tell those workers to leave that have no call."""
-        with self._lock:
+        with self._lock, self._dispatching.gate:
+            self._calls.drop_ended()
             if self._calls.waiting():
                 return
-            leavers = [*self._roster.idle, *self._roster.unready]
-            self._roster.leave(*leavers)
-        for peer in leavers:
+            free = [peer for peer in self._roster.staff if not (peer.inflight or peer.sender)]
+            self._dispatching.retire(*free)
+            self._roster.leave(*free)
+        for peer in free:
             peer.dismiss()
 
     def _is_finished(self) -> bool:
@@ -233,7 +275,8 @@ class Staff(Engine):
             return
         with self._lock:
             self._books.closing = True
-            dropped = self._calls.drop() if cancel_futures else []
+            self._dispatching.is_watched = self._dispatching.attention = True
+            dropped = self._drop() if cancel_futures else []
             if self._life is Life.NEW:
                 self._life = Life.GONE
                 self._quiet.notify_all()
@@ -254,25 +297,25 @@ class Staff(Engine):
             self.interrupt()
             raise
 
+    def _drop(self) -> list[Future[Any]]:
+        """Under the lock: take all calls that wait, now and later."""
+        self._books.cancelling = True
+        with self._dispatching.gate:
+            return self._calls.drop()
+
     def interrupt(self) -> None:
-        """Kill the workers that run a call; these calls fail, also those that their worker had not begun yet."""
+        """Kill the workers that have calls; these fail, also those that their worker had not begun yet."""
         self._books.interrupted = True
         self._reactor.tell(self._kill_busy)
 
-    def _kill(self, given: Given) -> None:
-        """Kill the worker that has a call, from any thread; nothing happens if none has it any more."""
-        self._reactor.tell(partial(self._kill_worker_of, given))
-
-    def _kill_worker_of(self, given: Given) -> None:
-        """On the reader, so that no process is hit that has been buried."""
-        for peer in list(self._roster.staff):
-            if peer.given is given:
-                peer.kill()
+    def kill(self, future: Future[Any]) -> None:
+        """Kill the worker that runs the call of *future*, from any thread; nothing happens if none does any more."""
+        self._reactor.tell(partial(self._listening.looking.kill, future))
 
     def _kill_busy(self) -> None:
         """On the reader, so that no process is hit that has been buried."""
         for peer in list(self._roster.staff):
-            if peer.given is not None:
+            if peer.inflight:
                 peer.kill()
 
     def abandon(self) -> None:
@@ -286,27 +329,36 @@ class Staff(Engine):
     def idle(self) -> int:
         with self._quiet:
             self._watchers += 1
+            self._dispatching.is_watched = True
             try:
                 while not self._is_idle():
                     self._quiet.wait()
             finally:
                 self._watchers -= 1
+                self._dispatching.is_watched = self._books.closing or self._watchers > 0
             return self._calls.done
 
     def _is_idle(self) -> bool:
-        return self._calls.all_ended() and not self._roster.busy()
+        with self._dispatching.gate:
+            self._calls.drop_ended()
+            busy = self._roster.busy()
+            return not busy and self._calls.all_ended()  # in this order: see `Calls.settling`
 
     def owns_this_thread(self) -> bool:
         """Tell whether this thread can't wait: it is the reader, or a signal handler in the middle of a submit."""
-        if self._reactor.is_this_thread() or self._lock._is_owned():  # type: ignore[attr-defined]  # as Condition does
+        if self._reactor.is_this_thread() or self._dispatching.is_owned():
             return True
-        return bool(self._roster.sent_by(threading.get_ident()))
+        if self._lock._is_owned():  # type: ignore[attr-defined]  # as Condition does
+            return True
+        return self._dispatching.sent_by(threading.get_ident())
 
     def stats(self) -> PoolStats:
         with self._lock:
+            sent = [len(peer.inflight) for peer in self._roster.staff]
+            running = sum(map(bool, sent))
             return PoolStats(
                 workers=len(self._roster),
-                queued=self._calls.waiting(),
-                running=self._roster.busy(),
+                queued=self._calls.waiting() + sum(sent) - running,
+                running=running,
                 done=self._calls.done,
             )

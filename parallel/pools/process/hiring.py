@@ -44,13 +44,11 @@ class Hiring:
     def see_to_workers(self) -> None:
         """On the reader: put free workers to work, and have more started if they don't suffice."""
         books = self._books
+        books.dispatching.dispatch()
         with books.lock:
-            matched = books.match()
             due = self.is_due()
             if due:
                 self.starting = True
-        for peer in matched:
-            books.send(peer)
         if due:
             self._start_starter()
 
@@ -103,6 +101,7 @@ class Hiring:
         peer = hire(settings.context, settings.setup, settings.thread_name)
         with self._books.lock:
             self._books.roster.add(peer)
+            self._books.note_room()
         self._books.reactor.tell(partial(self._books.watch, peer))
 
     def _starter_left(self, starter: threading.Thread, error: Exception | None) -> None:

@@ -1,65 +1,106 @@
 """
 What the reader of a process pool does with what its workers send, and with their deaths.
 
-    socket ──▶ frame ──▶ hello: it gets a call
-                    ├──▶ answer: it gets its next call, then the call that it had is ended
+    socket ──▶ frame ──▶ hello: it gets calls
+                    ├──▶ answers: it gets its next message, then the calls are settled
+                    ├──▶ calls that it gives back: see `looking`
                     └──▶ its initializer raised: the pool is broken
-           └─▶ end ────▶ dead: its call is blamed, or queued again if it can't have been read
+           └─▶ end ────▶ dead: what stands in its journal is settled, the call that it was in is blamed, the others are
+                         queued again; replaced if needed
     sentinel ──────────▶ the same, if a child of the worker holds its socket
 
 All of it runs on the reactor's thread.
 
-State: `_stillborn`, the reader's own.
+State: `_stillborn` and `has_unburied`, the reader's own.
 """
 
 from __future__ import annotations
 
+import marshal
+import time
 from functools import partial
-from selectors import EVENT_READ, EVENT_WRITE
-from typing import Final
+from typing import Any, Final, cast
 
 from parallel.deaths import WorkerDiedError
-from parallel.pools.process.books import GUARD_HINT, Books
+from parallel.delivery import settle
+from parallel.outcomes import Outcome
+from parallel.pools.process.books import GUARD_HINT, LOGGER, Books
+from parallel.pools.process.costs import LOOK, Known
+from parallel.pools.process.ears import make_ear
 from parallel.pools.process.hiring import Hiring
+from parallel.pools.process.looking import Looking
 from parallel.pools.process.peer import Given, Peer
+from parallel.pools.process.reactor import READ, WRITE
 from parallel.pools.process.replies import error_of, outcome_of
-from parallel.pools.process.wire import BROKEN, HELLO, Frame
+from parallel.pools.process.wire import ANSWERS, BROKEN, HELLO, Frame, Part
 
 STILLBORN: Final = 3
 """Workers in a row that may die before they are ready. One is an accident, and each costs 0.1 s under spawn."""
 
 
 class Listening:
-    """Listens to the workers."""
+    """
+    Listens to the workers.
 
-    def __init__(self, books: Books, hiring: Hiring) -> None:
+    Attributes:
+        looking: Looks at their boards.
+        has_unburied: Some worker is dead, and its leader is to leave it before it can be buried.
+    """
+
+    def __init__(self, books: Books, hiring: Hiring, known: dict[int, Known]) -> None:
         """
         Make the listener.
 
         Args:
             books: What it shares with the rest of the engine.
             hiring: Who sees to it that there are workers enough, when one has come or gone.
+            known: The functions of the pool.
         """
         self._books = books
+        self._calls = books.calls
+        self._dispatching = dispatching = books.dispatching
+        self._known = known
         self._see_to_workers = hiring.see_to_workers
         self._stillborn = 0  # workers in a row that died before their hello
+        self.looking = Looking(books, self._settle)
+        self.has_unburied = False
         books.watch = self.watch
-        books.bury = self.bury
+        dispatching.watch = self.listen
+        dispatching.hand_back = self.take_back
+        dispatching.bury = self.bury
 
     def watch(self, peer: Peer) -> None:
         """Listen to a worker from now on."""
         reactor = self._books.reactor
-        reactor.watch(peer.sock, EVENT_READ, partial(self._on_socket, peer))
-        reactor.watch(peer.process.sentinel, EVENT_READ, partial(self._on_sentinel, peer))
+        peer.ear = make_ear(peer.sock.fileno(), reactor.poller)
+        reactor.watch(peer.sock.fileno(), partial(self._on_socket, peer))
+        reactor.watch(peer.process.sentinel, partial(self._on_sentinel, peer))
+
+    def listen(self, peer: Peer) -> None:
+        """Listen to a worker again, or see when it can be sent more; one that is led will come back by itself."""
+        if not (peer.dead or peer.leader):
+            self._books.reactor.listen(peer.sock.fileno(), READ | WRITE if peer.outbox else READ)
+
+    def take_back(self, peer: Peer) -> None:
+        """On any thread, under the gate: listen to a worker that was led."""
+        ear = peer.ear
+        assert ear is not None, "it was led"
+        try:
+            self._books.reactor.poller.register(ear.descriptor, READ | WRITE if peer.outbox else READ)
+        except OSError:
+            LOGGER.debug("the socket of worker %d has come back by itself", peer.pid)
+        ear.ring()
 
     # -- what they send -----------------------------------------------------------------------------------------------
 
     def _on_socket(self, peer: Peer, events: int) -> None:
         if peer.dead:
             return  # its sentinel was faster
-        if events & EVENT_WRITE and peer.send():
-            self._books.reactor.change(peer.sock, EVENT_READ)
-        if events & EVENT_READ:
+        if events & WRITE and not peer.sender:
+            with self._dispatching.gate:
+                peer.send()
+            self.listen(peer)
+        if events & ~WRITE:
             self._read(peer)
 
     def _on_sentinel(self, peer: Peer, events: int) -> None:
@@ -68,105 +109,202 @@ class Listening:
             return  # its socket was faster
         self._books.reactor.forget(peer.process.sentinel)
         if peer.has_exited():
-            while not peer.dead and self._read(peer):
-                continue
             self._stream_ended(peer)
 
     def _read(self, peer: Peer) -> bool:
         """Read once, and see to the frames that have come; False if nothing was there."""
+        peer.reads += 1  # (*) odd, before `leader` is read: nobody peeks who has not begun to
         try:
+            if peer.leader:
+                return False  # its socket comes back
             came = peer.read()
             while (frame := peer.cut()) is not None:
                 self._on_frame(peer, frame)
         except MemoryError as error:  # the rest of the stream can't be read: it is given up, with the worker
             came = False
             self._give_up(peer, error)
+        finally:
+            peer.reads += 1
+            if peer.leader and peer.ear is not None:
+                peer.ear.ring()  # what it waits for may have been taken out
         if came is False:
             self._stream_ended(peer)
         return bool(came)
 
     def _on_frame(self, peer: Peer, frame: Frame) -> None:
-        kind, call_id, first, second = frame
-        if kind == HELLO:
+        (kind, *parts), large = frame
+        if kind == ANSWERS:
+            self._on_answers(peer, parts[1], parts[2], large)
+        elif kind == HELLO:
             self._on_hello(peer)
         elif kind == BROKEN:
-            error = error_of(first, second)
+            error = error_of(*parts)
             self._books.break_down(f"its initializer raised {type(error).__name__}: {error}", error)
         else:
-            self._on_answer(peer, call_id, frame)
+            self.looking.on_returned(peer, parts[0])
+            self._retire_if_due(peer)
 
     def _on_hello(self, peer: Peer) -> None:
         self._stillborn = 0
         with self._books.lock:
-            self._books.roster.welcome(peer)
+            stays = self._books.roster.welcome(peer)
+        if stays:
+            self._dispatching.welcome(peer)
         self._see_to_workers()
 
-    def _on_answer(self, peer: Peer, call_id: int, frame: Frame) -> None:
-        """Refill the worker before its answer is looked at, so that it has something to do meanwhile."""
-        books = self._books
-        most = books.settings.max_tasks_per_child
-        with books.lock:
-            given = peer.hand_back(call_id)
-            books.calls.end(given, partial(outcome_of, given.call.name, frame))
-            peer.done += 1
-            retires = most is not None and peer.done >= most
-            if retires:
-                books.roster.leave(peer)
-            else:
-                books.roster.idle.append(peer)
-            matched = books.match()
-        for refilled in matched:
-            books.send(refilled)
-        if retires:
-            peer.dismiss()
-            self._see_to_workers()
+    def _on_answers(self, peer: Peer, results: list[Any], spent: list[int], large: Part) -> None:
+        """Refill the worker before its answers are looked at, so that it has something to do meanwhile."""
+        self._note_costs(peer, spent)
+        if peer.seen:
+            seen = min(peer.seen, len(results))
+            peer.seen -= seen
+            del results[:seen]
+        self._settle(peer, results, large, refill=True)
+        self._retire_if_due(peer)
+
+    def _note_costs(self, peer: Peer, spent: list[int]) -> None:
+        for index in range(0, len(spent), 3):
+            number, calls, nanoseconds = spent[index : index + 3]
+            known = self._known.get(number)
+            if known is not None:
+                known.note(calls, nanoseconds)
+                peer.cost = known.cost
+
+    def _retire_if_due(self, peer: Peer) -> None:
+        """Dismiss a worker that has run as many calls as it may."""
+        most = self._books.settings.max_tasks_per_child
+        if most is None or peer.ended < most or peer.inflight or not peer.ready:
+            return
+        peer.ready = False
+        self._dispatching.retire(peer)
+        with self._books.lock:
+            self._books.roster.leave(peer)
+            self._books.note_room()
+        peer.dismiss()
+        self._see_to_workers()
+
+    # -- their ends ---------------------------------------------------------------------------------------------------
+
+    def _settle(self, peer: Peer, results: list[Any], large: Part = b"", refill: bool = False) -> None:
+        """Settle the next calls of a worker; before that, if it is to be, give it others."""
+        self._calls.settling = True
+        peer.answered += len(results)
+        peer.ended += len(results)
+        if peer.sent == peer.answered:
+            peer.look_at = None
+            peer.recall = None
+            peer.taken = False
+            self._dispatching.attention = True  # before the queue is looked at
+        else:
+            self._look_later(peer)
+        done = [peer.inflight.popleft() for _ in results]
+        if refill:
+            self._refill()
+        for given, result in zip(done, results, strict=True):
+            _, future, _, _, run = given
+            fields = future.__dict__
+            if type(result) is not tuple and run is None and "_run" not in fields:
+                outcome = (result, None, None)  # the usual case, without the ceremony
+                if fields.setdefault("_end", outcome) is outcome and "_first" not in fields:
+                    continue
+            try:
+                _end(given, result, large)
+            except Exception:  # nothing that follows one call may cost another its end
+                LOGGER.exception("a process pool could not hand on what follows a call")
+        self._calls.settled += len(results)
+        self._calls.settling = False
+
+    def _look_later(self, peer: Peer) -> None:
+        peer.look_at = time.monotonic_ns() + LOOK
+        self._dispatching.armed = True
+
+    def _refill(self) -> None:
+        if self._calls.waiting():
+            self._dispatching.dispatch()
+            if self._dispatching.lacking:
+                self._see_to_workers()
 
     # -- their deaths -------------------------------------------------------------------------------------------------
 
     def _give_up(self, peer: Peer, error: BaseException) -> None:
         """End a worker and, with *error*, the call that it has."""
-        with self._books.lock:
-            given, peer.given = peer.given, None
-        if given is not None:
-            self._books.calls.end(given, lambda: (None, error, None))
+        if peer.inflight:
+            self._blame(peer, (None, error, None))
         peer.kill()
+
+    def _blame(self, peer: Peer, outcome: Outcome) -> None:
+        """End the first of a worker's calls with *outcome*."""
+        peer.answered += 1
+        self._calls.end(peer.inflight.popleft(), lambda: outcome)
 
     def _stream_ended(self, peer: Peer) -> None:
         if peer.dead:
             return
-        self._books.reactor.forget(peer.sock)
+        self._books.reactor.forget(peer.sock.fileno())
         self._books.reactor.forget(peer.process.sentinel)
-        peer.dead = True  # (*) before `sender` is read: whichever of the two comes second sees both, and buries
+        peer.dead = True  # (*) before `sender` and `leader` are read: whoever comes second sees both, and buries
         self.bury(peer)
 
     def bury(self, peer: Peer) -> None:
-        """Strike a dead worker off, and see to its call; nothing happens while a thread is sending to it."""
+        """Strike a dead worker off, and see to its calls; nothing happens while a thread is sending to it, or leads."""
         books = self._books
+        self._dispatching.retire(peer)
         with books.lock:
-            if peer.sender or peer not in books.roster:
-                return  # its sender comes here when it is through; or it is buried already
-            books.roster.block(peer)
+            if peer not in books.roster:
+                return  # it is buried already
+        if peer.sender:
+            return  # its sender comes here when it is through
+        if peer.leader:
+            self.has_unburied = True
+            if peer.ear is not None:
+                peer.ear.ring()
+            return  # its leader rings when it is through
+        while self._read(peer):
+            continue  # what it has sent before its end; there may be no end of the stream
         exit_code = peer.bury()
         with books.lock:
             expected = books.roster.strike_off(peer)
-            given, peer.given = peer.given, None
-        if given is not None:
-            self._return_or_blame(peer, given, exit_code)
+            books.note_room()
+        self._see_to_calls(peer, exit_code)
+        peer.board.close()
         if not peer.ready and not expected:
             self._count_stillborn(exit_code)
         self._see_to_workers()
 
-    def _return_or_blame(self, peer: Peer, given: Given, exit_code: int | None) -> None:
-        """Queue the call again if it can't have been started; once only, as reading it may be what is deadly."""
-        call = given.call
-        doubtful = call.sent_before or self._books.interrupted or given.run.is_over
-        if peer.left_unread() and not doubtful:
-            call.sent_before = True
-            with self._books.lock:
-                self._books.calls.give_back(given)
-        else:
-            error = WorkerDiedError(call.name, peer.pid, exit_code)
-            self._books.calls.end(given, lambda: (None, error, None))
+    def bury_dead(self) -> None:
+        """Bury the workers that a leader has kept from that."""
+        self.has_unburied = False
+        for peer in [*self._books.roster.staff, *self._books.roster.leavers]:
+            if peer.dead:
+                self.bury(peer)
+
+    def _see_to_calls(self, peer: Peer, exit_code: int | None) -> None:
+        """Settle the calls of a dead worker that had ended, blame the one that it was in, queue the others again."""
+        if peer.board.is_shared and peer.inflight:
+            base, entries = peer.board.journal()
+            fresh = entries[max(peer.answered + 1 - base, 0) :]
+            self._settle(peer, [marshal.loads(entry) for entry in fresh])
+        while peer.inflight and (self._books.interrupted or self._is_to_blame(peer)):
+            name = peer.inflight[0].known.name
+            self._blame(peer, (None, WorkerDiedError(name, peer.pid, exit_code), None))
+            if not self._books.interrupted:
+                break
+        with self._dispatching.gate:
+            while peer.inflight:
+                self._calls.give_back(peer.inflight.pop())
+        self._books.drop_if_cancelling()
+
+    def _is_to_blame(self, peer: Peer) -> bool:
+        """Tell whether a dead worker was in its first call; or died before that had begun, for the second time."""
+        given = peer.inflight[0]
+        if peer.in_call() or (given.run is not None and given.run.is_over):
+            return True
+        fields = given.future.__dict__
+        mark = given.run or True
+        if fields.get("_unread") is mark:
+            return True  # reading it may be what is deadly
+        fields["_unread"] = mark
+        return False
 
     def _count_stillborn(self, exit_code: int | None) -> None:
         self._stillborn += 1
@@ -176,3 +314,26 @@ class Listening:
         if not self._books.settings.forks:
             reason += f"; see what they wrote to standard error. If it is about bootstrapping: {GUARD_HINT}"
         self._books.break_down(reason, None)
+
+
+def _end(given: Given, result: Any, large: Part) -> None:
+    """Settle a call with what its worker has sent."""
+    _, future, known, _, run = given
+    kind: object = type(result)  # pyright: ignore[reportUnknownVariableType]  # of whatever it is
+    outcome: Outcome = outcome_of(known.name, result, large) if kind is tuple else (result, None, None)
+    if run is not None:
+        run.finish(outcome, may_block=False)
+        return
+    fields = future.__dict__
+    if "_run" in fields:
+        outcome = fields["_run"].told(outcome)
+    if outcome[1] is None:
+        end = fields.setdefault("_end", outcome)
+        if end is outcome and "_first" not in fields:
+            return
+        if type(end) is tuple:
+            # It was published, perhaps by a leader, and the first may not have been told; or it was ended by force.
+            if end[1] is not None:
+                return
+            outcome = cast(Outcome, end)
+    settle(future, outcome, may_block=False)

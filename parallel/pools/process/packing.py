@@ -1,54 +1,138 @@
 """
-What a submit makes of a call: the frame that brings it to a worker.
+What a submit makes of a call: what brings it to a worker, whichever that will be.
+
+    fn ──▶ find() ──▶ Known: by reference where a worker can look it up, else by value ─┐
+    arguments ──▶ atoms as they are, anything else pickled ─────────────────────────────┴──▶ Packed
 
 A call that can't be pickled has an outcome of its own instead. Pickling runs user code, so whatever comes out of it
 ends the call only; except a Ctrl-C that comes while the code here runs, which is the caller's.
+
+State: the tables of functions, changed by single atomic steps: two threads may make a `Known` of the same, and the last
+one stays.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from types import FunctionType, MethodType
-from typing import Any
+from types import CodeType, FunctionType, MethodType
+from typing import Any, Final, TypeAlias
+from weakref import WeakKeyDictionary
 
 from parallel.context import name_of, plain_function
 from parallel.outcomes import Outcome
-from parallel.pools.process.peer import Call
+from parallel.pools.process.costs import Known
 from parallel.pools.process.pickling import dumps, dumps_arguments
 from parallel.pools.process.references import refer
 from parallel.pools.process.replies import cant_travel
-from parallel.pools.process.wire import CALL, CALL_VALUE, pack
+from parallel.pools.process.wire import are_small_atoms
+
+Item: TypeAlias = tuple[Any, ...] | bytes
+"""The arguments on the wire: see `wire`."""
+
+FEW: Final = 1000
+"""Functions that are remembered for the short way. A program with more of them looks them up anew now and then."""
+
+
+class Packed(tuple[Known, Item]):
+    """
+    A call that can travel: the work of its future.
+
+    A type of its own, as whoever finds a bare tuple there takes it for a function and its arguments.
+    """
+
+    __slots__ = ()
+
+    @property
+    def known(self) -> Known:
+        """Its function."""
+        return self[0]
+
+    @property
+    def name(self) -> str:
+        """The name of its function."""
+        return self[0].name
 
 
 class Packer:
-    """Makes the calls of one pool, and numbers them."""
+    """
+    Makes the calls of one pool.
+
+    Attributes:
+        known: The functions by their numbers on the wire.
+    """
 
     def __init__(self, main_by_value: bool) -> None:
         self._main_by_value = main_by_value
-        self._number = itertools.count(1).__next__
+        self._numbers = itertools.count(1)
+        self.known: dict[int, Known] = {}
+        self._recent: dict[int, Known] = {}  # by the identity of their functions, which may have died meanwhile
+        self._by_reference: dict[bytes, Known] = {}
+        self._by_code: WeakKeyDictionary[CodeType, Known] = WeakKeyDictionary()
 
-    def pack(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | Outcome:
+    def pack_quickly(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Packed | None:
+        """Pack a call if that runs no code of the user's: a function that was called before, with atoms."""
+        known = self._recent.get(id(fn))
+        if known is None or known.reference is None or not known.reference.leads_to(fn):
+            return None
+        if args and not are_small_atoms(args):
+            return None
+        return Packed((known, args))
+
+    def pack(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed | Outcome:
         """Return the call, or how it ended if it can't be sent."""
         plain: Any = fn if type(fn) is FunctionType else plain_function(fn)
         if type(plain) is MethodType:
             # By its function, which may be sent by reference: the method's name may be bound to a task.
             plain, args = plain.__func__, (plain.__self__, *args)
+        known = self._find(plain)
+        if known is None:
+            return self._pack_by_value(plain, args, kwargs)
+        if not kwargs and are_small_atoms(args):
+            return Packed((known, args))
+        return self._packed(known, args, kwargs)
+
+    def _find(self, plain: Any) -> Known | None:
+        """Return what a function is known as; None if it has to travel by value."""
         reference = refer(plain, self._main_by_value)
-        if reference is not None:
-            name, kind, function = reference.name, CALL, reference.key
-        else:
-            name, kind = name_of(plain), CALL_VALUE
-            try:
-                function = dumps(plain, self._main_by_value)
-            except BaseException as error:  # the user's __reduce__ runs here
-                return _unsendable(f"the function {name}", error)
+        if reference is None:
+            return None
+        known = self._by_reference.get(reference.key)
+        if known is None or known.reference is not reference:
+            # The same function, if its name was bound to another one meanwhile: its number and cost stay.
+            number = next(self._numbers) if known is None else known.number
+            cost = 0 if known is None else known.cost
+            known = Known(number, reference, reference.name)
+            known.cost = cost
+            self.known[number] = self._by_reference[reference.key] = known
+        if len(self._recent) >= FEW:
+            self._recent.clear()
+        self._recent[id(plain)] = known
+        return known
+
+    def _pack_by_value(self, plain: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed | Outcome:
+        known = self._known_by_code(plain)
         try:
-            arguments = dumps_arguments(args, kwargs, self._main_by_value)
+            function = dumps(plain, self._main_by_value)
+        except BaseException as error:  # the user's __reduce__ runs here
+            return _unsendable(f"the function {known.name}", error)
+        return self._packed(known, (function, *args), kwargs)
+
+    def _packed(self, known: Known, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed | Outcome:
+        try:
+            return Packed((known, dumps_arguments(args, kwargs, self._main_by_value)))
         except BaseException as error:  # as above
-            return _unsendable(f"the arguments of {name}", error)
-        number = self._number()
-        return Call(name, number, pack(kind, number, function, arguments))
+            return _unsendable(f"the arguments of {known.name}", error)
+
+    def _known_by_code(self, plain: Any) -> Known:
+        """Return what a function that travels by value costs: closures of one code share that, others are new."""
+        if type(plain) is not FunctionType:
+            return Known(0, None, name_of(plain))
+        known = self._by_code.get(plain.__code__)
+        if known is None:
+            known = Known(next(self._numbers), None, name_of(plain))
+            self.known[known.number] = self._by_code[plain.__code__] = known
+        return known
 
 
 def _unsendable(what: str, error: BaseException) -> Outcome:

@@ -1,20 +1,20 @@
 """
-The pool's side of one worker: its process, its socket, and the call that it runs.
+The pool's side of one worker: its process, its socket, its board, and the calls that it has.
 
-    hire() ──▶ not ready ──HELLO──▶ free ◀──▶ has a call ──▶ dismissed, or dead ──▶ bury()
+    hire() ──▶ not ready ──HELLO──▶ free ◀──▶ has calls ──▶ dismissed, or dead ──▶ bury()
 
-A call is in one worker at a time, and a worker has one call at a time. Who gives it a call, under the pool's lock, is
-its only sender until the frame is out: that thread sends what fits, the reader the rest.
+A call is in one worker at a time. A worker numbers its calls from 1 on; it has been sent those to `sent`, and has
+answered those to `answered`. Those between are in `inflight`, in that order.
 
-State: of a `Peer`, guarded by the pool's lock: `call`, `ready`, `done`. Else it belongs to the sender (`outbox`), then
-to the reader. `sender` and `dead` are how the two agree on who buries: each writes its own before it reads the other's.
+State of a `Peer`: what the gate guards (see `dispatching`), what belongs to the reader, and a few words that one thread
+writes and others read; it is said beside each.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import process as processes
@@ -25,6 +25,10 @@ from socket import SHUT_WR, socket, socketpair
 from typing import Any, Final, NamedTuple, cast
 
 from parallel.futures import Future
+from parallel.pools.process.board import BASE, STARTED, Board, Carried, make_memory
+from parallel.pools.process.costs import TARGET, Known
+from parallel.pools.process.ears import Ear
+from parallel.pools.process.packing import Item
 from parallel.pools.process.starting import check_room, hidden_main_file, main_file_was_forgotten, without_interrupts
 from parallel.pools.process.wire import Frame, Inbox, Part, close_kept, handing, keep_from_forks, push
 from parallel.pools.process.worker import Setup, work
@@ -36,24 +40,36 @@ REAPING: Final = 0.5
 _numbers = itertools.count(1)
 
 
-class Call:
-    """A call on its way: the work of its future."""
-
-    __slots__ = ("call_id", "name", "parts", "sent_before")
-
-    def __init__(self, name: str, call_id: int, parts: list[Part]) -> None:
-        self.name = name
-        self.call_id = call_id
-        self.parts = parts
-        self.sent_before = False  # to a worker that died without having read it
-
-
 class Given(NamedTuple):
-    """A call that was started, and its future."""
+    """
+    A call that a worker was given.
 
+    Attributes:
+        number: Which of the worker's calls it is.
+        future: Its future.
+        known: Its function.
+        item: Its arguments, on the wire.
+        run: Its attempt, if it has terms; then it is alone in its worker. None: it may travel with others.
+    """
+
+    number: int
     future: Future[Any]
-    call: Call
-    run: Run
+    known: Known
+    item: Item
+    run: Run | None
+
+
+class Recall(NamedTuple):
+    """
+    Calls that a worker was told not to begin.
+
+    Attributes:
+        first: The number of the first of them.
+        end: That of the first one behind them.
+    """
+
+    first: int
+    end: int
 
 
 class Peer:
@@ -62,36 +78,75 @@ class Peer:
 
     Attributes:
         pid: Its process id.
-        given: The call that it has, if any.
-        sender: The thread that is about to send it its call; 0: none.
-        outbox: What is left of that call's frame.
-        unread: The worker died before it had read all that was sent.
-        ready: It has said hello.
-        dead: Its socket has ended.
-        done: Calls that it has answered.
+        inflight: The calls that it has. Appended to under the gate; taken from the left by the reader, and by a leader
+            that has the gate; from the right by the reader, under the gate.
+        sent: The number of the last call that it was given. Changed under the gate.
+        answered: The number of the last call that it has answered. Changed by the reader, or by a leader that has the
+            gate.
+        ended: How many calls it has answered; those that were taken back have a number, but don't count.
+        references: The numbers of the functions whose references it has been sent. Changed under the gate.
+        cost: Nanoseconds that one of its calls takes, as far as is known. Changed under the gate.
+        outbox: What is left to be sent. Belongs to the sender, then to the reader.
+        sender: The thread that is to send it something without the gate, or could be interrupted while it does;
+            0: none. Nobody else gives it anything then.
+        burst: The thread that has sent its last call itself; 0: the reader did.
+        sent_at: When it was sent something, by `time.monotonic_ns`.
+        ready: It has said hello, and was not dismissed. Changed under the gate.
+        dead: Its socket has ended. Written by the reader.
+        unread: It died before it had read all that was sent.
+        recall: What it was told not to begin, until it has said that it doesn't.
+        taken: What it was told not to begin has been queued again.
+        condemned: The number of the call that it is to be killed in.
+        look_at: When the reader is to look at its board, by `time.monotonic_ns`; None: not at all.
+        seen: How many results of its next message have been seen in its journal already.
+        ear: What a leader listens with; None: nobody leads it.
+        leader: The thread that waits for its socket itself; 0: the reader does. See `leading`.
+        reads: Counts what the reader does with its socket, twice each: odd while it is at it.
     """
 
-    def __init__(self, process: BaseProcess, sock: socket) -> None:
+    def __init__(self, process: BaseProcess, sock: socket, board: Board) -> None:
         self.process = process
         self.pid = process.pid or 0
         self.sock = sock
+        self.board = board
+        self.words = board.words
         self.inbox = Inbox()
+        self.inflight: deque[Given] = deque()
+        self.sent = 0
+        self.answered = 0
+        self.ended = 0
+        self.references: set[int] = set()
+        self.cost = TARGET
         self.outbox: list[Part] = []
-        self.given: Given | None = None
         self.sender = 0
+        self.burst = 0
+        self.sent_at = 0
         self.ready = False
         self.dead = False
         self.unread = False
-        self.done = 0
+        self.recall: Recall | None = None
+        self.taken = False
+        self.condemned = 0
+        self.look_at: int | None = None
+        self.seen = 0
+        self.ear: Ear | None = None
+        self.leader = 0
+        self.reads = 0
 
-    def take(self, given: Given) -> None:
-        """Have it that call; the calling thread is to `send` it then."""
-        self.sender = threading.get_ident()
-        self.outbox = list(given.call.parts)
-        self.given = given
+    def is_idle(self) -> bool:
+        """Tell whether it has no call: by the books, or by its own word, which is faster."""
+        return self.sent == self.answered or (self.board.is_shared and self.words[BASE] == self.sent + 1)
+
+    def takes_calls(self) -> bool:
+        """Under the gate: tell whether it may be sent anything now."""
+        return not (self.sender or self.dead or self.outbox or self.recall is not None)
+
+    def unstarted(self) -> int:
+        """Count the calls that it has not begun."""
+        return self.sent - max(self.words[STARTED], self.answered)
 
     def send(self) -> bool:
-        """Send of its call what fits now; True if nothing is left, or nobody there to read it."""
+        """Send of the outbox what fits now; True if nothing is left, or nobody there to read it."""
         try:
             return push(self.sock, self.outbox)
         except OSError:
@@ -113,19 +168,11 @@ class Peer:
         """Return the next frame that has been read whole."""
         return self.inbox.cut()
 
-    def hand_back(self, call_id: int) -> Given:
-        """Take away the call that it has answered."""
-        given, self.given = self.given, None
-        assert given is not None and given.call.call_id == call_id, "a worker answers what it was asked, once"
-        return given
-
-    def free(self) -> bool:
-        """Tell whether it can be given a call."""
-        return self.ready and not self.dead and self.given is None and not self.sender
-
-    def left_unread(self) -> bool:
-        """Tell of a dead worker whether it can't have read all of its call, so that it has not started it."""
-        return self.unread or bool(self.outbox)
+    def in_call(self) -> bool:
+        """Tell whether it has begun the first of its calls; of a dead one: whether that is to blame."""
+        if not self.board.is_shared:
+            return not (self.unread or self.outbox)
+        return bool(self.words[STARTED] == self.answered + 1)
 
     def dismiss(self) -> None:
         """Tell it that no more calls come: it leaves in order."""
@@ -156,7 +203,7 @@ class Peer:
         return False
 
     def bury(self) -> int | None:
-        """Wait until the process has exited, free all that it took, and return its exit code."""
+        """Wait until the process has exited, free all that it took but its board, and return its exit code."""
         process = self.process
         if process.exitcode is None:
             process.join(REAPING)
@@ -178,25 +225,39 @@ def hire(context: BaseContext, setup: Setup, name: str) -> Peer:
         OSError: There is no room for it. Nothing of it is left then. Besides, whatever pickling the setup raises.
     """
     check_room()
+    memory = make_memory()
+    try:
+        peer = _start(context, setup, name, memory)
+    finally:
+        if memory is not None:
+            os.close(memory)
+    if not setup.main_by_value and main_file_was_forgotten():
+        peer.kill()  # the script came to its end in the middle of the start: this one may not know the main module
+        peer.bury()
+        peer.board.close()
+        return hire(context, setup, name)
+    return peer
+
+
+def _start(context: BaseContext, setup: Setup, name: str, memory: int | None) -> Peer:
+    board = Board(memory)
     ours, theirs = socketpair()
     keep_from_forks(ours)
     keep_from_forks(theirs)
     try:
         ours.setblocking(False)
         make = cast("Callable[..., BaseProcess]", context.Process)  # type: ignore[attr-defined]  # each context has it
-        process = make(target=work, args=(theirs, setup), name=f"{name}-worker-{next(_numbers)}", daemon=False)
+        process = make(
+            target=work, args=(theirs, Carried(memory), setup), name=f"{name}-worker-{next(_numbers)}", daemon=False
+        )
         with handing(theirs), hidden_main_file(setup.main_by_value), without_interrupts():
             process.start()
     except BaseException:
         close_kept(ours)
+        board.close()
         raise
     finally:
         close_kept(theirs)
     # The pool joins its workers itself, before multiprocessing would do it at exit, when their calls could not end.
     processes._children.discard(process)  # type: ignore[attr-defined]  # there is no public way to say so
-    peer = Peer(process, ours)
-    if not setup.main_by_value and main_file_was_forgotten():
-        peer.kill()  # the script came to its end in the middle of the start: this one may not know the main module
-        peer.bury()
-        return hire(context, setup, name)
-    return peer
+    return Peer(process, ours, board)

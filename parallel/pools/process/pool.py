@@ -20,16 +20,18 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain, islice
 from multiprocessing.context import BaseContext
-from typing import Any, ClassVar, ParamSpec, TypeVar
+from typing import Any, ClassVar, ParamSpec, TypeVar, cast
 
 from parallel.config import cpus
-from parallel.context import Dispatcher
+from parallel.context import WITHIN, Dispatcher, default_registry
 from parallel.futures import Future
 from parallel.gates import OnFull
+from parallel.outcomes import Outcome
 from parallel.pools.base import check_initializer, check_workers
-from parallel.pools.handing import HandingPool, Tally
+from parallel.pools.handing import Handing, HandingPool, Tally
 from parallel.pools.process.books import Settings
 from parallel.pools.process.engine import Staff
+from parallel.pools.process.packing import Packed
 from parallel.pools.process.pickling import main_is_importable
 from parallel.pools.process.worker import Setup, run_chunk
 
@@ -101,10 +103,38 @@ class ProcessPool(HandingPool):
         """The callback threads."""
         return self.handing(self._handed)
 
+    def handing(self, tally: Tally) -> Handing:
+        """Return the dispatcher of its futures, through which they reach the engine; see `HandingPool.handing`."""
+        handing = super().handing(tally)
+        if handing.kill is None:
+            staff = self._staff
+            handing.lead, handing.kill = staff.lead, staff.kill
+        return handing
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run `fn(*args, **kwargs)` in a worker; see `Pool.submit`."""
+        if self.gate is not None:
+            return super().submit(fn, *args, **kwargs)
+        staff = self._staff
+        packed: Packed | Outcome = (None if kwargs else staff.pack_quickly(fn, args)) or staff.pack(fn, args, kwargs)
+        within = WITHIN.get()
+        callbacks = self._callbacks or ((within and within.registry) or default_registry()).callbacks
+        handing = self._handing
+        if handing is None or handing.callbacks is not callbacks or handing.tally is not self._handed:
+            handing = self.handing(self._handed)
+        future: Future[T] = Future(packed, handing)
+        if within is not None:
+            future.__dict__["_within"] = within  # for the report of a failure that nobody looks at
+        if type(packed) is Packed:
+            staff.take(future, packed[0])
+        else:
+            staff.take_unsendable(future, cast(Outcome, packed))
+        return future
+
     def launch(self, future: Future[Any], /) -> None:
-        """Pickle a call and queue it; see `Pool.launch`."""
+        """Pack a call and queue it; see `Pool.launch`."""
         future.dispatcher = self.follower
-        self._staff.take(future)
+        self._staff.take_unpacked(future)
 
     def map(
         self, fn: Callable[..., T], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1

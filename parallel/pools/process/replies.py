@@ -7,13 +7,13 @@ Loading runs user code; it is done with no lock held.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from parallel.errors import RemoteError, RemoteTraceback, SerializationError
 from parallel.outcomes import Outcome
 from parallel.pools.process.failures import InWords, load_error, load_words
 from parallel.pools.process.pickling import loads
-from parallel.pools.process.wire import FAILED, NOT_FOUND, RESULT, UNREADABLE, UNSENDABLE, Frame
+from parallel.pools.process.wire import FAILED, NOT_FOUND, RESULT, UNREADABLE, UNSENDABLE, Part
 
 _WHAT: Final = {
     NOT_FOUND: (
@@ -26,22 +26,29 @@ _WHAT: Final = {
 """What it is that can't travel, and what to do about it."""
 
 
-def outcome_of(name: str, frame: Frame) -> Outcome:
-    """Return how the call of the function *name* ended, after the worker's answer."""
-    kind, _, first, second = frame
+def outcome_of(name: str, result: tuple[Any, ...], large: Part = b"") -> Outcome:
+    """
+    Return how the call of the function *name* ended.
+
+    Args:
+        name: That of the function.
+        result: What the worker sent, if it was no atom.
+        large: What came with it, for the place that holds None.
+    """
+    kind, *parts = result
     if kind == RESULT:
         try:
-            return (loads(second), None, None)
+            return (loads(large if parts[0] is None else parts[0]), None, None)
         except BaseException as problem:  # the value's own code runs here
             return (None, cant_travel(f"the value of {name}", problem, "it can't be loaded here"), None)
-    error = error_of(first, second)
+    error = error_of(*parts)
     if kind != FAILED:
         what, advice = _WHAT[kind]
         error = cant_travel(what.format(name), error, advice)
     return (None, error, None)
 
 
-def error_of(first: bytes | memoryview, second: bytes | memoryview) -> BaseException:
+def error_of(first: bytes, second: bytes) -> BaseException:
     """Return the exception that a worker sent, its remote traceback as its cause; a stand-in if it can't be loaded."""
     words = load_words(second)
     try:

@@ -28,8 +28,8 @@ from typing import Any, Final
 
 from parallel.context import MAIN_FILE
 
-ROOM: Final = 10
-"""Descriptors that the start of a worker takes at most: its socket pair, and multiprocessing's pipes and sockets."""
+ROOM: Final = 13
+"""Descriptors that the start of a worker takes at most: its sockets and board, and the pipes of multiprocessing."""
 
 
 class _Hidden:

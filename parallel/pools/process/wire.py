@@ -1,22 +1,32 @@
 """
 The wire between a pool and one of its workers: frames on a stream socket.
 
-    | kind, call id, two lengths | first part | second part |     one frame; a fixed header, then the bytes
+    | two lengths | marshalled: many calls, or many answers | one large payload, or nothing |     one frame
 
-    kind        from      first part                    second part
-    CALL        pool      the function's reference      arguments
-    CALL_VALUE  pool      the function, pickled         arguments
-    HELLO       worker    -                             -                    ready for calls
-    BROKEN      worker    the error, pickled, or empty  the error in words   the initializer failed
-    RESULT      worker    -                             the value
-    FAILED      worker    as BROKEN                     as BROKEN            the function raised
-    NOT_FOUND   worker    as BROKEN                     as BROKEN            no such function in the worker
-    UNREADABLE  worker    as BROKEN                     as BROKEN            the arguments can't be loaded
-    UNSENDABLE  worker    as BROKEN                     as BROKEN            the value can't be pickled
+    from      marshalled
+    pool      (first number, [function, [item, ...], function, [item, ...]], [(function, its reference), ...])
+    worker    (ANSWERS, first number, [result, ...], [function, calls, nanoseconds, ...])
+    worker    (HELLO,)                    ready for calls
+    worker    (BROKEN, error, words)      the initializer failed; see `failures`
+    worker    (RETURNED, number)          calls from that number on are given back: see `looking`
+
+    item      a tuple of atoms            the arguments themselves
+              bytes                       (args, kwargs), pickled; if no reference was sent, the first of args is the
+                                          function, pickled
+    result    an atom                     the value itself
+              (RESULT, bytes)             the value, pickled
+              (FAILED, error, words)      the function raised; likewise
+              (NOT_FOUND, ...)            no such function in the worker
+              (UNREADABLE, ...)           the arguments can't be loaded
+              (UNSENDABLE, ...)           the value can't be pickled
+
+Calls have no ids: a worker numbers those that it is sent, for ever, and answers in that order. In the place of a large
+item, or the bytes of a large result, stands None: it follows as it is. Only the last one of a frame may be large.
 
 Guarantees:
-- Ids and lengths stand apart from the parts, and each part is pickled on its own: one that can't be read costs its
-  call, never the stream.
+- What is marshalled is made of tuples, lists and atoms of exactly these types: nothing of the user's runs, nothing can
+  fail, and nothing comes out changed (of a bytearray, marshal makes bytes). Each payload is pickled on its own: one
+  that can't be read costs its call, never the stream.
 - The pool's end never blocks: what does not fit now stays in the sender's list. The worker's end always blocks.
 - The end of the stream is a message too. The worker sees it when the pool has no more calls for it, or is no more;
   the pool when the worker has exited, however that came about.
@@ -28,44 +38,65 @@ State: `_kept`, changed by single atomic steps; `_handed`, per thread.
 
 from __future__ import annotations
 
+import marshal
 import os
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from socket import socket
 from struct import Struct
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
-CALL: Final = 1
-CALL_VALUE: Final = 2
-HELLO: Final = 3
-BROKEN: Final = 4
+ANSWERS: Final = 1
+HELLO: Final = 2
+BROKEN: Final = 3
+RETURNED: Final = 4
+
 RESULT: Final = 5
 FAILED: Final = 6
 NOT_FOUND: Final = 7
 UNREADABLE: Final = 8
 UNSENDABLE: Final = 9
 
-HEADER: Final = Struct("<BQQQ")
-"""Kind, call id, the lengths of both parts. 64 bits, as a payload may well be larger than 4 GB."""
+HEAD: Final = Struct("<IQ")
+"""The lengths of both parts; 64 bits for the second, as a payload may well be larger than 4 GB."""
 
 SMALL: Final = 1 << 16
 """
-Bytes of the shared buffer of an `Inbox`, and the size from which a part is not copied to make one buffer of a frame.
+Bytes of the shared buffer of an `Inbox`, and the size from which a payload is not copied to make one buffer of a frame.
 Half of it is as good; a tenth costs small calls a second system call, ten times as much is memory for nothing.
 """
 
-_HEAD: Final = HEADER.size
+ATOMS: Final = frozenset({int, float, str, bytes, bool, type(None)})
+"""Types whose values travel as they are."""
+
+LONG: Final = 1 << 12
+"""Characters or bytes from which on a string is no atom: a frame of many calls is to stay small."""
+
+_HEAD: Final = HEAD.size
 
 Part: TypeAlias = bytes | memoryview
-Frame: TypeAlias = tuple[int, int, Part, Part]
-"""Kind, call id, first part, second part."""
+Frame: TypeAlias = tuple[Any, Part]
+"""What was marshalled, and the large payload; empty if there is none."""
 
 
-def pack(kind: int, call_id: int, first: bytes = b"", second: bytes = b"") -> list[Part]:
+def pack(message: Any, large: Part = b"") -> list[Part]:
     """Make a frame, as the list of what is to be sent."""
-    head = HEADER.pack(kind, call_id, len(first), len(second)) + first
-    return [head + second] if len(second) < SMALL else [head, second]
+    data = marshal.dumps(message)
+    head = HEAD.pack(len(data), len(large)) + data
+    return [head, large] if large else [head]
+
+
+def are_small_atoms(values: tuple[Any, ...]) -> bool:
+    """Tell whether all of *values* travel as they are, and are not long."""
+    for value in values:
+        kind: object = type(value)  # pyright: ignore[reportUnknownVariableType]  # of whatever it is
+        if kind is str or kind is bytes:
+            if len(value) >= LONG:
+                return False
+        elif kind not in ATOMS:
+            return False
+    return True
 
 
 def push(sock: socket, parts: list[Part]) -> bool:
@@ -98,7 +129,7 @@ class Inbox:
     Small frames are cut out of one buffer; a large one is read into memory of its own, which is handed on as it is.
     """
 
-    __slots__ = ("_buffer", "_end", "_filled", "_large", "_large_head", "_start", "_view")
+    __slots__ = ("_buffer", "_end", "_filled", "_large", "_middle", "_start", "_view")
 
     def __init__(self) -> None:
         self._buffer = bytearray(SMALL)
@@ -106,7 +137,7 @@ class Inbox:
         self._start = 0  # of what was read and not yet cut
         self._end = 0
         self._large: memoryview | None = None  # the parts of a large frame, of which `_filled` bytes have come
-        self._large_head = (0, 0, 0, 0)
+        self._middle = 0  # where its second part begins
         self._filled = 0
 
     def read(self, sock: socket) -> bool:
@@ -129,6 +160,10 @@ class Inbox:
         self._end += count
         return count > 0
 
+    def holds_part(self) -> bool:
+        """Tell whether the beginning of a frame has been read, and not all of it."""
+        return self._large is not None or self._start != self._end
+
     def cut(self) -> Frame | None:
         """Return the next frame that has arrived whole, None if there is none."""
         if self._large is not None:
@@ -136,21 +171,20 @@ class Inbox:
         start = self._start + _HEAD
         if start > self._end:
             return None
-        kind, call_id, first, second = head = HEADER.unpack_from(self._buffer, self._start)
+        first, second = HEAD.unpack_from(self._buffer, self._start)
         middle = start + first
-        end = middle + second
+        end: int = middle + second
         if end - self._start > SMALL:
-            self._begin_large(head, start)
+            self._begin_large(first, second, start)
             return self.cut()
         if end > self._end:
             return None
         self._start = end
-        view = self._view
-        return (kind, call_id, bytes(view[start:middle]), bytes(view[middle:end]))
+        return marshal.loads(self._view[start:middle]), bytes(self._view[middle:end]) if second else b""
 
-    def _begin_large(self, head: tuple[int, int, int, int], start: int) -> None:
-        self._large = memoryview(bytearray(head[2] + head[3]))
-        self._large_head = head
+    def _begin_large(self, first: int, second: int, start: int) -> None:
+        self._large = memoryview(bytearray(first + second))
+        self._middle = first
         self._filled = self._end - start
         self._large[: self._filled] = self._buffer[start : self._end]
         self._start = self._end = 0
@@ -159,12 +193,11 @@ class Inbox:
         if self._filled < len(large):
             return None
         self._large = None
-        kind, call_id, first, _ = self._large_head
-        return (kind, call_id, large[:first], large[first:])
+        return marshal.loads(large[: self._middle]), large[self._middle :]
 
 
 class Closable(Protocol):
-    """A socket, or a selector."""
+    """A socket, or what waits for sockets."""
 
     def close(self) -> None: ...
 

@@ -1,24 +1,28 @@
 """
 The worker's side of a process pool: one call after the other, until the stream ends.
 
-    socket ──▶ frame ──▶ function, looked up or loaded ──▶ called ──▶ value or error ──▶ frame ──▶ socket
+    socket ──▶ message ──▶ each call: function looked up, called ──▶ journal ──▶ one answer for many ──▶ socket
        │
        └─▶ a watching thread: the pool's process is gone ──▶ this one goes too, whatever it is doing
 
 Guarantees:
 - Whatever a call raises, SystemExit and KeyboardInterrupt included, ends that call only. So does a function that can't
   be found, arguments that can't be loaded, a value that can't be pickled.
+- A result is in the journal, or sent, before the next call begins: whoever kills this process kills one call. It is
+  sent at the end of its message, after `FLUSH`, or when the journal is full, whichever comes first.
 - A worker leaves in order only when it is told to, by the end of the stream: then what multiprocessing runs at the end
   of a process runs, and the standard streams are flushed.
 - Nothing outlives the pool: an idle worker leaves at once when the pool's process dies, a busy one after `GRACE`.
 - Loaded here is only what calls need: no cloudpickle, no asyncio, no attrs before a call asks for them.
 
-State: all of it belongs to the one thread that serves, except the socket's descriptor, which the watcher looks at.
+State: all of it belongs to the one thread that serves, except the socket's descriptor, which the watcher looks at, and
+the board, at which the pool does.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import marshal
 import os
 import select
 import signal
@@ -33,24 +37,46 @@ from typing import Any, Final, TypeVar, cast
 from parallel.context import enter_worker_process, plain_function, this
 from parallel.coroutines import run_coroutine
 from parallel.kept import close_kept
+from parallel.pools.process.board import (
+    BASE,
+    BEGAN,
+    EPOCH,
+    JOURNAL,
+    LENGTH,
+    RECALL,
+    SIZE,
+    STARTED,
+    WRITTEN,
+    Board,
+    Carried,
+    is_recalled,
+)
 from parallel.pools.process.failures import pack_error
 from parallel.pools.process.pickling import dumps, loads
 from parallel.pools.process.references import resolve
 from parallel.pools.process.wire import (
+    ANSWERS,
+    ATOMS,
     BROKEN,
-    CALL,
     FAILED,
     HELLO,
+    LONG,
     NOT_FOUND,
     RESULT,
+    RETURNED,
+    SMALL,
     UNREADABLE,
     UNSENDABLE,
-    Frame,
     Inbox,
     Part,
     keep_from_forks,
     pack,
 )
+
+FLUSH: Final = 2_000_000
+"""Nanoseconds after which results are sent though the message has not come to its end: so late are they at most."""
+
+_STRINGS: Final = (str, bytes)
 
 GRACE: Final = 0.5
 """Seconds between the death of the pool's process and that of a busy worker; an idle one needs them to clean up."""
@@ -98,13 +124,14 @@ def run_chunk(fn: Callable[..., T], chunk: list[tuple[Any, ...]]) -> list[T]:
     return [plain(*args) for args in chunk]
 
 
-def work(sock: socket, setup: Setup) -> None:
-    """Serve the pool at the other end of *sock*; the target of the process."""
+def work(sock: socket, carried: Carried, setup: Setup) -> None:
+    """Serve the pool at the other end of *sock*, with that board; the target of the process."""
     # Under fork, the context is that of the thread that forked: nobody's business here.
-    Context().run(_work, sock, setup)
+    Context().run(_work, sock, carried, setup)
 
 
-def _work(sock: socket, setup: Setup) -> None:
+def _work(sock: socket, carried: Carried, setup: Setup) -> None:
+    board = carried.open()
     keep_from_forks(sock)
     signal.signal(signal.SIGINT, _leave_it_to_the_pool)
     if hasattr(signal, "pthread_sigmask"):
@@ -115,7 +142,7 @@ def _work(sock: socket, setup: Setup) -> None:
     start_new_thread(_watch, (sock.fileno(),))
     try:
         if _set_up(sock, setup):
-            _serve(sock, setup.main_by_value)
+            Server(sock, board, setup.main_by_value).serve()
     except ConnectionError:
         pass  # nobody is there any more who wants to know
     finally:
@@ -127,23 +154,10 @@ def _set_up(sock: socket, setup: Setup) -> bool:
     try:
         setup.run()
     except BaseException as error:  # whatever it is, the pool has to tell whoever waits
-        _send(sock, pack(BROKEN, 0, *pack_error(error, setup.main_by_value)))
+        _send(sock, pack((BROKEN, *pack_error(error, setup.main_by_value))))
         return False
-    _send(sock, pack(HELLO, 0))
+    _send(sock, pack((HELLO,)))
     return True
-
-
-def _serve(sock: socket, main_by_value: bool) -> None:
-    inbox = Inbox()
-    while inbox.read(sock):
-        while (frame := inbox.cut()) is not None:
-            _serve_one(sock, frame, main_by_value)
-
-
-def _serve_one(sock: socket, frame: Frame, main_by_value: bool) -> None:
-    # What the call leaves behind is dropped after the answer is out: a `__del__` may be the end of this process.
-    parts, _left_behind = _answer(frame, main_by_value)
-    _send(sock, parts)
 
 
 def _send(sock: socket, parts: list[Part]) -> None:
@@ -151,27 +165,150 @@ def _send(sock: socket, parts: list[Part]) -> None:
         sock.sendall(part)
 
 
-def _answer(frame: Frame, main_by_value: bool) -> tuple[list[Part], object]:
-    """Run one call; return the frame to send back, and what the call made."""
-    kind, call_id, function, arguments = frame
-    problem = NOT_FOUND
-    try:
-        fn = resolve(bytes(function)) if kind == CALL else loads(function)
-        problem = UNREADABLE
-        args, kwargs = loads(arguments)
-        problem = FAILED
-        value = copy_context().run(_call, fn, args, kwargs)
-        problem = UNSENDABLE
-        return pack(RESULT, call_id, b"", dumps(value, main_by_value)), (args, kwargs, value)
-    except BaseException as error:  # each is an answer; this process goes on
-        return pack(problem, call_id, *pack_error(error, main_by_value)), error
+class Server:
+    """Runs the calls that come in, and answers."""
 
+    def __init__(self, sock: socket, board: Board, main_by_value: bool) -> None:
+        self._sock = sock
+        self._words = board.words
+        self._bytes = board.bytes
+        self._main_by_value = main_by_value
+        self._functions: dict[int, Any] = {}  # by their numbers: the function, or its reference
+        self._large: Part = b""  # what comes with the present message
+        self._results: list[Any] = []  # not sent yet
+        self._spent: list[int] = []  # on them: function, calls, nanoseconds
+        self._journal_end = JOURNAL
+        self._flushed_at = 0
+        self._left_behind: object = None  # by the last call; dropped after its result is out, or in the journal
 
-def _call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    value: object = fn(*args, **kwargs)
-    if type(value) is CoroutineType:
-        return run_coroutine(cast("Coroutine[Any, Any, Any]", value))
-    return value
+    def serve(self) -> None:
+        """Serve until the stream ends."""
+        sock, inbox = self._sock, Inbox()
+        while inbox.read(sock):
+            while (frame := inbox.cut()) is not None:
+                (number, runs, references), self._large = frame
+                self._functions.update(references)
+                del frame
+                self._run(number, runs)
+
+    def _run(self, number: int, runs: list[Any]) -> None:
+        """Run the calls of one message, the first of which has that number, and answer."""
+        self._flushed_at = time.monotonic_ns()
+        self._empty_journal(number)
+        left = sum(map(len, runs[1::2]))
+        for index in range(0, len(runs), 2):
+            function, items = runs[index : index + 2]
+            left -= len(items)
+            if not self._run_all(function, items, number, left):
+                return
+            number += len(items)
+        self._flush(number)
+        self._left_behind = None
+
+    def _run_all(self, function: int, items: list[Any], number: int, left: int) -> bool:
+        """Run calls of one function, after which *left* of others come; False if the pool wants the rest back."""
+        words, call = self._words, self._call
+        begun = now = time.monotonic_ns()
+        last = number + len(items) - 1 + left
+        first = number
+        for item in items:
+            words[BEGAN] = now
+            words[STARTED] = number
+            recall = words[RECALL]  # (*) after STARTED was written: the pool does it the other way round
+            if recall and is_recalled(recall, number):
+                self._note_cost(function, number - first, now - begun)
+                self._give_back(number)
+                return False
+            result = call(function, item)
+            self._results.append(result)
+            now = time.monotonic_ns()
+            if number != last and (now - self._flushed_at >= FLUSH or not self._write_down(result)):
+                self._note_cost(function, number + 1 - first, now - begun)
+                begun, first = now, number + 1
+                self._flush(first)
+                self._flushed_at = now
+            if number != last:
+                self._left_behind = None
+            number += 1
+        self._note_cost(function, number - first, now - begun)
+        return True
+
+    def _call(self, function: int, item: Any) -> Any:
+        """Run one call and return its result, as it is sent."""
+        problem = NOT_FOUND
+        try:
+            context = copy_context()
+            fn: Any = self._functions.get(function)
+            if type(fn) is bytes:
+                fn = self._functions[function] = resolve(fn)
+            problem = UNREADABLE
+            if type(item) is tuple:
+                problem = FAILED
+                value = context.run(fn, *item)
+                kwargs = None
+            else:
+                if item is None:
+                    item, self._large = self._large, b""
+                args, kwargs = loads(item)
+                if fn is None:
+                    problem = NOT_FOUND
+                    fn, args = loads(args[0]), args[1:]
+                item = args
+                problem = FAILED
+                value = context.run(fn, *args, **kwargs)
+            if type(value) in ATOMS and not (type(value) in _STRINGS and len(value) >= LONG):
+                self._left_behind = item, kwargs
+                return value
+            if type(value) is CoroutineType:
+                value = context.run(run_coroutine, cast("Coroutine[Any, Any, Any]", value))
+            problem = UNSENDABLE
+            self._left_behind = item, kwargs, value
+            return (RESULT, dumps(value, self._main_by_value))
+        except BaseException as error:  # each is an answer; this process goes on
+            self._left_behind = item, error
+            return (problem, *pack_error(error, self._main_by_value))
+
+    def _write_down(self, result: Any) -> bool:
+        """Write a result into the journal; False if there is no room."""
+        data = marshal.dumps(result)
+        start = self._journal_end + LENGTH.size
+        end = start + len(data)
+        if end > SIZE:
+            return False
+        LENGTH.pack_into(self._bytes, self._journal_end, len(data))
+        self._bytes[start:end] = data
+        self._words[WRITTEN] = self._journal_end = end
+        return True
+
+    def _flush(self, following: int) -> None:
+        """Send the results before the call of that number; then the journal begins anew with it."""
+        results, spent = self._results, self._spent
+        if results:
+            large: Part = b""
+            last: Any = results[-1]
+            if isinstance(last, tuple) and last[0] == RESULT and len(cast(bytes, last[1])) >= SMALL:
+                large = cast(bytes, last[1])
+                results[-1] = (RESULT, None)
+            _send(self._sock, pack((ANSWERS, following - len(results), results, spent), large))
+            self._results, self._spent = [], []
+        self._empty_journal(following)
+
+    def _empty_journal(self, following: int) -> None:
+        words = self._words
+        words[EPOCH] += 1
+        words[WRITTEN] = self._journal_end = JOURNAL
+        words[BASE] = following
+
+    def _give_back(self, number: int) -> None:
+        """Drop the calls of this message from that one on, which has not been begun, and tell the pool."""
+        self._words[STARTED] = number - 1
+        self._flush(number)
+        self._left_behind = None
+        _send(self._sock, pack((RETURNED, number)))
+
+    def _note_cost(self, function: int, calls: int, nanoseconds: int) -> None:
+        if calls:
+            self._spent += (function, calls, nanoseconds)
 
 
 class _Sleeper:
