@@ -55,8 +55,11 @@ faster than the waiter that could help, again and again, until all are lent. Few
 MAX_STRAGGLERS: Final = 256
 """Calls at a time that have overrun their timeout and still run. More are a leak of threads: the pool breaks."""
 
-_STARTING: Final = 1.0
-"""Seconds that a thread gets to begin after a Ctrl-C came while it was started; most take a tenth of a millisecond."""
+_STARTING: Final = 0.25
+"""
+Seconds that a thread gets to begin after a Ctrl-C came while it was started; most take a tenth of a millisecond. If the
+Ctrl-C came before there was a thread, all of them go by, and it is to end the wait within half a second.
+"""
 
 
 class Crew(Intake):
