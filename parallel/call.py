@@ -31,7 +31,7 @@ from parallel.attempts import Attempt, Tried
 from parallel.chains import add_note
 from parallel.context import Dispatcher, Waiter, this
 from parallel.deadlines import Deadline
-from parallel.delivery import INLINE, cancel_sources, settle
+from parallel.delivery import INLINE, Errand, cancel_sources, settle
 from parallel.durations import written
 from parallel.errors import PoolFullError, TaskTimeoutError
 from parallel.gates import Gate
@@ -186,7 +186,7 @@ class Call(Tried):
         """Go on, on whatever thread this is."""
         if self.terms.pool.launches_here:
             try:
-                self.terms.pool.callbacks.dispatch(_Resumption(self))
+                self.terms.pool.callbacks.dispatch(Errand(lambda _: self.resume()))
             except Exception as error:
                 self.refuse(error)
         else:
@@ -307,7 +307,7 @@ class Call(Tried):
         """End an inline call that its caller has left, on a callback thread: what follows it runs where it ends."""
         feeds, self.feeds = self.feeds, ()
         try:
-            self.terms.pool.callbacks.dispatch(_End(self, outcome))
+            self.terms.pool.callbacks.dispatch(Errand(lambda here: settle(self, outcome, here)))
         except Exception:
             LOGGER.exception("no callback thread could be had to end %r", self)
         cancel_sources(feeds)
@@ -320,7 +320,7 @@ class Call(Tried):
             self.decide(outcome, here, may_block=may_block)
         else:
             try:
-                self.terms.pool.callbacks.dispatch(_Decision(self, outcome))
+                self.terms.pool.callbacks.dispatch(Errand(lambda here: self.decide(outcome, here, may_block=True)))
             except Exception:  # nobody is left who could be asked
                 settle(self, outcome, may_block=False)
 
@@ -411,45 +411,3 @@ class Call(Tried):
 
 
 share_keys(Call, "_made", "terms", "attempts", "_run", "_is_queued", "deadline", "_limits", "_places", "_stage")
-
-
-class _Resumption:
-    """A call on its way to a thread where it may go on."""
-
-    __slots__ = ("_call",)
-    priority = 0
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-
-    def run_on(self, here: Dispatcher) -> None:
-        self._call.resume()
-
-
-class _Decision:
-    """A call on its way to a thread where the user may be asked what to try again."""
-
-    __slots__ = ("_call", "_outcome")
-    priority = 0
-
-    def __init__(self, call: Call, outcome: Outcome) -> None:
-        self._call = call
-        self._outcome = outcome
-
-    def run_on(self, here: Dispatcher) -> None:
-        self._call.decide(self._outcome, here, may_block=True)
-        del self  # an error refers to this frame: break the cycle
-
-
-class _End:
-    """A call on its way to a thread where it may end."""
-
-    __slots__ = ("_call", "_outcome")
-    priority = 0
-
-    def __init__(self, call: Call, outcome: Outcome) -> None:
-        self._call = call
-        self._outcome = outcome
-
-    def run_on(self, here: Dispatcher) -> None:
-        settle(self._call, self._outcome, here)

@@ -183,6 +183,21 @@ class _CallbackStep:
         self._callback.call(self._future, engine=True)
 
 
+class Errand:
+    """What has to be done on a thread of a dispatcher: a function that is told whose it is."""
+
+    __slots__ = ("_fn",)
+    priority = 0
+
+    def __init__(self, fn: Callable[[Dispatcher], object]) -> None:
+        self._fn = fn
+
+    def run_on(self, here: Dispatcher) -> None:
+        """Do it."""
+        self._fn(here)
+        del self  # an error of what follows refers to this frame: break the cycle
+
+
 def settle(future: State[Any], outcome: Outcome, here: Dispatcher | None = None, *, may_block: bool = True) -> bool:
     """
     End *future* and see to everything that follows.
