@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from parallel.durations import Rate
 
 _SPARE: Final = 16
-"""Turns in the heap of calls that don't wait any more, however few others there are; fewer: more tidying."""
+"""Turns that nobody waits for any more, and that may lie in the heap all the same; fewer: more tidying."""
 
 
 class Limited(Protocol):
@@ -76,8 +76,8 @@ class Body(Protocol):
         ...
 
 
-_Turn: TypeAlias = tuple[int, int, Limited]
-"""When a call has its turn: its priority, negative, and a number; and the call."""
+_Turn: TypeAlias = tuple[int, int]
+"""When a call has its turn: its priority, negative, and a number that no other turn has."""
 
 
 class Limits:
@@ -102,7 +102,8 @@ class Limits:
         self._held = 0  # places taken; more than `limit` only while a body goes on whose place is lent
         self._holders: dict[Limited, int] = {}  # who has one, its own or a lent one; two of them if an attempt overruns
         self._waiting: dict[Limited, _Turn] = {}
-        self._turns: list[_Turn] = []  # a heap of these, and of some that are not in `_waiting` any more
+        self._whose: dict[_Turn, Limited] = {}  # the same, the other way round
+        self._turns: list[_Turn] = []  # a heap of these, and of some that nobody waits for any more
         self._sought: dict[Limited, None] = {}  # those of `_waiting` that somebody waits for
         self._numbers = itertools.count()
         self._ready: deque[Limited] = deque()  # admitted, to be told
@@ -126,7 +127,8 @@ class Limits:
                 self._held += 1
                 self._note(call)
                 return True
-            turn = self._waiting[call] = (-call.priority, next(self._numbers), call)
+            turn = self._waiting[call] = (-call.priority, next(self._numbers))
+            self._whose[turn] = call
             heapq.heappush(self._turns, turn)
             admitted = self._admit()
             if call in self._waiting and True in self._unlent.values():
@@ -282,7 +284,7 @@ class Limits:
         if only is not None:
             return only if only in parts else None
         turns = [self._waiting[part] for part in parts if self._may_borrow(part)]
-        return min(turns)[2] if turns else None
+        return self._whose[min(turns)] if turns else None
 
     def _may_borrow(self, call: Limited) -> bool:
         """Under the lock: tell whether *call* waits here, and no earlier attempt of it has a lent place still."""
@@ -308,9 +310,8 @@ class Limits:
     def _next(self) -> Limited | None:
         """Under the lock: take the call out whose turn it is; None if none is left."""
         while self._turns:
-            turn = heapq.heappop(self._turns)
-            call = turn[2]
-            if self._waiting.get(call) is turn:
+            call = self._whose.get(heapq.heappop(self._turns))
+            if call is not None:
                 self._take_out(call)
                 if call.is_parked():
                     return call
@@ -318,7 +319,9 @@ class Limits:
 
     def _take_out(self, call: Limited) -> None:
         """Under the lock: note that *call* doesn't wait here any more; its turn in the heap is passed over."""
-        self._waiting.pop(call, None)
+        turn = self._waiting.pop(call, None)
+        if turn is not None:
+            del self._whose[turn]
         self._sought.pop(call, None)
 
     def _note(self, call: Limited) -> None:

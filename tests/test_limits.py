@@ -726,6 +726,17 @@ def test_places_of_limits() -> None:
     assert [limits.enter(Waiting(told.append)) for _ in range(3)] == [True, True, False]
 
 
+def test_cancelled_waiter_is_not_kept() -> None:
+    """A call that has been cancelled while it waited is let go at once, though others wait and no place comes free."""
+    limits = Limits(1)
+    holder, other, cancelled = Waiting(lambda _: None), Waiting(lambda _: None), Waiting(lambda _: None)
+    assert [limits.enter(call) for call in (holder, other, cancelled)] == [True, False, False]
+    kept = weakref.ref(cancelled)
+    limits.forget(cancelled)
+    del cancelled
+    assert kept() is None
+
+
 def test_rate_alone_bounds_nothing_at_a_time() -> None:
     """Without a limit, a rate lets as many go on as it says, whether others have ended or not."""
     limits = Limits(rate=Rate(3, "1h"))

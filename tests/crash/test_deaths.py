@@ -287,7 +287,7 @@ def test_no_descriptors_left() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ProcessPool(1) as pool:
         try:
-            for spare in range(16):
+            for spare in range(64):
                 resource.setrlimit(resource.RLIMIT_NOFILE, (before + spare, hard))
                 error = failure_of(pool)
                 if error is None:
