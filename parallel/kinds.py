@@ -14,7 +14,8 @@ from typing import Any, ClassVar, Literal
 import attrs
 from attrs import Attribute, field, frozen
 
-from parallel.checks import checked, described, did_you_mean, is_count, one_of
+from parallel.checks import checked, checked_by, converted, described, did_you_mean, is_count, one_of
+from parallel.durations import AS_DURATION, Duration, pause
 from parallel.imports import is_import_string, with_colon
 from parallel.machine import cpus
 
@@ -43,6 +44,10 @@ def _not_alone(pool: PoolConfig | None, attribute: Attribute[Any], value: object
     """
     if value is not None and pool is not None and getattr(pool, "max_pending", None) is None:
         raise ValueError(f"{attribute.name}: expected only beside max_pending, found {described(value)} without it")
+
+
+def _grace(value: Duration | None) -> float | None:
+    return None if value is None else converted(pause, value)
 
 
 _count = checked("an integer of at least 1", is_count)
@@ -123,6 +128,8 @@ class ProcessConfig(PoolConfig):
         initializer: Import string of what each process calls first, None for nothing.
         initargs: The initializer's arguments.
         max_tasks_per_child: Calls that a process runs before a fresh one replaces it, None for no limit.
+        kill_grace: How long a process that is killed may take to end after SIGTERM, before SIGKILL; None for the
+            pool's own default.
         max_pending: The most calls that wait for a process, None for no limit.
         on_full: What a submission does when so many wait: it blocks, raises, or runs the call itself; None blocks.
     """
@@ -133,6 +140,9 @@ class ProcessConfig(PoolConfig):
     initializer: str | None = field(default=None, validator=_import_string)
     initargs: tuple[object, ...] = ()
     max_tasks_per_child: int | None = field(default=None, validator=_count)
+    kill_grace: float | None = field(
+        default=None, kw_only=True, converter=_grace, validator=checked_by(pause), metadata=AS_DURATION
+    )
     max_pending: int | None = field(default=None, validator=_count)
     on_full: Literal["block", "raise", "run"] | None = field(default=None, validator=_on_full)
 

@@ -44,6 +44,7 @@ class Settings(NamedTuple):
     context: BaseContext
     setup: Setup
     max_tasks_per_child: int | None
+    kill_grace: float
 
     @property
     def forks(self) -> bool:

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, ParamSpec, TypeVar, cast
 
 from parallel.config import cpus
 from parallel.context import WITHIN, Dispatcher, default_registry
+from parallel.durations import Duration, pause
 from parallel.futures import Future
 from parallel.gates import OnFull
 from parallel.outcomes import Outcome
@@ -54,6 +55,8 @@ class ProcessPool(HandingPool):
         initializer: Called at the start of each worker. If it raises, the pool is broken.
         initargs: What it is called with.
         max_tasks_per_child: Calls after which a worker is replaced; None: never. Works with every start method.
+        kill_grace: How long a worker that is killed, as its call has overrun its time or was cancelled, may take to
+            end after SIGTERM, before SIGKILL. Only one with a handler for SIGTERM takes any time; nobody waits for it.
         max_pending: Calls from outside that may wait for a worker; None: any number.
         on_full: What becomes of one more: its caller waits (`block`), gets a `PoolFullError` (`raise`) or runs it
             itself, in its own process (`run`).
@@ -77,6 +80,7 @@ class ProcessPool(HandingPool):
         initargs: tuple[Any, ...] = (),
         *,
         max_tasks_per_child: int | None = None,
+        kill_grace: Duration = 1.0,
         max_pending: int | None = None,
         on_full: OnFull = "block",
         name: str = "",
@@ -88,13 +92,22 @@ class ProcessPool(HandingPool):
         self._context = _context(mp_context)
         self._setup = Setup(initializer, initargs, not main_is_importable(), configuration)
         self._max_tasks = _check_tasks(max_tasks_per_child)
+        self._kill_grace = _check_grace(kill_grace)
         super().__init__(name, callbacks, max_pending, on_full)
 
     def _new_engine(self) -> Staff:
         thread_name = f"parallel-{self.name or 'process'}"
         self._handed = Tally()
         self._staff = Staff(
-            Settings(self.label, thread_name, self._max_workers, self._context, self._setup, self._max_tasks)
+            Settings(
+                self.label,
+                thread_name,
+                self._max_workers,
+                self._context,
+                self._setup,
+                self._max_tasks,
+                self._kill_grace,
+            )
         )
         return self._staff
 
@@ -178,6 +191,13 @@ def _context(given: str | BaseContext | None) -> BaseContext:
     if not isinstance(given, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may not check types
         raise TypeError(f"mp_context must be a start method, a context of multiprocessing or None, found {given!r}")
     return multiprocessing.get_context(given)
+
+
+def _check_grace(grace: Duration) -> float:
+    try:
+        return pause(grace)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"kill_grace: {error}") from None
 
 
 def _check_tasks(max_tasks: int | None) -> int | None:
