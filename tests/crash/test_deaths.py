@@ -111,14 +111,12 @@ def test_deadly_remains() -> None:
 
 
 def test_socket_held_by_a_grandchild(tmp_path: Path) -> None:
-    """A worker that leaves a child behind is known to be dead all the same."""
+    """A worker that leaves a child behind is known to be dead all the same, and the child goes too."""
     note = tmp_path / "pid"
     with ProcessPool(1) as pool:
-        try:
-            death_of(pool, process_jobs.fork_a_sleeper_and_die, str(note))
-            assert pool.submit(jobs.double, 2).result(PATIENCE) == 4
-        finally:
-            os.kill(int(note.read_text()), signal.SIGKILL)
+        death_of(pool, process_jobs.fork_a_sleeper_and_die, str(note))
+        assert pool.submit(jobs.double, 2).result(PATIENCE) == 4
+        assert is_gone(int(note.read_text()))
 
 
 @pytest.mark.slow

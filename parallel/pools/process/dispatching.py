@@ -399,6 +399,14 @@ class Dispatching:
                 if peer in self.peers:
                     self.peers.remove(peer)
 
+    def retire_with(self, peer: Peer, number: int) -> bool:
+        """Retire a worker if it has no call but that of *number*, and has not ended that by its own word."""
+        with self.gate:
+            if peer.is_idle() or len(peer.inflight) != 1 or peer.inflight[0].number != number:
+                return False
+            self.retire(peer)
+            return True
+
     def sent_by(self, thread: int) -> bool:
         """Tell whether that thread is sending to a worker, or about to."""
         return any(peer.sender == thread for peer in list(self.peers))

@@ -223,9 +223,7 @@ class Staff(Engine):
             self._life = Life.GONE if self._books.closing else Life.NEW
             self._quiet.notify_all()
         for peer in peers:
-            peer.kill()
-            peer.bury()
-            peer.board.close()
+            peer.drop()
         self._reactor.close()
         for future in dropped:
             self._calls.end_here(future, (None, self._books.broken_error("it could not be started", None), None))
@@ -239,6 +237,7 @@ class Staff(Engine):
         if self._calls.waiting() and self._dispatching.attention:
             self._hiring.see_to_workers()
         self._calls.settle_all()
+        graces = self._books.killing.all_due()  # (*) before the end is decided, which waits for them
         if self._watchers:
             with self._lock:
                 self._quiet.notify_all()
@@ -246,7 +245,7 @@ class Staff(Engine):
             self._dismiss()
             if self._is_finished():
                 return None
-        return self._listening.looking.all_due()
+        return min(self._listening.looking.all_due(), graces)
 
     def _dismiss(self) -> None:
         """Once nothing is queued, tell those workers to leave that have no call."""
@@ -263,6 +262,8 @@ class Staff(Engine):
     def _is_finished(self) -> bool:
         with self._lock:
             if len(self._roster) or self._hiring.starting or not self._calls.all_ended():
+                return False
+            if not self._books.killing.is_over:
                 return False
             self._life = Life.GONE
             self._quiet.notify_all()
@@ -316,7 +317,7 @@ class Staff(Engine):
         """On the reader, so that no process is hit that has been buried."""
         for peer in list(self._roster.staff):
             if peer.inflight:
-                peer.kill()
+                self._listening.looking.execute(peer)
 
     def abandon(self) -> None:
         """In a forked child: the workers are the parent's. `wire` has the child close their sockets."""

@@ -62,7 +62,7 @@ class Listening:
         self._known = known
         self._see_to_workers = hiring.see_to_workers
         self._stillborn = 0  # workers in a row that died before their hello
-        self.looking = Looking(books, self._settle)
+        self.looking = Looking(books, self._settle, hiring.see_to_workers)
         self.has_unburied = False
         books.watch = self.watch
         dispatching.watch = self.listen
@@ -261,38 +261,48 @@ class Listening:
             return  # its leader rings when it is through
         while self._read(peer):
             continue  # what it has sent before its end; there may be no end of the stream
+        with books.lock:
+            books.roster.doom(peer)
+            books.note_room()
+        self._salvage(peer)
+        if peer.ready:
+            self._see_to_workers()  # before it is waited for; but one that can't even start may be the last
         exit_code = peer.bury()
         with books.lock:
             expected = books.roster.strike_off(peer)
-            books.note_room()
-        self._see_to_calls(peer, exit_code)
+        books.killing.bury(peer.target, spare=expected)
+        self._blame_for_death(peer, exit_code)
         peer.board.close()
-        if not peer.ready and not expected:
+        if not (peer.ready or peer.killed or expected):
             self._count_stillborn(exit_code)
         self._see_to_workers()
 
     def bury_dead(self) -> None:
         """Bury the workers that a leader has kept from that."""
         self.has_unburied = False
-        for peer in [*self._books.roster.staff, *self._books.roster.leavers]:
+        for peer in self._books.roster.everybody():
             if peer.dead:
                 self.bury(peer)
 
-    def _see_to_calls(self, peer: Peer, exit_code: int | None) -> None:
-        """Settle the calls of a dead worker that had ended, blame the one that it was in, queue the others again."""
+    def _salvage(self, peer: Peer) -> None:
+        """Settle the calls of a dead worker that had ended, and queue those again that it is not to blame for."""
         if peer.board.is_shared and peer.inflight:
             base, entries = peer.board.journal()
             fresh = entries[max(peer.answered + 1 - base, 0) :]
             self._settle(peer, [marshal.loads(entry) for entry in fresh])
-        while peer.inflight and (self._books.interrupted or self._is_to_blame(peer)):
-            name = peer.inflight[0].known.name
-            self._blame(peer, (None, WorkerDiedError(name, peer.pid, exit_code), None))
-            if not self._books.interrupted:
-                break
+        if self._books.interrupted or not peer.inflight:
+            return
+        lost = int(self._is_to_blame(peer))
         with self._dispatching.gate:
-            while peer.inflight:
+            while len(peer.inflight) > lost:
                 self._calls.give_back(peer.inflight.pop())
         self._books.drop_if_cancelling()
+
+    def _blame_for_death(self, peer: Peer, exit_code: int | None) -> None:
+        """End the calls that a dead worker has left: the one that it was in; of an interrupted pool, all."""
+        while peer.inflight:
+            name = peer.inflight[0].known.name
+            self._blame(peer, (None, WorkerDiedError(name, peer.pid, exit_code), None))
 
     def _is_to_blame(self, peer: Peer) -> bool:
         """Tell whether a dead worker was in its first call; or died before that had begun, for the second time."""

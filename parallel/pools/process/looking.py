@@ -33,15 +33,19 @@ from parallel.pools.process.peer import Peer, Recall
 class Looking:
     """Looks at boards."""
 
-    def __init__(self, books: Books, settle: Callable[[Peer, list[Any]], object]) -> None:
+    def __init__(
+        self, books: Books, settle: Callable[[Peer, list[Any]], object], see_to_workers: Callable[[], object]
+    ) -> None:
         """
         Make one.
 
         Args:
             books: What it shares with the rest of the engine.
             settle: Settles the next calls of a worker with these results.
+            see_to_workers: Sees to it that there are enough.
         """
         self._books = books
+        self._see_to_workers = see_to_workers
         self._dispatching = books.dispatching
         self._settle = settle
 
@@ -85,7 +89,8 @@ class Looking:
         if peer.inflight[-1].number > started:
             self._recall(peer, started, now)
         elif peer.condemned == started:
-            self._execute(peer)
+            if self._dispatching.retire_with(peer, started):
+                self.execute(peer)
         else:
             peer.look_at = None  # all is known, and it answers at the end of this call
 
@@ -145,13 +150,21 @@ class Looking:
                     return
 
     def _condemn(self, peer: Peer, number: int) -> None:
-        if len(peer.inflight) == 1 or not peer.board.is_shared:
-            self._execute(peer)
+        if self._dispatching.retire_with(peer, number):
+            self.execute(peer)
             return
         peer.condemned = number
         peer.look_at = time.monotonic_ns()
         self._dispatching.armed = True
 
-    def _execute(self, peer: Peer) -> None:
+    def execute(self, peer: Peer) -> None:
+        """Kill a worker, and have another one started if calls wait."""
+        books = self._books
         self._dispatching.retire(peer)
-        peer.kill()
+        with books.lock:
+            books.roster.doom(peer)
+            books.note_room()
+        peer.killed = True
+        peer.dismiss()  # should it end its call all the same, it leaves
+        books.killing.begin(peer.target)
+        self._see_to_workers()

@@ -16,11 +16,9 @@ import itertools
 import os
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from multiprocessing import process as processes
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from signal import SIGKILL
 from socket import SHUT_WR, socket, socketpair
 from typing import Any, Final, NamedTuple, cast
 
@@ -28,6 +26,7 @@ from parallel.futures import Future
 from parallel.pools.process.board import BASE, STARTED, Board, Carried, make_memory
 from parallel.pools.process.costs import TARGET, Known
 from parallel.pools.process.ears import Ear
+from parallel.pools.process.killing import KILL, Target
 from parallel.pools.process.packing import Item
 from parallel.pools.process.starting import check_room, hidden_main_file, main_file_was_forgotten, without_interrupts
 from parallel.pools.process.wire import Frame, Inbox, Part, close_kept, handing, keep_from_forks, push
@@ -78,6 +77,7 @@ class Peer:
 
     Attributes:
         pid: Its process id.
+        target: What signals are sent to: its process and those that its calls have started.
         inflight: The calls that it has. Appended to under the gate; taken from the left by the reader, and by a leader
             that has the gate; from the right by the reader, under the gate.
         sent: The number of the last call that it was given. Changed under the gate.
@@ -93,6 +93,7 @@ class Peer:
         sent_at: When it was sent something, by `time.monotonic_ns`.
         ready: It has said hello, and was not dismissed. Changed under the gate.
         dead: Its socket has ended. Written by the reader.
+        killed: The pool ends it by force. Written by whoever does.
         unread: It died before it had read all that was sent.
         recall: What it was told not to begin, until it has said that it doesn't.
         taken: What it was told not to begin has been queued again.
@@ -107,6 +108,7 @@ class Peer:
     def __init__(self, process: BaseProcess, sock: socket, board: Board) -> None:
         self.process = process
         self.pid = process.pid or 0
+        self.target = Target(self.pid)
         self.sock = sock
         self.board = board
         self.words = board.words
@@ -123,6 +125,7 @@ class Peer:
         self.sent_at = 0
         self.ready = False
         self.dead = False
+        self.killed = False
         self.unread = False
         self.recall: Recall | None = None
         self.taken = False
@@ -182,9 +185,9 @@ class Peer:
             return  # it has left already
 
     def kill(self) -> None:
-        """End it now, whatever it does; its socket ends then."""
-        with suppress(ProcessLookupError):  # it has ended by itself
-            os.kill(self.pid, SIGKILL)
+        """End it now, whatever it does, and what its calls have started; its socket ends then."""
+        self.killed = True
+        self.target.send(KILL)
 
     def has_exited(self) -> bool:
         """
@@ -192,19 +195,12 @@ class Peer:
 
         The sentinel of a forkserver's child ends with the forkserver too, and the child may be in good health.
         """
-        if self.process.exitcode is None:
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return True  # the number belongs to somebody else's process by now
-        return False
+        return self.process.exitcode is not None and self.target.has_exited()
 
     def bury(self) -> int | None:
-        """Wait until the process has exited, free all that it took but its board, and return its exit code."""
+        """Wait until the process has exited, free all that it took but its board and target; return its exit code."""
         process = self.process
+        self.target.has_exited(REAPING)  # a child that it has left behind may hold the sentinel, by which `join` waits
         if process.exitcode is None:
             process.join(REAPING)
         if process.exitcode is None:
@@ -215,6 +211,13 @@ class Peer:
         if code is not None:
             process.close()
         return code
+
+    def drop(self) -> None:
+        """End it now, and forget it: it has no calls, and nobody listens to it."""
+        self.kill()
+        self.bury()
+        self.board.close()
+        close_kept(self.target)
 
 
 def hire(context: BaseContext, setup: Setup, name: str) -> Peer:
@@ -232,9 +235,7 @@ def hire(context: BaseContext, setup: Setup, name: str) -> Peer:
         if memory is not None:
             os.close(memory)
     if not setup.main_by_value and main_file_was_forgotten():
-        peer.kill()  # the script came to its end in the middle of the start: this one may not know the main module
-        peer.bury()
-        peer.board.close()
+        peer.drop()  # the script came to its end in the middle of the start: this one may not know the main module
         return hire(context, setup, name)
     return peer
 

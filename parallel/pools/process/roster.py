@@ -1,8 +1,10 @@
 """
 The workers of a process pool, from their start to their end; what they do meanwhile is known to `dispatching`.
 
-    add() ──▶ unready ──welcome()──▶ ready        leave() ──▶ leavers
-      └────────── staff: all of these ──────┘       └── strike_off() ◀── from anywhere
+    add() ──▶ unready ──welcome()──▶ ready        leave() ──▶ leavers ─┬──▶ strike_off()
+      └────────── staff: all of these ──────┘       doom() ──▶ dying ──┘
+
+What is on its way out makes room at once: others are started before it has gone.
 
 State: everything here, changed under the pool's lock, by single steps: a signal handler may submit between any two.
 """
@@ -20,6 +22,7 @@ class Roster:
         staff: All workers but the leaving ones.
         unready: Those of them that have been started, and have not said hello.
         leavers: Those that have been dismissed, and have not exited.
+        dying: Those that are being killed, or are dead and not buried.
     """
 
     def __init__(self, most: int) -> None:
@@ -27,12 +30,13 @@ class Roster:
         self.staff: dict[Peer, None] = {}
         self.unready: dict[Peer, None] = {}
         self.leavers: dict[Peer, None] = {}
+        self.dying: dict[Peer, None] = {}
 
     def __contains__(self, peer: Peer) -> bool:
-        return peer in self.staff or peer in self.leavers
+        return peer in self.staff or peer in self.leavers or peer in self.dying
 
     def __len__(self) -> int:
-        return len(self.staff) + len(self.leavers)
+        return len(self.staff) + len(self.leavers) + len(self.dying)
 
     def has_room(self) -> bool:
         """Tell whether there may be more workers."""
@@ -58,20 +62,32 @@ class Roster:
             self.staff.pop(peer, None)
             self.leavers[peer] = None
 
+    def doom(self, peer: Peer) -> None:
+        """Note that a worker is dying, if it has not been dismissed."""
+        self.unready.pop(peer, None)
+        if self.staff.pop(peer, self) is None:
+            self.dying[peer] = None
+
     def strike_off(self, peer: Peer) -> bool:
         """Forget a worker that has exited; True if it was dismissed before."""
         self.staff.pop(peer, None)
         self.unready.pop(peer, None)
+        self.dying.pop(peer, None)
         return self.leavers.pop(peer, self) is None
 
     def clear(self) -> list[Peer]:
         """Forget all workers, and return them."""
-        peers = [*self.staff, *self.leavers]
+        peers = self.everybody()
         self.staff.clear()
         self.unready.clear()
         self.leavers.clear()
+        self.dying.clear()
         return peers
+
+    def everybody(self) -> list[Peer]:
+        """Return all workers that have not been struck off."""
+        return [*self.staff, *self.leavers, *self.dying]
 
     def busy(self) -> int:
         """Count the workers that have a call."""
-        return sum(bool(peer.inflight) for peer in list(self.staff))
+        return sum(bool(peer.inflight) for peer in [*self.staff, *self.dying])

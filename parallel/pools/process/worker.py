@@ -13,6 +13,7 @@ Guarantees:
 - A worker leaves in order only when it is told to, by the end of the stream: then what multiprocessing runs at the end
   of a process runs, and the standard streams are flushed.
 - Nothing outlives the pool: an idle worker leaves at once when the pool's process dies, a busy one after `GRACE`.
+- It leads a session of its own, so that one signal reaches it and what its calls start: see `killing`.
 - Loaded here is only what calls need: no cloudpickle, no asyncio, no attrs before a call asks for them.
 
 State: all of it belongs to the one thread that serves, except the socket's descriptor, which the watcher looks at, and
@@ -29,6 +30,7 @@ import signal
 import time
 from _thread import start_new_thread
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from contextvars import Context, copy_context
 from socket import socket
 from types import CoroutineType, FrameType
@@ -131,9 +133,11 @@ def work(sock: socket, carried: Carried, setup: Setup) -> None:
 
 
 def _work(sock: socket, carried: Carried, setup: Setup) -> None:
+    _lead_a_session()
     board = carried.open()
     keep_from_forks(sock)
     signal.signal(signal.SIGINT, _leave_it_to_the_pool)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # under fork, a handler of the parent's; and see `killing`
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see `starting.without_interrupts`
     _report_crashes()
@@ -147,6 +151,13 @@ def _work(sock: socket, carried: Carried, setup: Setup) -> None:
         pass  # nobody is there any more who wants to know
     finally:
         close_kept()
+
+
+def _lead_a_session() -> None:
+    """Have a process group of its own, to which what its calls start belongs: see `killing`."""
+    if hasattr(os, "setsid"):
+        with suppress(PermissionError):  # it leads a group already
+            os.setsid()
 
 
 def _set_up(sock: socket, setup: Setup) -> bool:

@@ -1,0 +1,74 @@
+"""
+What the tests of kills run in workers.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); signal.pause()"
+
+
+def arrive(address: tuple[str, int], *told: object) -> socket.socket:
+    """Tell the test, by its `Post`, that this is here, and something more."""
+    connection = socket.create_connection(address)
+    connection.sendall(" ".join(map(str, (os.getpid(), *told))).encode() + b"\n")
+    return connection
+
+
+def linger(address: tuple[str, int]) -> None:
+    """Arrive, and stay."""
+    with arrive(address):
+        while True:
+            signal.pause()
+
+
+def linger_with_a_child(address: tuple[str, int], *, stubborn: bool = False, deadly: bool = False) -> None:
+    """Start a program, arrive with its process id, and stay; or die."""
+    program = [sys.executable, "-c", STUBBORN] if stubborn else ["sleep", "600"]
+    child = subprocess.Popen(program, stdout=subprocess.PIPE)
+    if stubborn:
+        assert child.stdout is not None
+        child.stdout.readline()  # it ignores SIGTERM from now on
+    with arrive(address, child.pid):
+        if deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        while True:
+            signal.pause()
+
+
+def ignore_terms(address: tuple[str, int]) -> None:
+    """Take no notice of SIGTERM, arrive, and stay."""
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    linger(address)
+
+
+def tidy_up(address: tuple[str, int], note: str) -> None:
+    """Stay, and at a SIGTERM leave a note."""
+
+    def leave(*_: Any) -> NoReturn:
+        Path(note).write_text("tidy")
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, leave)
+    linger(address)
+
+
+def survive(address: tuple[str, int]) -> str:
+    """Stay until a SIGTERM, and return then as if nothing had happened."""
+
+    def wake(*_: Any) -> NoReturn:
+        raise InterruptedError
+
+    signal.signal(signal.SIGTERM, wake)
+    try:
+        linger(address)
+    except InterruptedError:
+        return "late"
+    raise AssertionError("not reached")
