@@ -4,13 +4,21 @@ What the tests of kills run in workers.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, NoReturn
+
+from parallel.pools.process import lifeline
+
+if os.environ.get("NO_SIGNALS"):
+    lifeline._CAN_SIGNAL = False
 
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); signal.pause()"
 
@@ -72,3 +80,33 @@ def survive(address: tuple[str, int]) -> str:
     except InterruptedError:
         return "late"
     raise AssertionError("not reached")
+
+
+# -- what workers do while their pool is killed -----------------------------------------------------------------------
+
+
+def note_at_end(path: str) -> None:
+    """Be an initializer: have this worker leave a note when it leaves in order."""
+
+    def note() -> None:
+        with open(path, "a") as file:
+            file.write("x")
+
+    Finalize(None, note, exitpriority=1)
+
+
+def start_a_sleeper() -> int:
+    """Start a program, and return its process id."""
+    return subprocess.Popen(["sleep", "600"]).pid
+
+
+def sleep(path: str) -> None:
+    """Tell the pipe of that path, and stay."""
+    Path(path).write_text("x")
+    time.sleep(600)
+
+
+def keep_the_interpreter(path: str) -> None:
+    """The same, while no other thread of this process can run Python."""
+    Path(path).write_text("x")
+    ctypes.PyDLL(None).sleep(600)

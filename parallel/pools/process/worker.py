@@ -3,7 +3,7 @@ The worker's side of a process pool: one call after the other, until the stream 
 
     socket ──▶ message ──▶ each call: function looked up, called ──▶ journal ──▶ one answer for many ──▶ socket
        │
-       └─▶ a watching thread: the pool's process is gone ──▶ this one goes too, whatever it is doing
+       └─▶ a lifeline: the pool's process is gone ──▶ this one goes too, whatever it is doing
 
 Guarantees:
 - Whatever a call raises, SystemExit and KeyboardInterrupt included, ends that call only. So does a function that can't
@@ -12,7 +12,7 @@ Guarantees:
   sent at the end of its message, after `FLUSH`, or when the journal is full, whichever comes first.
 - A worker leaves in order only when it is told to, by the end of the stream: then what multiprocessing runs at the end
   of a process runs, and the standard streams are flushed.
-- Nothing outlives the pool: an idle worker leaves at once when the pool's process dies, a busy one after `GRACE`.
+- Nothing outlives the pool's process, nor what its calls have started: see `lifeline`.
 - It leads a session of its own, so that one signal reaches it and what its calls start: see `killing`.
 - Loaded here is only what calls need: no cloudpickle, no asyncio, no attrs before a call asks for them.
 
@@ -25,10 +25,8 @@ from __future__ import annotations
 import faulthandler
 import marshal
 import os
-import select
 import signal
 import time
-from _thread import start_new_thread
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from contextvars import Context, copy_context
@@ -54,6 +52,7 @@ from parallel.pools.process.board import (
     is_recalled,
 )
 from parallel.pools.process.failures import pack_error
+from parallel.pools.process.lifeline import Lifeline
 from parallel.pools.process.pickling import dumps, loads
 from parallel.pools.process.references import resolve
 from parallel.pools.process.wire import (
@@ -79,9 +78,6 @@ FLUSH: Final = 2_000_000
 """Nanoseconds after which results are sent though the message has not come to its end: so late are they at most."""
 
 _STRINGS: Final = (str, bytes)
-
-GRACE: Final = 0.5
-"""Seconds between the death of the pool's process and that of a busy worker; an idle one needs them to clean up."""
 
 
 T = TypeVar("T")
@@ -143,14 +139,18 @@ def _work(sock: socket, carried: Carried, setup: Setup) -> None:
     _report_crashes()
     enter_worker_process(setup.configuration)
     this.worker = _Sleeper()
-    start_new_thread(_watch, (sock.fileno(),))
+    try:
+        lifeline = Lifeline(sock)
+    except ConnectionError:
+        return
     try:
         if _set_up(sock, setup):
-            Server(sock, board, setup.main_by_value).serve()
+            Server(sock, board, lifeline, setup.main_by_value).serve()
     except ConnectionError:
         pass  # nobody is there any more who wants to know
     finally:
         close_kept()
+        lifeline.untie()
 
 
 def _lead_a_session() -> None:
@@ -179,8 +179,9 @@ def _send(sock: socket, parts: list[Part]) -> None:
 class Server:
     """Runs the calls that come in, and answers."""
 
-    def __init__(self, sock: socket, board: Board, main_by_value: bool) -> None:
+    def __init__(self, sock: socket, board: Board, lifeline: Lifeline, main_by_value: bool) -> None:
         self._sock = sock
+        self._lifeline = lifeline
         self._words = board.words
         self._bytes = board.bytes
         self._main_by_value = main_by_value
@@ -194,13 +195,16 @@ class Server:
 
     def serve(self) -> None:
         """Serve until the stream ends."""
-        sock, inbox = self._sock, Inbox()
+        sock, inbox, lifeline = self._sock, Inbox(), self._lifeline
+        lifeline.loosen()
         while inbox.read(sock):
+            lifeline.tighten()
             while (frame := inbox.cut()) is not None:
                 (number, runs, references), self._large = frame
                 self._functions.update(references)
                 del frame
                 self._run(number, runs)
+            lifeline.loosen()
 
     def _run(self, number: int, runs: list[Any]) -> None:
         """Run the calls of one message, the first of which has that number, and answer."""
@@ -359,12 +363,3 @@ def _report_crashes() -> None:
         faulthandler.enable()
     except (AttributeError, OSError, RuntimeError, ValueError):
         return  # standard error is closed, or no file: there is nowhere to report to
-
-
-def _watch(descriptor: int) -> None:
-    """End this process when the pool's end of the socket is gone."""
-    hangup = select.poll()
-    hangup.register(descriptor, 0)  # no events: then it wakes for a hang-up only
-    hangup.poll()
-    time.sleep(GRACE)
-    os._exit(1)
