@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import signal
 from concurrent.futures.process import BrokenProcessPool
+from textwrap import indent
 
 from parallel.errors import ParallelError
 
@@ -18,19 +19,28 @@ class WorkerDiedError(ParallelError, BrokenProcessPool):
         task: The function that ran, `module:qualname`.
         pid: The worker's process id.
         exit_code: Its exit status; negative for the number of the signal that killed it; None if unknown.
+        last_words: The last lines that Python wrote there to standard error, and the traceback if a signal such as
+            SIGSEGV or SIGABRT killed it; empty if there are none.
     """
 
-    def __init__(self, task: str, pid: int, exit_code: int | None) -> None:
+    def __init__(self, task: str, pid: int, exit_code: int | None, last_words: str = "") -> None:
         self.task = task
         self.pid = pid
         self.exit_code = exit_code
-        super().__init__(task, pid, exit_code)
+        self.last_words = last_words
+        super().__init__(task, pid, exit_code, last_words)
 
     def __str__(self) -> str:
-        return f"worker process {self.pid} {_how(self.exit_code)} while it ran {self.task}"
+        text = f"worker process {self.pid} {how_it_died(self.exit_code)} while it ran {self.task}"
+        return text + quoted(self.last_words)
 
 
-def _how(exit_code: int | None) -> str:
+def quoted(last_words: str) -> str:
+    """Say what a worker wrote last, to be put behind the text of an error; empty if it is."""
+    return f"; the last that it wrote to standard error:\n{indent(last_words, '    ')}" if last_words else ""
+
+
+def how_it_died(exit_code: int | None) -> str:
     """Say how a process ended: `was killed by SIGKILL`, `exited with status 3`."""
     if exit_code is None:
         return "died"

@@ -15,7 +15,7 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, NoReturn
 
-from parallel.pools.process import lifeline
+from parallel.pools.process import last_words, lifeline
 
 if os.environ.get("NO_SIGNALS"):
     lifeline._CAN_SIGNAL = False
@@ -110,3 +110,25 @@ def keep_the_interpreter(path: str) -> None:
     """The same, while no other thread of this process can run Python."""
     Path(path).write_text("x")
     ctypes.PyDLL(None).sleep(600)
+
+
+# -- last words -------------------------------------------------------------------------------------------------------
+
+
+def crash() -> None:
+    """Read where there is nothing."""
+    ctypes.string_at(0)
+
+
+def give_up(*lines: str) -> NoReturn:
+    """Write to standard error, and leave."""
+    print("warned first", file=sys.stderr)
+    for line in lines:
+        print(line, file=sys.stderr)
+    os._exit(3)
+
+
+def type_of_stderr() -> str:
+    """Tell what standard error is."""
+    raw = getattr(getattr(sys.stderr, "buffer", None), "raw", None)
+    return f"{type(sys.stderr).__name__} over {'a tee' if type(raw) is last_words._Tee else type(raw)}"

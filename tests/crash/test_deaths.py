@@ -272,7 +272,7 @@ def test_initializer_dies(tmp_path: Path, method: str) -> None:
     """An initializer that kills its worker breaks the pool after a few tries: no endless respawning."""
     note = tmp_path / "starts"
     pool = ProcessPool(1, method, process_jobs.initializer_that_dies_with_note, (str(note),))
-    with pool, pytest.raises(PoolBrokenError, match="before they were ready, the last with exit code 9"):
+    with pool, pytest.raises(PoolBrokenError, match="before they were ready: the last exited with status 9"):
         pool.submit(jobs.nothing).result(PATIENCE)
     assert len(note.read_text()) == 3
 

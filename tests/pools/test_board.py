@@ -88,6 +88,6 @@ def test_memory_of_a_file_has_no_name(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(board.tempfile, "tempdir", str(tmp_path))
     memory = make_memory()
     assert memory is not None
-    assert os.fstat(memory).st_size == board.SIZE
+    assert os.fstat(memory).st_size == board.WHOLE
     assert list(tmp_path.iterdir()) == []
     os.close(memory)

@@ -6,6 +6,7 @@ The board of a worker: shared memory that says which call it is in, and what it 
            ◀── looks at it: when a call takes long (see `looking`), and when the worker has died
 
     | words of the worker: 8 bytes each | RECALL, on a cache line of its own | journal: length, marshalled result, ... |
+    | the last that it wrote to standard error | the report of its crash |
 
 Guarantees:
 - A call is in exactly one state, whenever its worker is killed: not begun, begun (`STARTED` is its number), or ended
@@ -37,13 +38,28 @@ BASE: Final = 3
 """The number of the journal's first entry; all calls before it have been answered by messages."""
 WRITTEN: Final = 4
 """Where the journal ends, in bytes from the board's beginning. Written after the entry."""
+TOLD: Final = 5
+"""How many bytes of standard error are kept."""
 RECALL: Final = 8
 """`end << 32 | first`, each modulo 2**32: calls from *first* to before *end* are not to be begun; 0: none."""
 
 JOURNAL: Final = 128
 """Where the journal begins."""
 SIZE: Final = 1 << 16
-"""Bytes of a board. A smaller one has the worker send more often, a larger one is memory for nothing."""
+"""
+Bytes of a board up to the end of the journal. A smaller one has the worker send more often, a larger one is memory for
+nothing.
+"""
+TAIL_AT: Final = SIZE
+"""Where that begins which it wrote to standard error last."""
+TAIL: Final = 1 << 12
+"""How many bytes of that are kept."""
+REPORT_AT: Final = TAIL_AT + TAIL
+"""Where the report of a crash begins, at the end, as nothing bounds it."""
+REPORT: Final = 1 << 13
+"""How much of it is read: some eighty frames. What is never written takes no memory."""
+WHOLE: Final = REPORT_AT + REPORT
+"""Bytes of a board."""
 LENGTH: Final = Struct("<I")
 
 SETTLED: Final = 1_000_000
@@ -66,9 +82,9 @@ class Board:
 
     def __init__(self, descriptor: int | None) -> None:
         """Map the memory of *descriptor*, which may be closed then; None: have some that is not shared."""
-        self._memory = None if descriptor is None else mmap.mmap(descriptor, SIZE)
+        self._memory = None if descriptor is None else mmap.mmap(descriptor, WHOLE)
         self.is_shared = self._memory is not None
-        self.bytes = memoryview(bytearray(SIZE) if self._memory is None else self._memory)
+        self.bytes = memoryview(bytearray(WHOLE) if self._memory is None else self._memory)
         self.words = self.bytes[:JOURNAL].cast("Q")
         if self.words[WRITTEN] == 0:
             self.words[WRITTEN] = JOURNAL
@@ -92,6 +108,14 @@ class Board:
         self.words[RECALL] = end << 32 | first
         return True
 
+    def tail(self) -> str:
+        """Return what the worker wrote to standard error last."""
+        return bytes(self.bytes[TAIL_AT : TAIL_AT + min(self.words[TOLD], TAIL)]).decode(errors="replace")
+
+    def report(self) -> str:
+        """Return the report of its crash; empty if there is none."""
+        return bytes(self.bytes[REPORT_AT:]).rstrip(b"\0").decode(errors="replace")
+
     def close(self) -> None:
         """Let go of the memory; nobody may look at it any more."""
         self.words.release()
@@ -114,7 +138,7 @@ def make_memory() -> int | None:
     except OSError:
         return None
     try:
-        os.ftruncate(descriptor, SIZE)
+        os.ftruncate(descriptor, WHOLE)
     except OSError:
         os.close(descriptor)
         return None
@@ -128,25 +152,26 @@ def _make_file() -> int:
 
 
 class Carried:
-    """A board on its way to the process that is being started."""
+    """
+    A board on its way to the process that is being started.
+
+    Attributes:
+        descriptor: Its file, in the worker once it has been opened.
+    """
 
     def __init__(self, descriptor: int | None) -> None:
-        self._descriptor = descriptor
+        self.descriptor = descriptor
         self._sent: list[Any] = []
 
     def __getstate__(self) -> list[Any]:
-        return [] if self._descriptor is None else [reduction.DupFd(self._descriptor)]
+        return [] if self.descriptor is None else [reduction.DupFd(self.descriptor)]
 
     def __setstate__(self, sent: list[Any]) -> None:
-        self._descriptor = None
+        self.descriptor = None
         self._sent = sent
 
     def open(self) -> Board:
         """In the worker: map it."""
         for sent in self._sent:
-            self._descriptor = sent.detach()
-        descriptor, self._descriptor = self._descriptor, None
-        board = Board(descriptor)
-        if descriptor is not None:
-            os.close(descriptor)
-        return board
+            self.descriptor = sent.detach()
+        return Board(self.descriptor)

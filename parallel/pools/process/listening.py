@@ -21,13 +21,14 @@ import time
 from functools import partial
 from typing import Any, Final, cast
 
-from parallel.deaths import WorkerDiedError
+from parallel.deaths import WorkerDiedError, how_it_died, quoted
 from parallel.delivery import settle
 from parallel.outcomes import Outcome
 from parallel.pools.process.books import GUARD_HINT, LOGGER, Books
 from parallel.pools.process.costs import LOOK, Known
 from parallel.pools.process.ears import make_ear
 from parallel.pools.process.hiring import Hiring
+from parallel.pools.process.last_words import last_words
 from parallel.pools.process.looking import Looking
 from parallel.pools.process.peer import Given, Peer
 from parallel.pools.process.reactor import READ, WRITE
@@ -271,10 +272,11 @@ class Listening:
         with books.lock:
             expected = books.roster.strike_off(peer)
         books.killing.bury(peer.target, spare=expected)
-        self._blame_for_death(peer, exit_code)
+        words = last_words(peer.board)
+        self._blame_for_death(peer, exit_code, words)
         peer.board.close()
         if not (peer.ready or peer.killed or expected):
-            self._count_stillborn(exit_code)
+            self._count_stillborn(exit_code, words)
         self._see_to_workers()
 
     def bury_dead(self) -> None:
@@ -298,11 +300,13 @@ class Listening:
                 self._calls.give_back(peer.inflight.pop())
         self._books.drop_if_cancelling()
 
-    def _blame_for_death(self, peer: Peer, exit_code: int | None) -> None:
+    def _blame_for_death(self, peer: Peer, exit_code: int | None, words: str) -> None:
         """End the calls that a dead worker has left: the one that it was in; of an interrupted pool, all."""
+        if not peer.inflight and peer.board.report():  # no error tells of it
+            LOGGER.warning("worker process %d %s between two calls%s", peer.pid, how_it_died(exit_code), quoted(words))
         while peer.inflight:
             name = peer.inflight[0].known.name
-            self._blame(peer, (None, WorkerDiedError(name, peer.pid, exit_code), None))
+            self._blame(peer, (None, WorkerDiedError(name, peer.pid, exit_code, words), None))
 
     def _is_to_blame(self, peer: Peer) -> bool:
         """Tell whether a dead worker was in its first call; or died before that had begun, for the second time."""
@@ -316,12 +320,14 @@ class Listening:
         fields["_unread"] = mark
         return False
 
-    def _count_stillborn(self, exit_code: int | None) -> None:
+    def _count_stillborn(self, exit_code: int | None, words: str) -> None:
         self._stillborn += 1
         if self._stillborn < STILLBORN:
             return
-        reason = f"{STILLBORN} workers in a row died before they were ready, the last with exit code {exit_code}"
-        if not self._books.settings.forks:
+        reason = f"{STILLBORN} workers in a row died before they were ready: the last {how_it_died(exit_code)}"
+        if words:
+            reason += quoted(words)
+        elif not self._books.settings.forks:
             reason += f"; see what they wrote to standard error. If it is about bootstrapping: {GUARD_HINT}"
         self._books.break_down(reason, None)
 

@@ -22,7 +22,6 @@ the board, at which the pool does.
 
 from __future__ import annotations
 
-import faulthandler
 import marshal
 import os
 import signal
@@ -52,6 +51,7 @@ from parallel.pools.process.board import (
     is_recalled,
 )
 from parallel.pools.process.failures import pack_error
+from parallel.pools.process.last_words import tell_last_words
 from parallel.pools.process.lifeline import Lifeline
 from parallel.pools.process.pickling import dumps, loads
 from parallel.pools.process.references import resolve
@@ -136,7 +136,7 @@ def _work(sock: socket, carried: Carried, setup: Setup) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # under fork, a handler of the parent's; and see `killing`
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see `starting.without_interrupts`
-    _report_crashes()
+    tell_last_words(board, carried.descriptor)
     enter_worker_process(setup.configuration)
     this.worker = _Sleeper()
     try:
@@ -356,10 +356,3 @@ def _leave_it_to_the_pool(signum: int, frame: FrameType | None) -> None:
 
     SIG_IGN would do the same here, but also in every program that a call starts.
     """
-
-
-def _report_crashes() -> None:
-    try:
-        faulthandler.enable()
-    except (AttributeError, OSError, RuntimeError, ValueError):
-        return  # standard error is closed, or no file: there is nowhere to report to
