@@ -129,8 +129,10 @@ class Calls:
             return None
         work: Any = run.work
         run.work = None
+        if type(call) is Future:
+            return cast(Packed, work)
         call.__dict__.pop("_unread", None)  # that was in another attempt
-        return cast(Packed, work) if type(call) is Future else Given(0, call, work[0], work[1], run)
+        return Given(0, call, work[0], work[1], run)
 
     def settled_elsewhere(self) -> None:
         """Under the gate: count a call that was cancelled while it waited."""
