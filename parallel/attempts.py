@@ -153,6 +153,7 @@ class Attempt(Run):
     kill: Callable[[], object] | None = None
     cancel_requested = False
     has_started = False
+    _is_rewound = False
     awaited: list[Any] | tuple[()] = ()
     places: Places = _NO_PLACES
     _asked: threading.Event | None = None
@@ -186,8 +187,16 @@ class Attempt(Run):
                 limits.started(cast("Tried", self._future()))
             if self._lane is not None:
                 self._lane.start(self)
+        elif self._is_rewound and self._lane is not None:
+            self._is_rewound = False
+            self._lane.start(self)
         if self.cancel_requested or self._was_given_up:
             self._stop()  # who gave it up may have been too early to do so
+
+    def rewind(self) -> None:
+        """See that its time begins anew when another worker starts it; see `Run.rewind`."""
+        if self._lane is not None and self._lane.stop(self):  # else it is too late for that
+            self._is_rewound = True
 
     def finish(self, outcome: Outcome, here: Dispatcher | None = None, *, may_block: bool = True) -> None:
         """Note that the body has ended; see `Run.finish`."""

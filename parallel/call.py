@@ -67,6 +67,8 @@ class Call(Tried):
         fields["terms"] = terms
         if terms.priority:
             self.priority = terms.priority
+        if terms.idempotent:
+            self.idempotent = True
 
     # -- on the way to a worker -------------------------------------------------------------------------------------
 

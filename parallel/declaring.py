@@ -53,6 +53,8 @@ def task(fn: Any = None, /, **said: Unpack[Said]) -> Any:
         limit: The most calls of this task at a time, in this process.
         rate: The most calls of it that start in a period, such as `100/min`.
         priority: Calls of a higher one start first; 0 is usual.
+        idempotent: Whether it does no harm to run a call twice. One whose worker process died in it is run again then,
+            by another one, before it fails: twice at most, and the time of its attempt begins anew.
         on_success: Called with each value; or its import string. What it raises is logged.
         on_failure: Called with each error, as *on_success*.
 

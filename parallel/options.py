@@ -53,6 +53,7 @@ def _is_integer(value: object) -> bool:
 _pool_name = checked("the name of a pool", lambda name: isinstance(name, str) and name != "", types=str)
 _count = checked("an integer of at least 1", is_count, types=int)
 _integer = checked("an integer", _is_integer, types=int)
+_flag = checked("true or false", lambda value: isinstance(value, bool), types=bool)
 _duration = checked_by(seconds)
 _function = checked(
     "a function, or an import string such as 'package.module:attribute'",
@@ -77,6 +78,7 @@ class TaskOptions:
         limit: The most calls of the task at a time.
         rate: The most calls that start in a period: a `Rate`, or a string such as `100/min`.
         priority: Calls of a higher one run first; 0 is usual.
+        idempotent: Whether a call may be run again whose worker died in it.
         on_success: Called with each value: a function, or its import string.
         on_failure: Called with each error: a function, or its import string.
 
@@ -92,6 +94,7 @@ class TaskOptions:
     limit: int | None = field(default=None, validator=_count)
     rate: Rate | None = field(default=None, converter=_rate, validator=checked_by(rate))
     priority: int | None = field(default=None, validator=_integer)
+    idempotent: bool | None = field(default=None, validator=_flag)
     on_success: OnSuccess | None = field(default=None, validator=_function)
     on_failure: OnFailure | None = field(default=None, validator=_function)
 
@@ -116,6 +119,7 @@ class Said(TypedDict, total=False):
     limit: int | None
     rate: Rate | str | None
     priority: int | None
+    idempotent: bool | None
     on_success: OnSuccess | None
     on_failure: OnFailure | None
 

@@ -35,19 +35,21 @@ class Plan:
 
     Args:
         terms: Under what terms.
-        is_bare: Nothing is said but where they run, and perhaps a timeout.
+        is_bare: Nothing is said but where they run, perhaps a timeout, and whether they may be run again.
 
     Attributes:
         about: What messages call the task, and its pool.
         submits_lightly: Whether making a call only queues it: no code of the user's runs, and nothing blocks.
     """
 
-    __slots__ = ("_is_plain", "_is_short", "_lane", "_launch", "_terms", "about", "submits_lightly")
+    __slots__ = ("_is_idempotent", "_is_plain", "_is_short", "_lane", "_launch", "_terms", "about", "submits_lightly")
 
     def __init__(self, terms: Terms, *, is_bare: bool) -> None:
         self.about = About(terms.name, terms.pool.label)
         self._terms = terms
-        self._is_plain = is_bare and terms.lane is None and terms.pool.gate is None
+        is_plain = is_bare and terms.lane is None and terms.pool.gate is None
+        self._is_plain = is_plain and not terms.idempotent
+        self._is_idempotent = is_plain and terms.idempotent
         # A thread can only be asked to stop, so a timeout alone needs little there.
         self._lane = terms.lane if is_bare and terms.pool.gate is None and terms.pool.has_threads else None
         self._is_short = terms.only_bounds_attempts and terms.pool.gate is None
@@ -84,6 +86,10 @@ class Plan:
         elif self._lane is not None:
             future = TimedFuture((fn, args, kwargs or None, copy_context()), self.about.name, self._lane)
             future.__dict__["_made"] = site
+        elif self._is_idempotent:
+            future = Future((fn, args, kwargs or None, copy_context()))
+            future.__dict__["_made"] = site
+            future.idempotent = True
         elif self._is_short:  # nothing but the pool comes before the worker
             future = Call(self._terms, site, (fn, args, kwargs or None, copy_context()))
             if self._terms.lane is None:

@@ -145,7 +145,7 @@ class Registry:
             pool = self.pool(cast(str, options.pool))
         except UnknownPoolError as error:
             raise UnknownPoolError(error.name, error.known, task) from None
-        is_bare = options == TaskOptions(pool=options.pool, timeout=options.timeout)
+        is_bare = options == TaskOptions(pool=options.pool, timeout=options.timeout, idempotent=options.idempotent)
         return Plan(self._terms(task, pool, options, limits), is_bare=is_bare), pool
 
     def _terms(self, task: str, pool: Pool, options: TaskOptions, limits: LimitsOf) -> Terms:
@@ -161,6 +161,7 @@ class Registry:
                 deadline=options.deadline,
                 retry=options.retry,
                 priority=options.priority or 0,
+                idempotent=bool(options.idempotent),
                 on_success=_function("on_success", options.on_success),
                 on_failure=_function("on_failure", options.on_failure),
             )

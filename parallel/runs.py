@@ -86,6 +86,9 @@ class Run:
         if self.cancel_requested and stop is not None:
             stop()  # who cancelled it was too early to do so
 
+    def rewind(self) -> None:
+        """Note that its worker has died, and that another one is to run the body from its beginning."""
+
     def finish(self, outcome: Outcome, here: Dispatcher | None = None, *, may_block: bool = True) -> None:
         """
         Note that the body has ended.

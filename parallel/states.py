@@ -2,8 +2,8 @@
 The state of a future, and waiting for its end; `futures` adds what may follow the end.
 
 State: the cells of `outcomes`. Besides, `dispatcher` (who runs what follows; it changes only when a future adopts
-another one), `feeds` (the ties through which other futures end this one; dropped at the end) and `priority` (of a call
-in the queue of its pool; the higher, the earlier).
+another one), `feeds` (the ties through which other futures end this one; dropped at the end), `priority` (of a call
+in the queue of its pool; the higher, the earlier) and `idempotent` (a call whose worker died in it may be run again).
 
 Source: the protocol is that of CPython 3.11's `concurrent/futures/_base.py`.
 """
@@ -130,6 +130,7 @@ class State(concurrent.futures.Future[T]):
 
     dispatcher: Dispatcher | None = None
     priority: int = 0
+    idempotent: bool = False
 
     def __init__(self, work: object = BARE, dispatcher: Dispatcher | None = None) -> None:
         """

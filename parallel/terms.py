@@ -114,6 +114,7 @@ class Terms:
         deadline: Seconds that a call may take; None, or infinite: any.
         retry: What is tried again; None: nothing.
         priority: Those with a higher one start first.
+        idempotent: One whose worker died in it may be run again.
         on_success: Called with each value.
         on_failure: Called with each error.
     """
@@ -129,6 +130,7 @@ class Terms:
         deadline: float | None = None,
         retry: Retry | None = None,
         priority: int = 0,
+        idempotent: bool = False,
         on_success: Callable[[Any], object] | None = None,
         on_failure: Callable[[BaseException], object] | None = None,
     ) -> None:
@@ -140,6 +142,7 @@ class Terms:
         self.deadline_lane = None if deadline is None or deadline == inf else TIMER.lane(deadline)
         self.retry = None if retry is None else retry.resolved()
         self.priority = priority
+        self.idempotent = idempotent
         self.on_success = on_success
         self.on_failure = on_failure
         on: object = None if self.retry is None else self.retry.on

@@ -187,6 +187,7 @@ PLANTED = {
             "limit": 2.5,
             "rate": "often",
             "priority": "high",
+            "idempotent": "false",
             "on_success": "shop.done",
             "on_failure": 3,
             "retry": {"on": ["OSErorr"], "atempts": 3, "attempts": 0, "wait_max": math.inf, "wait_exp_base": "2"},
@@ -218,7 +219,7 @@ EXPECTED = [
     "tasks.\"shop.images:*\".pool: no pool named 'haevy' (did you mean 'heavy'?); known: \"\", bare, full, heavy, "
     "list, loop, processes, threads, typo",
     "tasks.\"shop.images:*\".tiemout: unknown option of a task (did you mean 'timeout'?); known: pool, timeout, "
-    "deadline, retry, limit, rate, priority, on_success, on_failure",
+    "deadline, retry, limit, rate, priority, idempotent, on_success, on_failure",
     'tasks."shop.images": expected a name or pattern in quotes, such as "shop.images:resize" or "shop.images:*", '
     "found string 'shop.images'",
     "tasks.\"shop.images\".pool: expected the name of a pool, found string ''",
@@ -229,6 +230,7 @@ EXPECTED = [
     'tasks."shop:c".limit: expected an integer of at least 1, found float 2.5',
     "tasks.\"shop:c\".rate: expected a rate such as '100/min' or '5/2s', found string 'often'",
     "tasks.\"shop:c\".priority: expected an integer, found string 'high'",
+    "tasks.\"shop:c\".idempotent: expected true or false, found string 'false'",
     "tasks.\"shop:c\".on_success: expected a function, or an import string such as 'package.module:attribute', found "
     "string 'shop.done' (did you mean 'shop:done'?)",
     "tasks.\"shop:c\".on_failure: expected a function, or an import string such as 'package.module:attribute', found "
@@ -398,6 +400,7 @@ def configs(draw: st.DrawFn) -> Config:
         limit=st.none() | st.integers(1),
         rate=st.none() | st.builds(Rate, st.integers(1, 999), durations),
         priority=st.none() | st.integers(),
+        idempotent=st.none() | st.booleans(),
         on_failure=import_strings,
     )
     unobserved: list[Unobserved] = ["log", "warn", "raise", "ignore"]

@@ -24,6 +24,7 @@ options = st.builds(
     limit=st.none() | st.integers(1, 3),
     rate=st.none() | st.sampled_from(["1/s", Rate(5, 2)]),
     priority=st.none() | st.integers(-1, 1),
+    idempotent=st.none() | st.booleans(),
     on_success=st.none() | st.sampled_from([print, "shop:sold"]),
     on_failure=st.none() | st.sampled_from([repr, "shop:page"]),
 )
@@ -97,6 +98,7 @@ def test_python_and_toml_say_the_same() -> None:
             "limit": 3,
             "rate": "100/min",
             "priority": -1,
+            "idempotent": True,
             "on_success": "shop:sold",
             "on_failure": "alerts:page",
         }
@@ -108,6 +110,7 @@ def test_python_and_toml_say_the_same() -> None:
         limit=3,
         rate=Rate(100, "1m"),
         priority=-1,
+        idempotent=True,
         on_success="shop:sold",
         on_failure="alerts:page",
     )
@@ -139,6 +142,7 @@ WRONG: list[tuple[str, object, type[Exception], str]] = [
     *(("limit", wrong, TypeError, r"an integer of at least 1, found \S+ .+") for wrong in (True, 2.0, "x", math.inf)),
     *(("rate", wrong, ValueError, r"a rate such as '100/min' or '5/2s', found string .+") for wrong in ("often", "5")),
     *(("rate", wrong, TypeError, r"a rate such as '100/min' or '5/2s', found \S+ .+") for wrong in (5, True, [5])),
+    *(("idempotent", wrong, TypeError, r"true or false, found \S+ .+") for wrong in (1, "yes", [])),
     *(("priority", wrong, TypeError, r"an integer, found \S+ .+") for wrong in (True, 1.0, "high", math.nan)),
     *(
         (name, wrong, error, r"a function, or an import string such as 'package\.module:attribute', found \S+ .+")

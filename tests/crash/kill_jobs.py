@@ -132,3 +132,17 @@ def type_of_stderr() -> str:
     """Tell what standard error is."""
     raw = getattr(getattr(sys.stderr, "buffer", None), "raw", None)
     return f"{type(sys.stderr).__name__} over {'a tee' if type(raw) is last_words._Tee else type(raw)}"
+
+
+# -- run again --------------------------------------------------------------------------------------------------------
+
+
+def sleep_and_die_once(marker: str, seconds: float) -> str:
+    """Take some time; be killed the first time, and say so the second."""
+    time.sleep(seconds)
+    try:
+        Path(marker).touch(exist_ok=False)
+    except FileExistsError:
+        return "second"
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("still here")

@@ -32,14 +32,16 @@ options = TaskOptions(
     limit=3,
     rate="100/min",
     priority=-1,
+    idempotent=True,
     on_success=sold,
     on_failure=page,
 )
 TaskOptions(timeout=2.5, deadline=3, rate=Rate(5, "2s"), on_success="shop:sold", on_failure=lambda error: print(error))
-TaskOptions(timeout=None, retry=None, limit=None, rate=None, priority=None, on_success=None)
+TaskOptions(timeout=None, retry=None, limit=None, rate=None, priority=None, idempotent=None, on_success=None)
 
 # What is read is of one form.
 assert_type(options.timeout, float | None)
+assert_type(options.idempotent, bool | None)
 assert_type(options.rate, Rate | None)
 assert_type(options.retry, Retry | None)
 assert_type(Rate(5, "2s").period, float)

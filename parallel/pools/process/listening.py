@@ -5,8 +5,8 @@ What the reader of a process pool does with what its workers send, and with thei
                     ├──▶ answers: it gets its next message, then the calls are settled
                     ├──▶ calls that it gives back: see `looking`
                     └──▶ its initializer raised: the pool is broken
-           └─▶ end ────▶ dead: what stands in its journal is settled, the call that it was in is blamed, the others are
-                         queued again; replaced if needed
+           └─▶ end ────▶ dead: what stands in its journal is settled, the call that it was in is blamed, or run again if
+                         it may be, the others are queued again; replaced if needed
     sentinel ──────────▶ the same, if a child of the worker holds its socket
 
 All of it runs on the reactor's thread.
@@ -37,6 +37,9 @@ from parallel.pools.process.wire import ANSWERS, BROKEN, HELLO, Frame, Part
 
 STILLBORN: Final = 3
 """Workers in a row that may die before they are ready. One is an accident, and each costs 0.1 s under spawn."""
+
+RERUNS: Final = 2
+"""Times that a call is run again which may be. One death is an accident; if the call is to blame, each costs a worker."""
 
 
 class Listening:
@@ -294,7 +297,7 @@ class Listening:
             self._settle(peer, [marshal.loads(entry) for entry in fresh])
         if self._books.interrupted or not peer.inflight:
             return
-        lost = int(self._is_to_blame(peer))
+        lost = int(self._is_to_blame(peer) and not self._is_run_again(peer))
         with self._dispatching.gate:
             while len(peer.inflight) > lost:
                 self._calls.give_back(peer.inflight.pop())
@@ -319,6 +322,20 @@ class Listening:
             return True  # reading it may be what is deadly
         fields["_unread"] = mark
         return False
+
+    def _is_run_again(self, peer: Peer) -> bool:
+        """Tell whether the call that a dead worker was in may be run by another one."""
+        _, future, known, _, run = peer.inflight[0]
+        if not future.idempotent or future.done() or (run is not None and run.is_over):
+            return False
+        fields = future.__dict__
+        deaths = fields["_deaths"] = fields.get("_deaths", 0) + 1
+        if deaths > RERUNS:
+            return False
+        if run is not None:
+            run.rewind()
+        LOGGER.info("worker process %d died while it ran %s, which is run again", peer.pid, known.name)
+        return True
 
     def _count_stillborn(self, exit_code: int | None, words: str) -> None:
         self._stillborn += 1
