@@ -11,9 +11,9 @@ The engine of a process pool: it takes calls, and has them run by workers.
 Guarantees:
 - Calls start in submission order; one that a worker could not begin is begun by another, perhaps later than some behind
   it. Each future ends, whatever becomes of the workers.
-- A call is begun once. A death costs the call that ran in it. It breaks the pool only if some workers in a row died
-  before they were ready, as then no worker ever will be; or if the initializer raised. Then the queued calls fail,
-  running ones end.
+- A call is begun once, unless it is idempotent. A death costs the call that ran in it. It breaks the pool only if some
+  workers in a row died before they were ready, as then no worker ever will be; if nothing but deaths happens any more
+  (see `crashes`); or if the initializer raised. Then the queued calls fail, running ones end.
 - The caller pickles, and never waits: neither for a lock held by somebody at work, nor for a full socket, nor for a
   worker to start (fork excepted: there all workers are forked by the first submit).
 - Only the sender of a call writes to its worker; what does not fit at once is left to the reader.
@@ -21,8 +21,8 @@ Guarantees:
 - At the end no process, thread or descriptor is left.
 
 The parts: `books` (what they share), `dispatching` (who gets which calls), `leading` (who waits for a call may read its
-answer), `listening` (what becomes of what workers send), `looking` (calls that take long), `hiring` (who starts
-workers).
+answer), `listening` (what becomes of what workers send), `looking` (calls that take long), `killing` (who is ended by
+force), `hiring` (who starts workers).
 
 State, changed under the lock of the books: `_life`, `_opener`, `_watchers`.
 """

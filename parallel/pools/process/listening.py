@@ -11,7 +11,7 @@ What the reader of a process pool does with what its workers send, and with thei
 
 All of it runs on the reactor's thread.
 
-State: `_stillborn` and `has_unburied`, the reader's own.
+State: `_stillborn`, `_answered` and `has_unburied`, the reader's own.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from parallel.delivery import settle
 from parallel.outcomes import Outcome
 from parallel.pools.process.books import GUARD_HINT, LOGGER, Books
 from parallel.pools.process.costs import LOOK, Known
+from parallel.pools.process.crashes import PERIOD, Crashes
 from parallel.pools.process.ears import make_ear
 from parallel.pools.process.hiring import Hiring
 from parallel.pools.process.last_words import last_words
@@ -39,7 +40,7 @@ STILLBORN: Final = 3
 """Workers in a row that may die before they are ready. One is an accident, and each costs 0.1 s under spawn."""
 
 RERUNS: Final = 2
-"""Times that a call is run again which may be. One death is an accident; if the call is to blame, each costs a worker."""
+"""Times that a call is run again which may be. One death is an accident; more are deaths of workers, for one call."""
 
 
 class Listening:
@@ -66,6 +67,8 @@ class Listening:
         self._known = known
         self._see_to_workers = hiring.see_to_workers
         self._stillborn = 0  # workers in a row that died before their hello
+        self._crashes = Crashes()
+        self._answered = 0  # calls, by workers that are no more
         self.looking = Looking(books, self._settle, hiring.see_to_workers)
         self.has_unburied = False
         books.watch = self.watch
@@ -274,12 +277,17 @@ class Listening:
         exit_code = peer.bury()
         with books.lock:
             expected = books.roster.strike_off(peer)
+        self._answered += peer.ended
         books.killing.bury(peer.target, spare=expected)
         words = last_words(peer.board)
-        self._blame_for_death(peer, exit_code, words)
+        error = self._blame_for_death(peer, exit_code, words)
         peer.board.close()
-        if not (peer.ready or peer.killed or expected):
-            self._count_stillborn(exit_code, words)
+        if not (peer.killed or expected):
+            how = how_it_died(exit_code) + quoted(words)
+            if peer.ready:
+                self._count_crash(how, error)
+            else:
+                self._count_stillborn(how, known=bool(words))
         self._see_to_workers()
 
     def bury_dead(self) -> None:
@@ -303,13 +311,16 @@ class Listening:
                 self._calls.give_back(peer.inflight.pop())
         self._books.drop_if_cancelling()
 
-    def _blame_for_death(self, peer: Peer, exit_code: int | None, words: str) -> None:
+    def _blame_for_death(self, peer: Peer, exit_code: int | None, words: str) -> WorkerDiedError | None:
         """End the calls that a dead worker has left: the one that it was in; of an interrupted pool, all."""
+        error = None
         if not peer.inflight and peer.board.report():  # no error tells of it
             LOGGER.warning("worker process %d %s between two calls%s", peer.pid, how_it_died(exit_code), quoted(words))
         while peer.inflight:
             name = peer.inflight[0].known.name
-            self._blame(peer, (None, WorkerDiedError(name, peer.pid, exit_code, words), None))
+            error = WorkerDiedError(name, peer.pid, exit_code, words)
+            self._blame(peer, (None, error, None))
+        return error
 
     def _is_to_blame(self, peer: Peer) -> bool:
         """Tell whether a dead worker was in its first call; or died before that had begun, for the second time."""
@@ -337,14 +348,20 @@ class Listening:
         LOGGER.info("worker process %d died while it ran %s, which is run again", peer.pid, known.name)
         return True
 
-    def _count_stillborn(self, exit_code: int | None, words: str) -> None:
+    def _count_crash(self, how: str, error: WorkerDiedError | None) -> None:
+        books = self._books
+        answered = self._answered + sum(peer.ended for peer in books.roster.everybody())
+        many = self._crashes.count(time.monotonic(), answered, cost_a_call=error is not None)
+        if many:
+            cause = None if error is None else WorkerDiedError(*error.args)
+            books.break_down(f"{many} workers died within {PERIOD:g} s, and no call ended: the last {how}", cause)
+
+    def _count_stillborn(self, how: str, *, known: bool) -> None:
         self._stillborn += 1
         if self._stillborn < STILLBORN:
             return
-        reason = f"{STILLBORN} workers in a row died before they were ready: the last {how_it_died(exit_code)}"
-        if words:
-            reason += quoted(words)
-        elif not self._books.settings.forks:
+        reason = f"{STILLBORN} workers in a row died before they were ready: the last {how}"
+        if not (known or self._books.settings.forks):
             reason += f"; see what they wrote to standard error. If it is about bootstrapping: {GUARD_HINT}"
         self._books.break_down(reason, None)
 
