@@ -11,10 +11,12 @@ import socket
 import subprocess
 import sys
 import time
+from multiprocessing import forkserver
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, NoReturn
 
+from parallel import ProcessPool
 from parallel.pools.process import last_words, lifeline
 
 if os.environ.get("NO_SIGNALS"):
@@ -49,6 +51,15 @@ def linger_with_a_child(address: tuple[str, int], *, stubborn: bool = False, dea
             os.kill(os.getpid(), signal.SIGKILL)
         while True:
             signal.pause()
+
+
+def linger_with_a_pool(address: tuple[str, int]) -> None:
+    """Start a pool, arrive with the ids of its worker and its fork server, and stay."""
+    pool = ProcessPool(1, "forkserver")
+    worker = pool.submit(os.getpid).result()
+    keep = pool.submit(time.sleep, 600)
+    with arrive(address, worker, forkserver._forkserver._forkserver_pid):
+        keep.result()
 
 
 def ignore_terms(address: tuple[str, int]) -> None:

@@ -203,6 +203,16 @@ def test_children_of_a_dead_worker(post: Post, signals: str, stubborn: bool, met
         assert is_gone(child)
 
 
+def test_pools_of_a_killed_call(post: Post) -> None:
+    """So do the workers of a pool that the call has, which lead sessions of their own, and its fork server."""
+    with ProcessPool(1) as pool:
+        future = pool.submit(kill_jobs.linger_with_a_pool, post.address)
+        pids = post.arrived()
+        assert len(pids) == 3
+        assert future.cancel(running=True)
+        assert all(is_gone(pid) for pid in pids)
+
+
 def test_workers_have_no_terminal() -> None:
     """Each leads a session, so that nothing that a call starts is stopped for reading the terminal."""
     with ProcessPool(1) as pool:
@@ -284,6 +294,21 @@ def test_no_handle_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(24, "too many open files")
 
     monkeypatch.setattr(killing, "open_handle", refuse)
+    with ProcessPool(1) as pool:
+        worker = pool.submit(jobs.pid).result(PATIENCE)
+        future = pool.submit(select.select, [], [], [], PATIENCE)
+        wait_until(future.running)
+        assert future.cancel(running=True)
+        assert is_gone(worker)
+
+
+def test_half_a_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor where a sandbox lets handles be opened, but not used."""
+
+    def refuse(handle: int, number: int, flags: int = 0) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(killing, "_send_by_handle", refuse)
     with ProcessPool(1) as pool:
         worker = pool.submit(jobs.pid).result(PATIENCE)
         future = pool.submit(select.select, [], [], [], PATIENCE)

@@ -115,9 +115,17 @@ def _open(pid: int) -> int | None:
     if open_handle is None:
         return None
     try:
-        return open_handle(pid)
+        handle = open_handle(pid)
     except OSError:  # it is dead already; or there are no descriptors left, or the system forbids it
         return None
+    try:
+        _send_by_handle(handle, 0)
+    except ProcessLookupError:
+        pass  # dead by now
+    except OSError:  # some sandboxes have one half of it only
+        os.close(handle)
+        return None
+    return handle
 
 
 def _send_by_handle(handle: int, number: int, flags: int = 0) -> None:
@@ -183,6 +191,8 @@ class Killing:
 
     def all_due(self) -> float:
         """Kill those whose grace is over; return the seconds until that of the next is, infinity if there is none."""
+        if not self._due:
+            return math.inf
         now = time.monotonic()
         for target, due in list(self._due.items()):
             if due > now:

@@ -6,6 +6,8 @@ Kind `process`: runs calls in child processes, at most `max_workers` at a time.
 Guarantees:
 - Calls start in submission order and finish in any order. A worker is started only when none is free.
 - A worker that dies costs the call that it ran, which fails with `WorkerDiedError`; the pool goes on.
+- A call that is ended by force, by its timeout or `cancel(running=True)`, costs its worker only, which is replaced at
+  once. Processes that it has started are ended as well, unless they lead a session of their own.
 - What can't travel fails its own call with `SerializationError`.
 - `shutdown()` may be called twice; with wait=True every worker has exited on return.
 
