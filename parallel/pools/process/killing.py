@@ -134,6 +134,8 @@ def _send_by_handle(handle: int, number: int, flags: int = 0) -> None:
 
 
 def _exists(pid: int) -> bool:
+    if not hasattr(os, "killpg"):
+        return False  # Windows, where a 0 would be a Ctrl-C; who asks there knows the exit code
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
