@@ -312,6 +312,10 @@ class Staff(Engine):
         """Kill the worker that runs the call of *future*, from any thread; nothing happens if none does any more."""
         self._reactor.tell(partial(self._listening.looking.kill, future))
 
+    def ask(self, future: Future[Any]) -> None:
+        """Tell the worker that runs the call of *future*, from any thread, that it is to stop; if one does still."""
+        self._reactor.tell(partial(self._listening.looking.ask, future))
+
     def _kill_busy(self) -> None:
         """On the reader, so that no process is hit that has been buried."""
         for peer in list(self._roster.staff):

@@ -86,13 +86,14 @@ class ProcessPool(HandingPool):
         check_initializer(initializer)
         self._max_workers = check_workers(max_workers, cpus())
         self._context = _context(mp_context)
-        self._setup = Setup(initializer, initargs, not main_is_importable(), configuration)
         self._max_tasks = _check_tasks(max_tasks_per_child)
+        self._setup = Setup(initializer, initargs, not main_is_importable(), configuration)
         super().__init__(name, callbacks, max_pending, on_full)
 
     def _new_engine(self) -> Staff:
         thread_name = f"parallel-{self.name or 'process'}"
         self._handed = Tally()
+        self._setup.label = self.label
         self._staff = Staff(
             Settings(self.label, thread_name, self._max_workers, self._context, self._setup, self._max_tasks)
         )
@@ -108,7 +109,7 @@ class ProcessPool(HandingPool):
         handing = super().handing(tally)
         if handing.kill is None:
             staff = self._staff
-            handing.lead, handing.kill = staff.lead, staff.kill
+            handing.lead, handing.kill, handing.ask = staff.lead, staff.kill, staff.ask
         return handing
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:

@@ -4,12 +4,14 @@ The wire between a pool and one of its workers: frames on a stream socket.
     | two lengths | marshalled: many calls, or many answers | one large payload, or nothing |     one frame
 
     from      marshalled
-    pool      (first number, [function, [item, ...], function, [item, ...]], [(function, its reference), ...])
+    pool      (first number, [function, [item, ...], function, [item, ...]], [(function, its reference), ...], facts)
+    pool      (number, None, None, None)  the call of that number is to stop
     worker    (ANSWERS, first number, [result, ...], [function, calls, nanoseconds, ...])
     worker    (HELLO,)                    ready for calls
     worker    (BROKEN, error, words)      the initializer failed; see `failures`
     worker    (RETURNED, number)          calls from that number on are given back: see `looking`
 
+    facts     None                        about a call that travels alone: (id, attempt, moment of its deadline or None)
     item      a tuple of atoms            the arguments themselves
               bytes                       (args, kwargs), pickled; if no reference was sent, the first of args is the
                                           function, pickled

@@ -28,13 +28,17 @@ import select
 import signal
 import time
 from _thread import start_new_thread
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from contextvars import Context, copy_context
+from importlib import import_module
+from selectors import EVENT_READ, BaseSelector, DefaultSelector
 from socket import socket
+from threading import TIMEOUT_MAX
 from types import CoroutineType, FrameType
-from typing import Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from parallel.context import enter_worker_process, plain_function, this
+from parallel.context import WITHIN, enter_worker_process, name_of, plain_function, this
 from parallel.coroutines import run_coroutine
 from parallel.kept import close_kept
 from parallel.pools.process.board import (
@@ -67,11 +71,15 @@ from parallel.pools.process.wire import (
     SMALL,
     UNREADABLE,
     UNSENDABLE,
+    Frame,
     Inbox,
     Part,
     keep_from_forks,
     pack,
 )
+
+if TYPE_CHECKING:
+    from parallel.pools.process.inside import Inside
 
 FLUSH: Final = 2_000_000
 """Nanoseconds after which results are sent though the message has not come to its end: so late are they at most."""
@@ -103,12 +111,13 @@ class Setup:
         self._load: Callable[[], Any] = lambda: (initializer, initargs)
         self.main_by_value = main_by_value
         self.configuration = configuration
+        self.label = ""  # what messages call the pool
 
-    def __getstate__(self) -> tuple[bytes, bool, bytes | None]:
-        return dumps(self._load(), self.main_by_value), self.main_by_value, self.configuration
+    def __getstate__(self) -> tuple[bytes, bool, bytes | None, str]:
+        return dumps(self._load(), self.main_by_value), self.main_by_value, self.configuration, self.label
 
-    def __setstate__(self, state: tuple[bytes, bool, bytes | None]) -> None:
-        packed, self.main_by_value, self.configuration = state
+    def __setstate__(self, state: tuple[bytes, bool, bytes | None, str]) -> None:
+        packed, self.main_by_value, self.configuration, self.label = state
         self._load = lambda: loads(packed)
 
     def run(self) -> None:
@@ -138,11 +147,12 @@ def _work(sock: socket, carried: Carried, setup: Setup) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see `starting.without_interrupts`
     _report_crashes()
     enter_worker_process(setup.configuration)
-    this.worker = _Sleeper()
+    server = Server(sock, board, setup)
+    this.worker = _Sleeper(server)
     start_new_thread(_watch, (sock.fileno(),))
     try:
         if _set_up(sock, setup):
-            Server(sock, board, setup.main_by_value).serve()
+            server.serve()
     except ConnectionError:
         pass  # nobody is there any more who wants to know
     finally:
@@ -168,11 +178,21 @@ def _send(sock: socket, parts: list[Part]) -> None:
 class Server:
     """Runs the calls that come in, and answers."""
 
-    def __init__(self, sock: socket, board: Board, main_by_value: bool) -> None:
+    def __init__(self, sock: socket, board: Board, setup: Setup) -> None:
         self._sock = sock
+        self._inbox = Inbox()
+        self._frames: deque[Frame] = deque()  # read, and not seen to
+        self._asked: set[int] = set()  # calls that are to stop
+        self._function: int | None = None  # that of the present call; None: none has come
+        self._by_value: Any = None  # if it came by value
+        self._facts: tuple[int, int, float | None] | None = None  # about the present call
+        self._selector: BaseSelector | None = None  # for what comes while a call runs
+        self._has_ended = False  # the stream, in the middle of a call
+        self._inside: Inside | None = None  # the run of the present call, or of an earlier one
         self._words = board.words
         self._bytes = board.bytes
-        self._main_by_value = main_by_value
+        self._label = setup.label
+        self._main_by_value = setup.main_by_value
         self._functions: dict[int, Any] = {}  # by their numbers: the function, or its reference
         self._large: Part = b""  # what comes with the present message
         self._results: list[Any] = []  # not sent yet
@@ -183,17 +203,29 @@ class Server:
 
     def serve(self) -> None:
         """Serve until the stream ends."""
-        sock, inbox = self._sock, Inbox()
-        while inbox.read(sock):
-            while (frame := inbox.cut()) is not None:
-                (number, runs, references), self._large = frame
+        frames = self._frames
+        while self._receive():
+            while frames:
+                (number, runs, references, self._facts), self._large = frames.popleft()
                 self._functions.update(references)
-                del frame
                 self._run(number, runs)
+
+    def _receive(self) -> bool:
+        """Read once; False at the end of the stream, which may have come earlier."""
+        if self._has_ended or not self._inbox.read(self._sock):
+            return False
+        while (frame := self._inbox.cut()) is not None:
+            if frame[0][1] is None:
+                self._asked.add(frame[0][0])
+            else:
+                self._frames.append(frame)
+        return True
 
     def _run(self, number: int, runs: list[Any]) -> None:
         """Run the calls of one message, the first of which has that number, and answer."""
         self._flushed_at = time.monotonic_ns()
+        if self._asked:
+            self._asked = {one for one in self._asked if one >= number}
         self._empty_journal(number)
         left = sum(map(len, runs[1::2]))
         for index in range(0, len(runs), 2):
@@ -208,6 +240,7 @@ class Server:
     def _run_all(self, function: int, items: list[Any], number: int, left: int) -> bool:
         """Run calls of one function, after which *left* of others come; False if the pool wants the rest back."""
         words, call = self._words, self._call
+        self._function = function
         begun = now = time.monotonic_ns()
         last = number + len(items) - 1 + left
         first = number
@@ -238,6 +271,8 @@ class Server:
         problem = NOT_FOUND
         try:
             context = copy_context()
+            if self._facts is not None and self._facts[2] is not None:
+                context.run(_enter_deadline, self._facts[2])
             fn: Any = self._functions.get(function)
             if type(fn) is bytes:
                 fn = self._functions[function] = resolve(fn)
@@ -253,6 +288,7 @@ class Server:
                 if fn is None:
                     problem = NOT_FOUND
                     fn, args = loads(args[0]), args[1:]
+                    self._by_value = fn
                 item = args
                 problem = FAILED
                 value = context.run(fn, *args, **kwargs)
@@ -267,6 +303,53 @@ class Server:
         except BaseException as error:  # each is an answer; this process goes on
             self._left_behind = item, error
             return (problem, *pack_error(error, self._main_by_value))
+
+    # -- what a function asks about its call --------------------------------------------------------------------------
+
+    def inside(self) -> Any:
+        """Return the run of the present call; None: no call has come."""
+        if self._function is None:
+            return None
+        number = self._words[STARTED]
+        if self._inside is None or self._inside.number_here != number:
+            function = self._functions.get(self._function, self._by_value)
+            room = _inside_room()
+            facts = self._facts or (os.getpid() << 32 | number, 1, None)
+            about = room.About(name_of(function), self._label)
+            self._inside = room.Inside(self, number, about, room.Facts(*facts))
+        return self._inside
+
+    def is_asked(self, number: int) -> bool:
+        """Tell whether the call of that number is to stop."""
+        self._look(0)
+        return number in self._asked
+
+    def pause(self, number: int, seconds: float) -> bool:
+        """Wait so long, or until that call is to stop: then the answer is True."""
+        end = time.monotonic() + min(max(seconds, 0), TIMEOUT_MAX)
+        while not self.is_asked(number):
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            if self._has_ended:
+                time.sleep(left)
+            else:
+                self._look(left)
+        return True
+
+    def _look(self, seconds: float) -> None:
+        """Read what the pool has sent meanwhile; if nothing is there, wait so long for it."""
+        if self._has_ended:
+            return
+        if self._selector is None:
+            self._selector = DefaultSelector()
+            self._selector.register(self._sock, EVENT_READ)
+        while self._selector.select(seconds) and not self._has_ended:
+            seconds = 0
+            try:
+                self._has_ended = not self._receive()
+            except ConnectionError:
+                self._has_ended = True
 
     def _write_down(self, result: Any) -> bool:
         """Write a result into the journal; False if there is no room."""
@@ -314,7 +397,18 @@ class Server:
 class _Sleeper:
     """How a worker process waits for a future of some pool of its own: it sleeps, and its place stays empty."""
 
-    running: Any = None
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._set: Any = None  # what runs here besides the calls of the pool
+
+    @property
+    def running(self) -> Any:
+        """What it runs now."""
+        return self._server.inside() if self._set is None else self._set
+
+    @running.setter
+    def running(self, running: Any) -> None:
+        self._set = None if running is self._server.inside() else running
 
     def wait(self, future: Any, timeout: float | None) -> bool:
         return bool(future.sleep(timeout))
@@ -333,6 +427,16 @@ class _Sleeper:
 
     def come_back(self) -> None:
         """It was not replaced."""
+
+
+def _enter_deadline(moment: float) -> None:
+    """In the context of a call: have what it calls end by then."""
+    WITHIN.set(_inside_room().within_deadline(moment))
+
+
+def _inside_room() -> Any:
+    """Return the room of what a function asks about its call, 20 ms of loading that most workers do without."""
+    return import_module("parallel.pools.process.inside")
 
 
 def _leave_it_to_the_pool(signum: int, frame: FrameType | None) -> None:
