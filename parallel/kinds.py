@@ -54,6 +54,7 @@ _start_method = checked(
     lambda value: did_you_mean(value, _START_METHODS),
 )
 _on_full = [one_of(("block", "raise", "run")), _not_alone]
+_nested = one_of(("inline", "thread", "error"))
 _on_full_of_loop = [
     one_of(("block", "raise"), "; a coroutine can't run on its caller, as calls of the kinds thread and process can"),
     _not_alone,
@@ -125,6 +126,10 @@ class ProcessConfig(PoolConfig):
         max_tasks_per_child: Calls that a process runs before a fresh one replaces it, None for no limit.
         max_pending: The most calls that wait for a process, None for no limit.
         on_full: What a submission does when so many wait: it blocks, raises, or runs the call itself; None blocks.
+        forward_logs: Whether the log records of the processes arrive in the program's own logging; None if that has
+            been set up when a process starts.
+        nested: What the pool is in a worker process: its calls run inline, on the thread that makes them; or on
+            threads, as many as it may have processes; or it is an error to ask for it.
     """
 
     kind: ClassVar[str] = "process"
@@ -135,6 +140,14 @@ class ProcessConfig(PoolConfig):
     max_tasks_per_child: int | None = field(default=None, validator=_count)
     max_pending: int | None = field(default=None, validator=_count)
     on_full: Literal["block", "raise", "run"] | None = field(default=None, validator=_on_full)
+    forward_logs: bool | None = None
+    nested: Literal["inline", "thread", "error"] = field(default="inline", validator=_nested)
+
+    def arguments(self) -> dict[str, object]:
+        """Give those of the constructor, which knows nothing of nesting; see `PoolConfig.arguments`."""
+        said = super().arguments()
+        said.pop("nested", None)
+        return said
 
 
 @frozen

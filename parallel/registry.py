@@ -31,8 +31,9 @@ from parallel import context
 from parallel.checks import key_path
 from parallel.config import Config, PoolConfig, Unobserved, cpus
 from parallel.context import WITHIN, Dispatcher, Within, entered, registry_source
-from parallel.errors import ConfigError, PoolShutdownError, UnknownPoolError
+from parallel.errors import ConfigError, NestedPoolError, PoolShutdownError, UnknownPoolError
 from parallel.imports import imported
+from parallel.kinds import ProcessConfig
 from parallel.limits import Limits
 from parallel.options import Rate, TaskOptions
 from parallel.plans import Plan
@@ -307,16 +308,31 @@ def _read(source: str | os.PathLike[str] | Mapping[str, object]) -> Config:
 
 
 def _make(name: str, config: PoolConfig, callbacks: Callable[[], Crew], whole: Config) -> Pool:
-    """Make the pool that *config*, of the *whole*, describes; in a worker process, inline instead of more processes."""
-    kind = "inline" if config.kind == "process" and context.in_worker_process else config.kind
+    """
+    Make the pool that *config*, of the *whole*, describes.
+
+    Raises:
+        NestedPoolError: It is one of processes, this is a worker process, and its configuration forbids that.
+    """
+    kind, arguments = config.kind, config.arguments()
+    if isinstance(config, ProcessConfig) and context.in_worker_process:
+        kind, arguments = _nested(name, config)
     module, _, attribute = KINDS[kind].partition(":")
     make: Callable[..., Pool] = getattr(import_module(module), attribute)
-    arguments = config.arguments() if kind == config.kind else {}
     if isinstance(initializer := arguments.get("initializer"), str):
         arguments["initializer"] = _resolved(initializer, f"pools.{name}.initializer", whole.source)
     if kind == "process":
         arguments["configuration"] = pickle.dumps(whole)
     return make(**arguments, name=name, callbacks=cast(Dispatcher, _LateCallbacks(callbacks)))
+
+
+def _nested(name: str, config: ProcessConfig) -> tuple[str, dict[str, object]]:
+    """Return what a pool of processes is in a worker process: the kind, and the arguments of its constructor."""
+    if config.nested == "error":
+        raise NestedPoolError(name)
+    if config.nested == "inline":
+        return "inline", {}
+    return "thread", {"max_workers": config.arguments().get("max_workers") or cpus()}
 
 
 def _resolved(import_string: str, key: str, source: str) -> object:

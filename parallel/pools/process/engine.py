@@ -292,6 +292,7 @@ class Staff(Engine):
                 while self._life is not Life.GONE:
                     self._quiet.wait()
             self._reactor.join()
+            self._books.relay.wait()
         except KeyboardInterrupt:  # whoever interrupts this wait does not want to wait for what runs
             self.close(True)
             self.interrupt()

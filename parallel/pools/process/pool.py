@@ -31,6 +31,7 @@ from parallel.pools.base import check_initializer, check_workers
 from parallel.pools.handing import Handing, HandingPool, Tally
 from parallel.pools.process.books import Settings
 from parallel.pools.process.engine import Staff
+from parallel.pools.process.logs import levels_now
 from parallel.pools.process.packing import Packed
 from parallel.pools.process.pickling import main_is_importable
 from parallel.pools.process.worker import Setup, run_chunk
@@ -58,6 +59,8 @@ class ProcessPool(HandingPool):
         on_full: What becomes of one more: its caller waits (`block`), gets a `PoolFullError` (`raise`) or runs it
             itself, in its own process (`run`).
         name: The pool's name, for messages.
+        forward_logs: Whether the log records of the workers are handled by the loggers of this process, as they are
+            when a worker starts. None: if one of these has a handler then; else a worker logs as any process does.
         callbacks: Who runs what follows a call; None: the registry's callback threads.
         configuration: For registries: their `Config`, pickled, which the workers' default registry has too. None:
             they find their own.
@@ -80,6 +83,7 @@ class ProcessPool(HandingPool):
         max_pending: int | None = None,
         on_full: OnFull = "block",
         name: str = "",
+        forward_logs: bool | None = None,
         callbacks: Dispatcher | None = None,
         configuration: bytes | None = None,
     ) -> None:
@@ -87,7 +91,8 @@ class ProcessPool(HandingPool):
         self._max_workers = check_workers(max_workers, cpus())
         self._context = _context(mp_context)
         self._max_tasks = _check_tasks(max_tasks_per_child)
-        self._setup = Setup(initializer, initargs, not main_is_importable(), configuration)
+        levels = partial(levels_now, forward_logs)
+        self._setup = Setup(initializer, initargs, not main_is_importable(), configuration, levels)
         super().__init__(name, callbacks, max_pending, on_full)
 
     def _new_engine(self) -> Staff:

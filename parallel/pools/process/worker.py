@@ -26,15 +26,17 @@ import marshal
 import os
 import select
 import signal
+import sys
 import time
 from _thread import start_new_thread
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from contextvars import Context, copy_context
 from importlib import import_module
 from selectors import EVENT_READ, BaseSelector, DefaultSelector
 from socket import socket
-from threading import TIMEOUT_MAX
+from threading import TIMEOUT_MAX, RLock
 from types import CoroutineType, FrameType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -64,6 +66,7 @@ from parallel.pools.process.wire import (
     BROKEN,
     FAILED,
     HELLO,
+    LOG,
     LONG,
     NOT_FOUND,
     RESULT,
@@ -80,6 +83,7 @@ from parallel.pools.process.wire import (
 
 if TYPE_CHECKING:
     from parallel.pools.process.inside import Inside
+    from parallel.pools.process.logs import Levels
 
 FLUSH: Final = 2_000_000
 """Nanoseconds after which results are sent though the message has not come to its end: so late are they at most."""
@@ -107,18 +111,23 @@ class Setup:
         initargs: tuple[Any, ...],
         main_by_value: bool,
         configuration: bytes | None,
+        levels: Callable[[], Levels | None],
     ) -> None:
         self._load: Callable[[], Any] = lambda: (initializer, initargs)
         self.main_by_value = main_by_value
         self.configuration = configuration
         self.label = ""  # what messages call the pool
+        self.levels = levels
 
-    def __getstate__(self) -> tuple[bytes, bool, bytes | None, str]:
-        return dumps(self._load(), self.main_by_value), self.main_by_value, self.configuration, self.label
+    def __getstate__(self) -> tuple[Any, ...]:
+        levels = self.levels()
+        plain = None if levels is None else tuple(levels)  # to load its type would load logging
+        return dumps(self._load(), self.main_by_value), self.main_by_value, self.configuration, self.label, plain
 
-    def __setstate__(self, state: tuple[bytes, bool, bytes | None, str]) -> None:
-        packed, self.main_by_value, self.configuration, self.label = state
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        packed, self.main_by_value, self.configuration, self.label, levels = state
         self._load = lambda: loads(packed)
+        self.levels = lambda: levels
 
     def run(self) -> None:
         """Call the initializer; what it raises comes out."""
@@ -147,11 +156,13 @@ def _work(sock: socket, carried: Carried, setup: Setup) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see `starting.without_interrupts`
     _report_crashes()
     enter_worker_process(setup.configuration)
-    server = Server(sock, board, setup)
+    outlet = Outlet(sock)
+    _prepare_streams(outlet, setup)
+    server = Server(sock, outlet, board, setup)
     this.worker = _Sleeper(server)
     start_new_thread(_watch, (sock.fileno(),))
     try:
-        if _set_up(sock, setup):
+        if _set_up(outlet, setup):
             server.serve()
     except ConnectionError:
         pass  # nobody is there any more who wants to know
@@ -159,27 +170,71 @@ def _work(sock: socket, carried: Carried, setup: Setup) -> None:
         close_kept()
 
 
-def _set_up(sock: socket, setup: Setup) -> bool:
+def _prepare_streams(outlet: Outlet, setup: Setup) -> None:
+    """Have what this process prints, and logs, come out in one piece, and soon."""
+    with suppress(AttributeError, OSError, ValueError):  # it may be closed, or anything
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # if it is a text stream, as is usual
+    levels = setup.levels()
+    if levels is not None:
+        # Its room loads `logging`, which takes 4 ms.
+        logs = import_module("parallel.pools.process.logs")
+        logs.install(logs.Levels(*levels), setup.main_by_value, outlet.send_record)
+
+
+def _set_up(outlet: Outlet, setup: Setup) -> bool:
     """Run the initializer and say hello, or why not."""
     try:
         setup.run()
     except BaseException as error:  # whatever it is, the pool has to tell whoever waits
-        _send(sock, pack((BROKEN, *pack_error(error, setup.main_by_value))))
+        outlet.send(pack((BROKEN, *pack_error(error, setup.main_by_value))))
         return False
-    _send(sock, pack((HELLO,)))
+    outlet.send(pack((HELLO,)))
     return True
 
 
-def _send(sock: socket, parts: list[Part]) -> None:
-    for part in parts:
-        sock.sendall(part)
+class Outlet:
+    """
+    The worker's end of the stream, where frames go out, one after the other, whoever sends them.
+
+    State: `_waiting`, guarded by `_lock`, which is re-entrant: a signal handler may log while a frame goes out.
+    """
+
+    def __init__(self, sock: socket) -> None:
+        self._sock = sock
+        self._lock = RLock()
+        self._waiting: deque[list[Part]] = deque()
+        self._is_sending = False
+
+    def send(self, frame: list[Part]) -> None:
+        """
+        Send a frame; one that comes in the middle of another, after that.
+
+        Raises:
+            ConnectionError: Nobody is on the other end.
+        """
+        with self._lock:
+            self._waiting.append(frame)
+            if self._is_sending:
+                return
+            self._is_sending = True
+            try:
+                while self._waiting:
+                    for part in self._waiting.popleft():
+                        self._sock.sendall(part)
+            finally:
+                self._is_sending = False
+
+    def send_record(self, record: bytes) -> None:
+        """Send a log record, pickled; as `send`."""
+        self.send(pack((LOG, record)))
 
 
 class Server:
     """Runs the calls that come in, and answers."""
 
-    def __init__(self, sock: socket, board: Board, setup: Setup) -> None:
+    def __init__(self, sock: socket, outlet: Outlet, board: Board, setup: Setup) -> None:
         self._sock = sock
+        self._send = outlet.send
         self._inbox = Inbox()
         self._frames: deque[Frame] = deque()  # read, and not seen to
         self._asked: set[int] = set()  # calls that are to stop
@@ -372,7 +427,7 @@ class Server:
             if isinstance(last, tuple) and last[0] == RESULT and len(cast(bytes, last[1])) >= SMALL:
                 large = cast(bytes, last[1])
                 results[-1] = (RESULT, None)
-            _send(self._sock, pack((ANSWERS, following - len(results), results, spent), large))
+            self._send(pack((ANSWERS, following - len(results), results, spent), large))
             self._results, self._spent = [], []
         self._empty_journal(following)
 
@@ -387,7 +442,7 @@ class Server:
         self._words[STARTED] = number - 1
         self._flush(number)
         self._left_behind = None
-        _send(self._sock, pack((RETURNED, number)))
+        self._send(pack((RETURNED, number)))
 
     def _note_cost(self, function: int, calls: int, nanoseconds: int) -> None:
         if calls:
