@@ -261,9 +261,13 @@ class Server:
         frames = self._frames
         while self._receive():
             while frames:
-                (number, runs, references, self._facts), self._large = frames.popleft()
+                (number, runs, references, facts), self._large = frames.popleft()
                 self._functions.update(references)
-                self._run(number, runs)
+                self._facts = facts
+                if facts is None or facts[2] is None:
+                    self._run(number, runs)
+                else:
+                    copy_context().run(self._run_by, facts[2], number, runs)
 
     def _receive(self) -> bool:
         """Read once; False at the end of the stream, which may have come earlier."""
@@ -275,6 +279,11 @@ class Server:
             else:
                 self._frames.append(frame)
         return True
+
+    def _run_by(self, deadline: float, number: int, runs: list[Any]) -> None:
+        """In a context of its own, run a call that has to have ended at that moment, and so have those that it makes."""
+        WITHIN.set(_inside_room().within_deadline(deadline))
+        self._run(number, runs)
 
     def _run(self, number: int, runs: list[Any]) -> None:
         """Run the calls of one message, the first of which has that number, and answer."""
@@ -326,8 +335,6 @@ class Server:
         problem = NOT_FOUND
         try:
             context = copy_context()
-            if self._facts is not None and self._facts[2] is not None:
-                context.run(_enter_deadline, self._facts[2])
             fn: Any = self._functions.get(function)
             if type(fn) is bytes:
                 fn = self._functions[function] = resolve(fn)
@@ -482,11 +489,6 @@ class _Sleeper:
 
     def come_back(self) -> None:
         """It was not replaced."""
-
-
-def _enter_deadline(moment: float) -> None:
-    """In the context of a call: have what it calls end by then."""
-    WITHIN.set(_inside_room().within_deadline(moment))
 
 
 def _inside_room() -> Any:
