@@ -281,7 +281,7 @@ class Server:
         return True
 
     def _run_by(self, deadline: float, number: int, runs: list[Any]) -> None:
-        """In a context of its own, run a call that has to have ended at that moment, and so have those that it makes."""
+        """In a context of its own, run a call that has to have ended at that moment, with all that it calls."""
         WITHIN.set(_inside_room().within_deadline(deadline))
         self._run(number, runs)
 
