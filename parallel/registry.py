@@ -30,7 +30,7 @@ import parallel.config
 from parallel import context
 from parallel.checks import key_path
 from parallel.config import Config, PoolConfig, Unobserved, cpus
-from parallel.context import WITHIN, Dispatcher, Within, entered, registry_source
+from parallel.context import WITHIN, LateCallbacks, Within, entered, registry_source
 from parallel.errors import ConfigError, NestedPoolError, PoolShutdownError, UnknownPoolError
 from parallel.imports import imported
 from parallel.kinds import ProcessConfig
@@ -323,7 +323,7 @@ def _make(name: str, config: PoolConfig, callbacks: Callable[[], Crew], whole: C
         arguments["initializer"] = _resolved(initializer, f"pools.{name}.initializer", whole.source)
     if kind == "process":
         arguments["configuration"] = pickle.dumps(whole)
-    return make(**arguments, name=name, callbacks=cast(Dispatcher, _LateCallbacks(callbacks)))
+    return make(**arguments, name=name, callbacks=LateCallbacks(callbacks))
 
 
 def _nested(name: str, config: ProcessConfig) -> tuple[str, dict[str, object]]:
@@ -354,28 +354,6 @@ def _function(option: str, said: Callable[..., object] | str | None) -> Callable
     if not callable(found):
         raise ValueError(f"{option}: expected a function, found {said!r}, which is {found!r}")
     return found
-
-
-class _LateCallbacks:
-    """The callback threads of a registry, made when the first step comes: a pool that chains nothing needs none."""
-
-    __slots__ = ("_crew",)
-
-    def __init__(self, crew: Callable[[], Crew]) -> None:
-        self._crew = crew
-
-    @property
-    def era(self) -> int:
-        """The present one: a forked child's registry has callback threads of its own."""
-        return context.era()
-
-    def dispatch(self, step: context.Step) -> None:
-        """Queue what follows a call."""
-        self._crew().dispatch(step)
-
-    def fuses(self, link: object, dispatcher: Dispatcher) -> bool:
-        """No thread is known as one of its own; see `Dispatcher`."""
-        return False
 
 
 _ENTERED: ContextVar[tuple[Token[Within | None], ...]] = ContextVar("parallel.entered", default=())

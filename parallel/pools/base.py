@@ -27,7 +27,7 @@ from typing import Any, ClassVar, ParamSpec, TypeVar, cast, get_args
 
 from attrs import frozen
 
-from parallel.context import Dispatcher, current_registry, era, plain_function
+from parallel.context import WITHIN, Dispatcher, callbacks_within, era, plain_function
 from parallel.futures import Future
 from parallel.gates import Gate, GatedFuture, OnFull
 from parallel.outcomes import Work
@@ -159,7 +159,7 @@ class Pool(concurrent.futures.Executor):
     @property
     def callbacks(self) -> Dispatcher:
         """Who runs what follows a call of this pool where its own workers can't: its registry's callback threads."""
-        return self._callbacks or current_registry().callbacks
+        return self._callbacks or callbacks_within(WITHIN.get())
 
     @property
     @abstractmethod

@@ -23,7 +23,7 @@ from multiprocessing.context import BaseContext
 from typing import Any, ClassVar, ParamSpec, TypeVar, cast
 
 from parallel.config import cpus
-from parallel.context import WITHIN, Dispatcher, default_registry
+from parallel.context import DEFAULT_CALLBACKS, WITHIN, Dispatcher, callbacks_within
 from parallel.futures import Future
 from parallel.gates import OnFull
 from parallel.outcomes import Outcome
@@ -124,7 +124,7 @@ class ProcessPool(HandingPool):
         staff = self._staff
         packed: Packed | Outcome = (None if kwargs else staff.pack_quickly(fn, args)) or staff.pack(fn, args, kwargs)
         within = WITHIN.get()
-        callbacks = self._callbacks or ((within and within.registry) or default_registry()).callbacks
+        callbacks = self._callbacks or (DEFAULT_CALLBACKS if within is None else callbacks_within(within))
         handing = self._handing
         if handing is None or handing.callbacks is not callbacks or handing.tally is not self._handed:
             handing = self.handing(self._handed)
