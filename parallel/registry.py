@@ -321,6 +321,11 @@ def _make(name: str, config: PoolConfig, callbacks: Callable[[], Crew], whole: C
     make: Callable[..., Pool] = getattr(import_module(module), attribute)
     if isinstance(initializer := arguments.get("initializer"), str):
         arguments["initializer"] = _resolved(initializer, f"pools.{name}.initializer", whole.source)
+    for variable in cast("tuple[str, ...]", arguments.get("context", ())):
+        found = _resolved(variable, f"pools.{name}.context", whole.source)
+        if not isinstance(found, ContextVar):
+            problem = f"expected what names a ContextVar, found {variable!r}, which is {found!r}"
+            raise ConfigError(whole.source, [f"pools.{name}.context: {problem}"])
     if kind == "process":
         arguments["configuration"] = pickle.dumps(whole)
     return make(**arguments, name=name, callbacks=LateCallbacks(callbacks))

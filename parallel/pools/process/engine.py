@@ -42,6 +42,7 @@ from parallel.futures import Future
 from parallel.outcomes import CANCELLED, Outcome, Work
 from parallel.pools.base import Engine, PoolStats
 from parallel.pools.process.books import GUARD_HINT, Books, Settings
+from parallel.pools.process.carrying import Carrier
 from parallel.pools.process.costs import Known
 from parallel.pools.process.hiring import Hiring
 from parallel.pools.process.leading import Leading
@@ -65,7 +66,7 @@ class Life(Enum):
 class Staff(Engine):
     """The workers of a process pool, and who looks after them."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, carrier: Carrier | None) -> None:
         self._books = books = Books(settings, self._round_done)
         self._lock = books.lock
         self._calls = books.calls
@@ -75,7 +76,7 @@ class Staff(Engine):
         self._roster = books.roster
         self._reactor = books.reactor
         self._hiring = Hiring(books)
-        self._packer = Packer(settings.setup.main_by_value)
+        self._packer = Packer(settings.setup.main_by_value, carrier)
         self._listening = Listening(books, self._hiring, self._packer.known)
         self._leading = Leading(books.dispatching, books.calls)
         # Each answer of a worker that retires is the reader's: it counts them.
@@ -176,7 +177,8 @@ class Staff(Engine):
             elif work is not None:
                 fn, args, kwargs, context = work
                 within = context.get(WITHIN)
-                packed = (None if kwargs else self.pack_quickly(fn, args)) or self.pack(fn, args, kwargs or {})
+                quickly = None if kwargs else self.pack_quickly(fn, args, context)
+                packed = quickly or self.pack(fn, args, kwargs or {}, context)
         except BaseException:
             fields["_work"] = work
             raise

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
 from multiprocessing.context import BaseContext
@@ -30,6 +30,7 @@ from parallel.outcomes import Outcome
 from parallel.pools.base import check_initializer, check_workers
 from parallel.pools.handing import Handing, HandingPool, Tally
 from parallel.pools.process.books import Settings
+from parallel.pools.process.carrying import Carrier
 from parallel.pools.process.engine import Staff
 from parallel.pools.process.logs import levels_now
 from parallel.pools.process.packing import Packed
@@ -59,6 +60,8 @@ class ProcessPool(HandingPool):
         on_full: What becomes of one more: its caller waits (`block`), gets a `PoolFullError` (`raise`) or runs it
             itself, in its own process (`run`).
         name: The pool's name, for messages.
+        context: Import strings, `package.module:variable`, of the context variables whose values travel with each
+            call; they have to be picklable.
         forward_logs: Whether the log records of the workers are handled by the loggers of this process, as they are
             when a worker starts. None: if one of these has a handler then; else a worker logs as any process does.
         callbacks: Who runs what follows a call; None: the registry's callback threads.
@@ -67,6 +70,7 @@ class ProcessPool(HandingPool):
 
     Raises:
         TypeError, ValueError: An argument is none of these.
+        ImportError, AttributeError: An import string of *context* names nothing.
     """
 
     kind: ClassVar[str] = "process"
@@ -83,6 +87,7 @@ class ProcessPool(HandingPool):
         max_pending: int | None = None,
         on_full: OnFull = "block",
         name: str = "",
+        context: Sequence[str] = (),
         forward_logs: bool | None = None,
         callbacks: Dispatcher | None = None,
         configuration: bytes | None = None,
@@ -91,6 +96,7 @@ class ProcessPool(HandingPool):
         self._max_workers = check_workers(max_workers, cpus())
         self._context = _context(mp_context)
         self._max_tasks = _check_tasks(max_tasks_per_child)
+        self._carrier = Carrier(context) if context else None
         levels = partial(levels_now, forward_logs)
         self._setup = Setup(initializer, initargs, not main_is_importable(), configuration, levels)
         super().__init__(name, callbacks, max_pending, on_full)
@@ -100,7 +106,8 @@ class ProcessPool(HandingPool):
         self._handed = Tally()
         self._setup.label = self.label
         self._staff = Staff(
-            Settings(self.label, thread_name, self._max_workers, self._context, self._setup, self._max_tasks)
+            Settings(self.label, thread_name, self._max_workers, self._context, self._setup, self._max_tasks),
+            self._carrier,
         )
         return self._staff
 

@@ -15,7 +15,7 @@ The wire between a pool and one of its workers: frames on a stream socket.
     facts     None                        about a call that travels alone: (id, attempt, moment of its deadline or None)
     item      a tuple of atoms            the arguments themselves
               bytes                       (args, kwargs), pickled; if no reference was sent, the first of args is the
-                                          function, pickled
+                                          function, pickled; behind them the values of context variables, if any are set
     result    an atom                     the value itself
               (RESULT, bytes)             the value, pickled
               (FAILED, error, words)      the function raised; likewise

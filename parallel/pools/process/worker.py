@@ -346,7 +346,9 @@ class Server:
             else:
                 if item is None:
                     item, self._large = self._large, b""
-                args, kwargs = loads(item)
+                args, kwargs, *carried = loads(item)
+                if carried:
+                    context.run(import_module("parallel.pools.process.carrying").enter, carried[0])
                 if fn is None:
                     problem = NOT_FOUND
                     fn, args = loads(args[0]), args[1:]
