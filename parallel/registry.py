@@ -53,7 +53,8 @@ class Registry:
     Named pools and the rules that route tasks to them; a context manager.
 
     In a `with` block it is the current registry: the tasks called there, and in what they call, go to its pools; at
-    the end of the block it is shut down, after an interrupt with *cancel_futures*.
+    the end of the block it is shut down. After a Ctrl-C with *cancel_futures*, and what runs is ended as far as it can
+    be.
 
     Args:
         source: A mapping as a TOML file would hold it, the path of a TOML file, or None: what is found from the
@@ -207,7 +208,7 @@ class Registry:
         if wait and self.unobserved == "raise":
             raise_collected(self)
 
-    def _shut_down(self, wait: bool, cancel_futures: bool) -> None:
+    def _shut_down(self, wait: bool, cancel_futures: bool, interrupt: bool = False) -> None:
         with self._lock:
             first = not self._shut
             self._shut = True
@@ -217,6 +218,8 @@ class Registry:
                 self._desk.close(cancel_futures=True)
             for pool in self._open_pools():
                 pool.shutdown(wait=False, cancel_futures=True)
+                if interrupt:
+                    pool.interrupt()
         inside = self._owns_this_thread()
         if first and wait and not inside:
             try:
@@ -292,7 +295,8 @@ class Registry:
         if last and kind is None:
             self.shutdown()
         elif last:  # what else has failed is told at the interpreter's exit
-            self._shut_down(wait=True, cancel_futures=not issubclass(cast("type[BaseException]", kind), Exception))
+            raised = cast("type[BaseException]", kind)
+            self._shut_down(True, not issubclass(raised, Exception), issubclass(raised, KeyboardInterrupt))
 
     def __repr__(self) -> str:
         state = "shut down" if self._shut else "running"
