@@ -87,6 +87,7 @@ class Peer:
         references: The numbers of the functions whose references it has been sent. Changed under the gate.
         cost: Nanoseconds that one of its calls takes, as far as is known. Changed under the gate.
         outbox: What is left to be sent. Belongs to the sender, then to the reader.
+        asked: The numbers of calls that it is still to be told to stop. Changed under the gate.
         sender: The thread that is to send it something without the gate, or could be interrupted while it does;
             0: none. Nobody else gives it anything then.
         burst: The thread that has sent its last call itself; 0: the reader did.
@@ -120,6 +121,7 @@ class Peer:
         self.references: set[int] = set()
         self.cost = TARGET
         self.outbox: list[Part] = []
+        self.asked: list[int] = []
         self.sender = 0
         self.burst = 0
         self.sent_at = 0

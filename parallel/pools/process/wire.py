@@ -4,15 +4,18 @@ The wire between a pool and one of its workers: frames on a stream socket.
     | two lengths | marshalled: many calls, or many answers | one large payload, or nothing |     one frame
 
     from      marshalled
-    pool      (first number, [function, [item, ...], function, [item, ...]], [(function, its reference), ...])
+    pool      (first number, [function, [item, ...], function, [item, ...]], [(function, its reference), ...], facts)
+    pool      (number, None, None, None)  the call of that number is to stop
     worker    (ANSWERS, first number, [result, ...], [function, calls, nanoseconds, ...])
     worker    (HELLO,)                    ready for calls
     worker    (BROKEN, error, words)      the initializer failed; see `failures`
     worker    (RETURNED, number)          calls from that number on are given back: see `looking`
+    worker    (LOG, record)               a log record, pickled: see `logs`
 
+    facts     None                        about a call that travels alone: (id, attempt, moment of its deadline or None)
     item      a tuple of atoms            the arguments themselves
               bytes                       (args, kwargs), pickled; if no reference was sent, the first of args is the
-                                          function, pickled
+                                          function, pickled; behind them the values of context variables, if any are set
     result    an atom                     the value itself
               (RESULT, bytes)             the value, pickled
               (FAILED, error, words)      the function raised; likewise
@@ -51,12 +54,13 @@ ANSWERS: Final = 1
 HELLO: Final = 2
 BROKEN: Final = 3
 RETURNED: Final = 4
+LOG: Final = 5
 
-RESULT: Final = 5
-FAILED: Final = 6
-NOT_FOUND: Final = 7
-UNREADABLE: Final = 8
-UNSENDABLE: Final = 9
+RESULT: Final = 6
+FAILED: Final = 7
+NOT_FOUND: Final = 8
+UNREADABLE: Final = 9
+UNSENDABLE: Final = 10
 
 HEAD: Final = Struct("<IQ")
 """The lengths of both parts; 64 bits for the second, as a payload may well be larger than 4 GB."""
