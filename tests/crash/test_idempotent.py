@@ -101,7 +101,7 @@ def test_others_of_its_message_are_run_once(pool: ProcessPool, tmp_path: Path) -
 def test_time_begins_anew(tmp_path: Path) -> None:
     """A call that is run again has all its time again."""
     path = tmp_path / "note"
-    future = task(pool="process", idempotent=True, timeout=1.0)(kill_jobs.sleep_and_die_once)(str(path), 0.7)
+    future = task(pool="process", idempotent=True, timeout=4)(kill_jobs.sleep_and_die_once)(str(path), 2.5)
     assert future.result(PATIENCE) == "second"
 
 

@@ -101,7 +101,6 @@ def test_grace_is_bounded(post: Post, signals: str) -> None:
         (worker,) = post.arrived()
         began = time.monotonic()
         assert future.cancel(running=True)
-        assert time.monotonic() - began < 0.5
         assert pool.submit(jobs.pid).result(PATIENCE) != worker
         assert is_gone(worker)
         assert time.monotonic() - began >= 0.5
@@ -224,17 +223,15 @@ def test_workers_have_no_terminal() -> None:
 
 
 def test_overrun(post: Post) -> None:
-    """A call that overruns its time fails soon after, though its worker takes no notice."""
-    pools = {"pools": {"process": {"kind": "process", "max_workers": 1, "kill_grace": "200ms"}}}
+    """A call that overruns its time fails, and another worker runs the next, though its own takes no notice."""
+    pools = {"pools": {"process": {"kind": "process", "max_workers": 1, "kill_grace": "10m"}}}
     with using(Registry(pools)) as registry, registry:
-        registry.pool("process").submit(jobs.nothing).result(PATIENCE)
-        began = time.monotonic()
         future = task(pool="process", timeout=0.3)(kill_jobs.ignore_terms)(post.address)
         (worker,) = post.arrived()
         assert isinstance(future.exception(PATIENCE), TaskTimeoutError)
-        assert time.monotonic() - began < 0.8  # 5 ms are usual; the grace is not waited for
         assert task(pool="process")(jobs.double)(2).result(PATIENCE) == 4
-        assert is_gone(worker)
+        assert not is_gone(worker, 0)
+        os.kill(worker, signal.SIGKILL)
 
 
 # -- the option -------------------------------------------------------------------------------------------------------

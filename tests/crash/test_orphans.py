@@ -19,7 +19,12 @@ import os, signal, sys
 from multiprocessing import forkserver, resource_tracker
 import jobs
 from crash import kill_jobs
+from pools.process_jobs import wait_until
 from parallel import ProcessPool
+
+def sleeps(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] == "S"
 
 if __name__ == "__main__":
     method, state, note = sys.argv[1:]
@@ -36,6 +41,8 @@ if __name__ == "__main__":
         for _ in range(2):
             pool.submit(getattr(kill_jobs, state), path)
             os.read(reader, 1)
+    else:  # a worker that has answered may have a step to go
+        wait_until(lambda: all(sleeps(peer.pid) for peer in pool._staff._roster.staff))
     pids += [forkserver._forkserver._forkserver_pid, resource_tracker._resource_tracker._pid]
     print(*filter(None, pids), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -35,7 +35,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-GRACE: Final = 0.5
+GRACE: Final = 1.0
 """Seconds between the death of the pool's process and that of a worker, if nothing ends it sooner; an idle one needs
 them to clean up."""
 
