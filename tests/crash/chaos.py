@@ -64,7 +64,7 @@ from parallel import (
 
 METHODS: Final = ("fork", "forkserver", "spawn")
 EPOCH: Final = 4.0  # seconds; so many runs have some epochs, and leaks show as a trend
-PATIENCE: Final = 60.0  # seconds; only a deadlock takes so long
+PATIENCE: Final = 30.0  # seconds; only a deadlock takes so long
 LONG: Final = 30.0  # seconds; what a body takes that is to be ended before
 WINDOW: Final = 40  # calls of a submitter that may be pending
 GROWTH: Final = 48 << 20  # bytes that the parent may have more than after its first epochs; a leak has no such bound
@@ -105,18 +105,27 @@ class Case:
 
     Attributes:
         runs: How often its body may run at least and at most.
+        is_one: It is queued once, so its body has not run if the shutdown of its pool has cancelled it.
+        may_be_cancelled: By a shutdown.
     """
 
-    __slots__ = ("future", "judge", "may_be_cancelled", "number", "runs", "what")
+    __slots__ = ("future", "is_one", "judge", "may_be_cancelled", "number", "runs", "what")
 
     def __init__(
-        self, number: int, what: str, future: Future[Any], judge: Judge, runs: tuple[int, int] | None = (1, 1)
+        self,
+        number: int,
+        what: str,
+        future: Future[Any],
+        judge: Judge,
+        runs: tuple[int, int] = (1, 1),
+        is_one: bool = True,
     ) -> None:
         self.number = number
         self.what = what
         self.future = future
         self.judge = judge
         self.runs = runs
+        self.is_one = is_one
         self.may_be_cancelled = False
 
     def __repr__(self) -> str:
@@ -142,16 +151,16 @@ class Menu:
             (3, self._unsendable),
             (2, self._explosive),
             (2, self._unsendable_value),
-            (4, self._death),
+            (2, self._death),
             (2, self._exit),
             (4, self._look),
             (4, self._make),
             (3, self._echo),
-            (4, self._timeout),
-            (2, self._deadline),
+            (2, self._timeout),
+            (1, self._deadline),
             (4, self._cancel),
-            (3, self._cancel_running),
-            (4, self._retry),
+            (2, self._cancel_running),
+            (2, self._retry),
             (3, self._chain),
             (2, self._catch),
             (2, self._gather),
@@ -160,11 +169,14 @@ class Menu:
             (1, self._leave_child),
         ]
 
-    def order(self) -> Case:
-        """Make a call."""
+    def order(self) -> list[Case]:
+        """Make a call; or many short ones of one sort, which travel together."""
+        pool = self._chance.choice(METHODS)
+        if self._chance.random() < 0.1:
+            return [self._quick(next(self._numbers), pool) for _ in range(self._chance.randrange(200))]
         weights = [weight for weight, _ in self._dishes]
         dish = self._chance.choices(self._dishes, weights)[0][1]
-        return dish(next(self._numbers), self._chance.choice(METHODS))
+        return [dish(next(self._numbers), pool)]
 
     def simple(self, pool: ProcessPool) -> Case:
         """Make a call of a pool that has no registry."""
@@ -191,9 +203,7 @@ class Menu:
         return Case(number, "quick", self._call(bodies.quick, pool, number, **terms), gives(number * 3))
 
     def _nap(self, number: int, pool: str) -> Case:
-        return Case(
-            number, "nap", self._call(bodies.nap, pool, number, self._chance.random() * 0.2), gives(number * 3)
-        )
+        return Case(number, "nap", self._call(bodies.nap, pool, number, self._chance.random() * 0.2), gives(number * 3))
 
     def _spin(self, number: int, pool: str) -> Case:
         return Case(
@@ -206,9 +216,7 @@ class Menu:
 
     def _fail(self, number: int, pool: str) -> Case:
         name = self._chance.choice(list(bodies.ERRORS))
-        return Case(
-            number, f"fail {name}", self._call(bodies.fail, pool, number, name), fails(bodies.ERRORS[name][1])
-        )
+        return Case(number, f"fail {name}", self._call(bodies.fail, pool, number, name), fails(bodies.ERRORS[name][1]))
 
     def _recurse(self, number: int, pool: str) -> Case:
         return Case(number, "recurse", self._call(bodies.recurse, pool, number), fails(RecursionError))
@@ -221,9 +229,7 @@ class Menu:
 
     def _explosive(self, number: int, pool: str) -> Case:
         what = process_jobs.Explosive(self._chance.choice((ValueError("damp"), SystemExit(4), KeyboardInterrupt())))
-        return Case(
-            number, "explosive", self._call(bodies.echo, pool, number, what), fails(SerializationError), (0, 0)
-        )
+        return Case(number, "explosive", self._call(bodies.echo, pool, number, what), fails(SerializationError), (0, 0))
 
     def _unsendable_value(self, number: int, pool: str) -> Case:
         fn = self._chance.choice((bodies.return_unpicklable, bodies.return_explosive))
@@ -309,26 +315,26 @@ class Menu:
         last = {"raise": fails(ConnectionError), "die": dies(1), "overstay": fails(TaskTimeoutError)}[how]
         good = either(gives(number * 3), last) if how == "overstay" else gives(number * 3)
         judge = last if times == 5 else either(good, last)
-        return Case(number, f"retry {how} {times}", future, judge, (1 if how != "overstay" else 0, attempts))
+        return Case(number, f"retry {how} {times}", future, judge, (0 if how == "overstay" else 1, attempts), False)
 
     def _chain(self, number: int, pool: str) -> Case:
         future = self._call(bodies.quick, pool, number).then(bodies.inner).then(bodies.triple)
-        return Case(number, "chain", future, gives(number * 27))
+        return Case(number, "chain", future, gives(number * 27), is_one=False)
 
     def _catch(self, number: int, pool: str) -> Case:
         future = self._call(bodies.fail, pool, number, "odd").catch(jobs.OtherArgumentsError, lambda error: error.code)
-        return Case(number, "catch", future, gives(404))
+        return Case(number, "catch", future, gives(404), is_one=False)
 
     def _gather(self, number: int, pool: str) -> Case:
         more = [task(pool=pool)(bodies.triple)(each) for each in range(self._chance.randrange(1, 30))]
         future = gather(self._call(bodies.quick, pool, number), *more)
-        return Case(number, "gather", future, gives((number * 3, *range(0, len(more) * 3, 3))))
+        return Case(number, "gather", future, gives((number * 3, *range(0, len(more) * 3, 3))), is_one=False)
 
     def _nested(self, number: int, pool: str) -> Case:
         return Case(number, "nested", bodies.nested.options(pool=pool)(number), gives(number * 6 + 3))
 
     def _outer(self, number: int, pool: str) -> Case:
-        return Case(number, "outer", bodies.outer(number, pool), gives(number * 6 + 3))
+        return Case(number, "outer", bodies.outer(number, pool), gives(number * 6 + 3), is_one=False)
 
     def _leave_child(self, number: int, pool: str) -> Case:
         return Case(number, "leave child", self._call(bodies.leave_child, pool, number), gives(number * 3))
@@ -463,9 +469,9 @@ class Book:
             error = raised
             if isinstance(raised, TimeoutError) and not case.future.done():
                 hang(f"{case!r} has not ended after {PATIENCE:g} s")
-        least, most = case.runs or (0, 1)
+        least, most = case.runs
         if isinstance(error, CancelledError) and case.may_be_cancelled:
-            least, most = 0, 0
+            least, most = 0, 0 if case.is_one else most
         elif not self._is_right(case, value, error):
             self.problems.append(f"{case!r} ended with {shortened(value if error is None else error)}")
             least, most = 0, most
@@ -522,7 +528,7 @@ class Submitter(threading.Thread):
                 while time.monotonic() < self._end:
                     if self._chance.random() < 0.01:
                         self._live_through_a_pool()
-                    self._window.append(self._menu.order())
+                    self._window.extend(self._menu.order())
                     if len(self._window) > self._chance.randrange(1, WINDOW):
                         self._close_some()
                 while self._window:
@@ -602,7 +608,9 @@ def descriptors() -> list[str]:
 def files() -> list[str]:
     """Temporary files and shared memory; `pymp-*` is multiprocessing's folder."""
     places = [Path(tempfile.gettempdir()), Path("/dev/shm")]
-    return [f"file {each}" for place in places if place.is_dir() for each in place.iterdir() if each.name[:5] != "pymp-"]
+    return [
+        f"file {each}" for place in places if place.is_dir() for each in place.iterdir() if each.name[:5] != "pymp-"
+    ]
 
 
 def census() -> Counter[str]:
@@ -662,12 +670,11 @@ def live_through(seed: int, seconds: float, notes: Notes, numbers: Iterator[int]
     killer.stop()
     last = random.Random(chance.random())
     with using(registry):
-        late = [Menu(last, numbers).order() for _ in range(last.randrange(60))]
+        late = [case for _ in range(last.randrange(60)) for case in Menu(last, numbers).order()]
     cancels = chance.random() < 0.3
     registry.shutdown(cancel_futures=cancels)
     for case in late:
         case.may_be_cancelled = cancels
-        # What was begun before the cancellation may have cancelled what came after it.
         book.close(case)
     if killer.problem is not None:
         book.problems.append(killer.problem)
@@ -701,6 +708,7 @@ def run(seconds: float, seed: int, folder: Path) -> Iterable[str]:
     end = time.monotonic() + seconds
     for epoch in itertools.count(seed):
         faulthandler.dump_traceback_later(EPOCH + 3 * PATIENCE, exit=True)
+        began = time.monotonic()
         book, kills = live_through(epoch, min(EPOCH, seconds), notes, numbers)
         found = verdict(book, kills, notes)
         found += [f"left behind: {what} ({count})" for what, count in left_over(before).items()]
@@ -708,7 +716,7 @@ def run(seconds: float, seed: int, folder: Path) -> Iterable[str]:
         if len(sizes) > FIRST and sizes[-1] - max(sizes[:FIRST]) > GROWTH:
             found.append(f"the parent grew: {[size >> 20 for size in sizes]} MB")
         print(
-            f"seed {epoch}: {len(book.ledger)} calls, {kills} kills, {len(book.losses)} calls lost to them,"
+            f"seed {epoch}: {time.monotonic() - began:.1f} s, {len(book.ledger)} calls, {kills} kills, {len(book.losses)} calls lost to them,"
             f" {sizes[-1] >> 20} MB, {len(found)} problems",
             flush=True,
         )

@@ -239,4 +239,3 @@ def outer(number: int, pool: str) -> int:
     note(number)
     calls = [inner.options(pool=pool)(each) for each in (number, number + 1)]
     return sum(call.result() for call in calls)
-
