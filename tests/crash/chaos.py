@@ -173,10 +173,12 @@ class Menu:
         """Make a call; or many short ones of one sort, which travel together."""
         pool = self._chance.choice(METHODS)
         if self._chance.random() < 0.1:
-            return [self._quick(next(self._numbers), pool) for _ in range(self._chance.randrange(200))]
+            return [self._quick(next(self._numbers), pool) for _ in range(self._chance.randrange(100))]
         weights = [weight for weight, _ in self._dishes]
         dish = self._chance.choices(self._dishes, weights)[0][1]
-        return [dish(next(self._numbers), pool)]
+        case = dish(next(self._numbers), pool)
+        case.what += f" ({pool})"
+        return [case]
 
     def simple(self, pool: ProcessPool) -> Case:
         """Make a call of a pool that has no registry."""
@@ -647,7 +649,8 @@ def configuration(chance: random.Random) -> dict[str, Any]:
     for method in METHODS:
         pools[method] = {"kind": "process", "mp_context": method, "max_workers": chance.randrange(1, 4)}
         if chance.random() < 0.4:
-            pools[method]["max_tasks_per_child"] = chance.choice((1, 2, 10, 100))
+            # To start a worker takes as long as hundreds of calls: fewer for each would measure that.
+            pools[method]["max_tasks_per_child"] = chance.choice((10, 30, 100))
     return {"unobserved": "ignore", "pools": pools}
 
 
@@ -716,8 +719,8 @@ def run(seconds: float, seed: int, folder: Path) -> Iterable[str]:
         if len(sizes) > FIRST and sizes[-1] - max(sizes[:FIRST]) > GROWTH:
             found.append(f"the parent grew: {[size >> 20 for size in sizes]} MB")
         print(
-            f"seed {epoch}: {time.monotonic() - began:.1f} s, {len(book.ledger)} calls, {kills} kills, {len(book.losses)} calls lost to them,"
-            f" {sizes[-1] >> 20} MB, {len(found)} problems",
+            f"seed {epoch}: {time.monotonic() - began:.1f} s, {len(book.ledger)} calls, {kills} kills,"
+            f" {len(book.losses)} calls lost to them, {sizes[-1] >> 20} MB, {len(found)} problems",
             flush=True,
         )
         yield from (f"seed {epoch}: {problem}" for problem in found)
