@@ -549,7 +549,7 @@ class Submitter(threading.Thread):
         pool = ProcessPool(
             chance.randrange(1, 3),
             chance.choice(METHODS),
-            max_tasks_per_child=chance.choice((None, 1, 3, 20)),
+            max_tasks_per_child=chance.choice((None, 3, 20)),
         )
         cases = [self._menu.simple(pool) for _ in range(chance.randrange(40))]
         end = chance.choice(("wait", "leave", "cancel", "cancel and leave", "drop", "race"))
@@ -574,7 +574,7 @@ class Submitter(threading.Thread):
     def _race(self, pool: ProcessPool, raced: list[Case]) -> None:
         menu = Menu(random.Random(len(raced)), self._menu._numbers)
         try:
-            for _ in range(300):
+            for _ in range(40):
                 raced.append(menu.simple(pool))
         except PoolShutdownError:
             return
