@@ -140,21 +140,20 @@ def _resident(pid: int) -> float:
 def recycling(scale: Scale) -> Iterator[Row]:
     """Count the descriptors that replaced workers leave."""
     del scale  # it is the number of workers that is promised
-    with ProcessPool(WORKERS, "forkserver", max_tasks_per_child=1) as pool:
-        _recycle(pool, 20)
-        before = _descriptors()
-        seconds = _recycle(pool, RECYCLED)
-        left = float(_descriptors() - before)
+    _recycle(20)  # what multiprocessing keeps
+    before = _descriptors()
+    seconds = _recycle(RECYCLED)
+    left = float(_descriptors() - before)
     yield Row(f"{RECYCLED:,} recycled workers leave", "fds", {OURS: left, STANDARD: 0.0}, left, "fds", 0.0)
     each = seconds / RECYCLED * 1e3
     yield Row("... and take, each", "ms", {OURS: each, STANDARD: 0.0}, each, "ms")
 
 
-def _recycle(pool: ProcessPool, workers: int) -> float:
+def _recycle(workers: int) -> float:
     start = time.perf_counter()
-    pids = {future.result() for future in [pool.submit(os.getpid) for _ in range(workers)]}
-    assert len(pids) == workers, "a worker ran more than one call"
-    pool.idle()
+    with ProcessPool(WORKERS, "forkserver", max_tasks_per_child=1) as pool:
+        pids = [pool.submit(os.getpid) for _ in range(workers)]
+    assert len({future.result() for future in pids}) == workers, "a worker ran more than one call"
     return time.perf_counter() - start
 
 
