@@ -28,6 +28,7 @@ import gc
 import itertools
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -40,6 +41,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, Final
 
@@ -613,7 +615,7 @@ def files() -> list[str]:
     found = [each for each in Path(tempfile.gettempdir()).iterdir() if not each.name.startswith("pymp-")]
     shared = Path("/dev/shm")
     if shared.is_dir():
-        found += [each for each in shared.iterdir() if each.name.startswith(("psm_", "sem.mp-", "parallel"))]
+        found += [each for each in shared.iterdir() if each.name.startswith(("psm_", "parallel"))]
     return [f"file {each}" for each in found]
 
 
@@ -751,13 +753,15 @@ def main() -> int:
     print(f"CPython {sys.version.split()[0]}: --seconds {asked.seconds:g} --seed {seed}", flush=True)
     warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)
     faulthandler.enable()
-    with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as folder:
-        (temporary := Path(folder, "t")).mkdir()
-        tempfile.tempdir = os.environ["TMPDIR"] = str(temporary)
-        problems = 0
-        for problem in run(asked.seconds, seed, Path(folder)):
-            problems += 1
-            print(problem, flush=True)
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    # After multiprocessing, which has priority -100, has removed its own folder, which is in there.
+    Finalize(None, shutil.rmtree, (folder,), {"ignore_errors": True}, exitpriority=-200)
+    (folder / "t").mkdir()
+    tempfile.tempdir = os.environ["TMPDIR"] = str(folder / "t")
+    problems = 0
+    for problem in run(asked.seconds, seed, folder):
+        problems += 1
+        print(problem, flush=True)
     faulthandler.cancel_dump_traceback_later()
     return 1 if problems else 0
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 TESTS = Path(__file__).parents[1]
 MARK = "SCRIPT_OF_TEST"
-OURS = ("psm_", "sem.mp-", "parallel")  # what names in /dev/shm begin with that this library or multiprocessing makes
+OURS = ("psm_", "parallel")  # what names of shared memory begin with that this library or multiprocessing makes
 SOON = 2.0  # seconds in which the processes of a script that has ended are gone
 HANGS = 20.0  # seconds; only a deadlock takes so long
 
