@@ -37,6 +37,11 @@ if str(TESTS) not in sys.path:
 pytest.register_assert_rewrite("pools.contract")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let `--chaos` say how long `crash/test_chaos.py` runs."""
+    parser.addoption("--chaos", type=float, default=20, metavar="SECONDS", help="how long chaos lasts (default: 20)")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure() -> None:
     """Give the program a folder of its own for temporary files, so that none of ours goes unseen."""

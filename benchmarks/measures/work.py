@@ -1,6 +1,8 @@
-"""What is called: plain functions that do as little as can be."""
+"""What is called: plain functions that do as little as can be, or take as long as they are told."""
 
 from __future__ import annotations
+
+import time
 
 
 def nothing() -> None:
@@ -20,3 +22,15 @@ def same(value: int) -> int:
 async def same_later(value: int) -> int:
     """Hand a value on, as a coroutine function."""
     return value
+
+
+def pause(seconds: float) -> None:
+    """Take so long, and nothing of the CPU."""
+    time.sleep(seconds)
+
+
+def busy(seconds: float) -> None:
+    """Take so long of the CPU."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        sum(range(100))
