@@ -185,7 +185,6 @@ for i in range(20):
     assert noted(tmp_path / "notes") == dict.fromkeys(range(20), 1)
 
 
-@pytest.mark.xfail(reason="the worker waits for the thread, and nobody kills it", run=False)
 @by_each_method
 def test_call_that_leaves_a_thread(tmp_path: Path, method: str) -> None:
     """A worker leaves at the end, though a call has left a thread that would go on for long."""
@@ -321,12 +320,7 @@ if how == "submit":
 """)
 
 
-IN_A_BLOCK = pytest.param(
-    "with", marks=pytest.mark.xfail(reason="the block waits for what runs, until a second Ctrl-C", run=False)
-)
-
-
-@pytest.mark.parametrize("how", ["sleep", "wait", "shutdown", "map", IN_A_BLOCK, "submit", "idle"])
+@pytest.mark.parametrize("how", ["sleep", "wait", "shutdown", "map", "with", "submit", "idle"])
 @by_each_method
 def test_interrupted(tmp_path: Path, method: str, how: str) -> None:
     """A Ctrl-C at a terminal, which reaches the workers too, ends the program soon, with the one traceback of main."""
@@ -340,7 +334,6 @@ def test_interrupted(tmp_path: Path, method: str, how: str) -> None:
     assert ended.err.count("Traceback") == 1, ended.err
 
 
-@pytest.mark.xfail(reason="each call whose worker was killed is reported as a failure that nobody saw", strict=True)
 @by_each_method
 def test_interrupt_says_no_more(tmp_path: Path, method: str) -> None:
     """Besides that traceback nothing is said: the calls that ran were cut off by the Ctrl-C, which is known."""

@@ -239,7 +239,7 @@ class Staff(Engine):
         if self._calls.waiting() and self._dispatching.attention:
             self._hiring.see_to_workers()
         self._calls.settle_all()
-        graces = self._books.killing.all_due()  # (*) before the end is decided, which waits for them
+        self._books.killing.all_due()  # (*) before the end is decided, which waits for them
         if self._watchers:
             with self._lock:
                 self._quiet.notify_all()
@@ -247,7 +247,7 @@ class Staff(Engine):
             self._dismiss()
             if self._is_finished():
                 return None
-        return min(self._listening.looking.all_due(), graces)
+        return min(self._listening.looking.all_due(), self._books.killing.all_due())
 
     def _dismiss(self) -> None:
         """Once nothing is queued, tell those workers to leave that have no call."""
@@ -260,6 +260,7 @@ class Staff(Engine):
             self._roster.leave(*free)
         for peer in free:
             peer.dismiss()
+            self._books.killing.expect(peer.target)
 
     def _is_finished(self) -> bool:
         with self._lock:

@@ -1,7 +1,8 @@
 """
 How workers are ended by force, with the processes that their calls have started.
 
-    begin() ──▶ TERM to all of them ──▶ some are left after the grace ──▶ KILL
+    expect(), but it doesn't leave ──┐
+                            begin() ─┴──▶ TERM to all of them ──▶ some are left after the grace ──▶ KILL
 
 A worker leads a session, and with it a process group, of its own: what its calls start belongs to that, unless it asks
 for another. One signal reaches all of them, also when the worker itself is dead; walking the tree of processes would
@@ -20,6 +21,7 @@ State: of a `Killing`, the reader's own.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import select
@@ -39,6 +41,14 @@ _GO_ON: Final[int | None] = getattr(signal, "SIGCONT", None)
 
 _TO_GROUP: Final = 1 << 2
 """PIDFD_SIGNAL_PROCESS_GROUP of Linux 6.9 and later: the process of the handle stands for the group that it leads."""
+
+LEAVE: Final = 5.0
+"""
+Seconds that a worker may take to leave once it has been told to: what its functions do at its exit needs some. Without
+a bound, a thread that a call has left there would keep the whole program.
+"""
+
+LOGGER: Final = logging.getLogger("parallel")
 
 open_handle: Callable[[int], int] | None = getattr(os, "pidfd_open", None)
 """Opens the handle of a process, where there are such; tests take it away."""
@@ -159,12 +169,17 @@ class Killing:
         self._grace = grace
         self._most = most
         self._due: dict[Target, float] = {}  # those that have got TERM, in that order, and when they get KILL
+        self._expected: dict[Target, float] = {}  # those that were told to leave, in that order, and by when
         self._buried: set[Target] = set()  # those of them whose worker has exited: they are closed at the end
 
     @property
     def is_over(self) -> bool:
         """Whether nobody is left who has got TERM, and may get KILL."""
         return not self._due
+
+    def expect(self, target: Target) -> None:
+        """See to it that a worker leaves that has been told to: a call may have left a thread in it that never ends."""
+        self._expected[target] = time.monotonic() + LEAVE
 
     def begin(self, target: Target) -> None:
         """End a target, from now on; nothing happens if that has begun."""
@@ -184,6 +199,7 @@ class Killing:
         Nobody may use the target after that.
         """
         target.is_reaped = True
+        self._expected.pop(target, None)
         if target.send(0) and (target in self._due or not spare):
             self._buried.add(target)
             self.begin(target)
@@ -192,15 +208,22 @@ class Killing:
             close_kept(target)
 
     def all_due(self) -> float:
-        """Kill those whose grace is over; return the seconds until that of the next is, infinity if there is none."""
-        if not self._due:
+        """Go on with those whose time is over; return the seconds until that of the next is; infinity: there is none."""
+        if not (self._due or self._expected):
             return math.inf
         now = time.monotonic()
-        for target, due in list(self._due.items()):
-            if due > now:
-                return due - now
+        for target in _overdue(self._expected, now):
+            del self._expected[target]
+            LOGGER.warning(
+                "worker process %d is ended by force: it should have left %g s ago, and a thread that a call has left "
+                "there, or something that is done at its exit, keeps it",
+                target.pid,
+                LEAVE,
+            )
+            self.begin(target)
+        for target in _overdue(self._due, now):
             self._finish(target)
-        return math.inf
+        return min((due - now for dues in (self._due, self._expected) for due in dues.values()), default=math.inf)
 
     def _finish(self, target: Target) -> None:
         del self._due[target]
@@ -208,3 +231,7 @@ class Killing:
         if target in self._buried:
             self._buried.remove(target)
             close_kept(target)
+
+
+def _overdue(dues: dict[Target, float], now: float) -> list[Target]:
+    return [target for target, due in dues.items() if due <= now]

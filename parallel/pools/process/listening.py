@@ -24,7 +24,7 @@ from typing import Any, Final, cast
 
 from parallel.deaths import WorkerDiedError, how_it_died, quoted
 from parallel.delivery import settle
-from parallel.outcomes import Outcome
+from parallel.outcomes import CANCELLED, Outcome
 from parallel.pools.process.books import GUARD_HINT, LOGGER, Books
 from parallel.pools.process.costs import LOOK, Known
 from parallel.pools.process.crashes import PERIOD, Crashes
@@ -191,6 +191,7 @@ class Listening:
             self._books.roster.leave(peer)
             self._books.note_room()
         peer.dismiss()
+        self._books.killing.expect(peer.target)
         self._see_to_workers()
 
     # -- their ends ---------------------------------------------------------------------------------------------------
@@ -320,6 +321,9 @@ class Listening:
         if not peer.inflight and peer.board.report():  # no error tells of it
             LOGGER.warning("worker process %d %s between two calls%s", peer.pid, how_it_died(exit_code), quoted(words))
         while peer.inflight:
+            if self._books.interrupted:
+                self._blame(peer, (None, CANCELLED, None))  # whoever interrupted the program knows
+                continue
             name = peer.inflight[0].known.name
             error = WorkerDiedError(name, peer.pid, exit_code, words)
             self._blame(peer, (None, error, None))
