@@ -32,6 +32,7 @@ HOUSE = [
     {"imports"},
     {"machine"},
     {"durations"},
+    {"sizes"},
     {"retries"},
     {"options"},
     {"kinds"},
@@ -151,7 +152,7 @@ def test_a_worker_process_loads_only_the_ground_floor() -> None:
         path = path / "__init__" if (PACKAGE / path).is_dir() else path
         for statement in tree_of(path).body:  # not what is under TYPE_CHECKING
             ahead += imported_by(statement)
-    above = {"checks", "imports", "durations", "retries", "options", "kinds", "config"}
+    above = {"checks", "imports", "durations", "sizes", "retries", "options", "kinds", "config"}
     above |= {"futures", "combine", "pools.base", "registry", "tasks"}
     assert not seen & above, seen
 
