@@ -16,13 +16,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from multiprocessing.context import BaseContext
 from typing import Final, NamedTuple
 
 from parallel.errors import PoolBrokenError, PoolShutdownError
 from parallel.outcomes import CANCELLED, Outcome
 from parallel.pools.process.calls import Calls
 from parallel.pools.process.dispatching import Dispatching
+from parallel.pools.process.launching import Launcher
 from parallel.pools.process.peer import Peer
 from parallel.pools.process.reactor import Reactor
 from parallel.pools.process.roster import Roster
@@ -41,14 +41,9 @@ class Settings(NamedTuple):
     label: str
     thread_name: str
     max_workers: int
-    context: BaseContext
+    launcher: Launcher
     setup: Setup
     max_tasks_per_child: int | None
-
-    @property
-    def forks(self) -> bool:
-        """Whether workers are forked from this process."""
-        return self.context.get_start_method() == "fork"
 
 
 class Books:
@@ -102,6 +97,10 @@ class Books:
         error = PoolBrokenError(self.settings.label, reason)
         error.__cause__ = cause
         return error
+
+    def fail_to_start(self, what: str, error: BaseException) -> None:
+        """On the reader: break down, as *what* is done at the start of each worker has raised *error*."""
+        self.break_down(f"{what} raised {type(error).__name__}: {error}", error)
 
     def break_down(self, reason: str, cause: BaseException | None) -> None:
         """On the reader: take no more calls, and fail the queued ones; running ones end as they do."""

@@ -74,6 +74,7 @@ class Staff(Engine):
         self._dispatching.kill = self.kill
         self._roster = books.roster
         self._reactor = books.reactor
+        self._launcher = settings.launcher
         self._hiring = Hiring(books)
         self._packer = Packer(settings.setup.main_by_value)
         self._listening = Listening(books, self._hiring, self._packer.known)
@@ -202,7 +203,8 @@ class Staff(Engine):
                 raise RuntimeError(f"this process is a worker that imports its main module; {GUARD_HINT}")
             self._reactor.open()
             self._leading.poller = self._reactor.poller
-            if self._books.settings.forks:
+            self._launcher.check()
+            if self._launcher.forks:
                 self._hiring.fork_all()
             self._life = Life.OPEN
             self._reactor.start()
@@ -262,8 +264,14 @@ class Staff(Engine):
 
     def _is_finished(self) -> bool:
         with self._lock:
-            if len(self._roster) or self._hiring.starting or not self._calls.all_ended():
+            if len(self._roster) or not self._calls.all_ended():
                 return False
+            starting = self._hiring.starting
+        if starting:
+            self._launcher.give_up()  # nobody needs that worker
+            return False
+        self._launcher.close()  # nobody starts anything any more: all that could is at its end
+        with self._lock:
             self._life = Life.GONE
             self._quiet.notify_all()
         return True

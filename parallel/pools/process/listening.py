@@ -138,8 +138,7 @@ class Listening:
         elif kind == HELLO:
             self._on_hello(peer)
         elif kind == BROKEN:
-            error = error_of(*parts)
-            self._books.break_down(f"its initializer raised {type(error).__name__}: {error}", error)
+            self._books.fail_to_start(parts[2], error_of(*parts[:2]))
         else:
             self.looking.on_returned(peer, parts[0])
             self._retire_if_due(peer)
@@ -311,7 +310,7 @@ class Listening:
         if self._stillborn < STILLBORN:
             return
         reason = f"{STILLBORN} workers in a row died before they were ready, the last with exit code {exit_code}"
-        if not self._books.settings.forks:
+        if not self._books.settings.launcher.forks:
             reason += f"; see what they wrote to standard error. If it is about bootstrapping: {GUARD_HINT}"
         self._books.break_down(reason, None)
 

@@ -15,19 +15,18 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import process as processes
-from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from signal import SIGKILL
 from socket import SHUT_WR, socket, socketpair
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 from parallel.futures import Future
 from parallel.pools.process.board import BASE, STARTED, Board, Carried, make_memory
 from parallel.pools.process.costs import TARGET, Known
 from parallel.pools.process.ears import Ear
+from parallel.pools.process.launching import Launcher
 from parallel.pools.process.packing import Item
 from parallel.pools.process.starting import check_room, hidden_main_file, main_file_was_forgotten, without_interrupts
 from parallel.pools.process.wire import Frame, Inbox, Part, close_kept, handing, keep_from_forks, push
@@ -217,17 +216,18 @@ class Peer:
         return code
 
 
-def hire(context: BaseContext, setup: Setup, name: str) -> Peer:
+def hire(launcher: Launcher, setup: Setup, name: str) -> Peer:
     """
     Start a worker. Takes milliseconds: no lock may be held.
 
     Raises:
-        OSError: There is no room for it. Nothing of it is left then. Besides, whatever pickling the setup raises.
+        OSError: There is no room for it. Nothing of it is left then.
+        PreloadFailed: No worker can ever be started. Besides, whatever pickling the setup raises.
     """
     check_room()
     memory = make_memory()
     try:
-        peer = _start(context, setup, name, memory)
+        peer = _start(launcher, setup, name, memory)
     finally:
         if memory is not None:
             os.close(memory)
@@ -235,21 +235,18 @@ def hire(context: BaseContext, setup: Setup, name: str) -> Peer:
         peer.kill()  # the script came to its end in the middle of the start: this one may not know the main module
         peer.bury()
         peer.board.close()
-        return hire(context, setup, name)
+        return hire(launcher, setup, name)
     return peer
 
 
-def _start(context: BaseContext, setup: Setup, name: str, memory: int | None) -> Peer:
+def _start(launcher: Launcher, setup: Setup, name: str, memory: int | None) -> Peer:
     board = Board(memory)
     ours, theirs = socketpair()
     keep_from_forks(ours)
     keep_from_forks(theirs)
     try:
         ours.setblocking(False)
-        make = cast("Callable[..., BaseProcess]", context.Process)  # type: ignore[attr-defined]  # each context has it
-        process = make(
-            target=work, args=(theirs, Carried(memory), setup), name=f"{name}-worker-{next(_numbers)}", daemon=False
-        )
+        process = launcher.process(work, (theirs, Carried(memory), setup), f"{name}-worker-{next(_numbers)}")
         with handing(theirs), hidden_main_file(setup.main_by_value), without_interrupts():
             process.start()
     except BaseException:

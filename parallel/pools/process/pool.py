@@ -15,25 +15,31 @@ How the calls come to the workers is in `engine`, the bytes in `wire`, the child
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 from multiprocessing.context import BaseContext
+from os import PathLike
 from typing import Any, ClassVar, ParamSpec, TypeVar, cast
 
 from parallel.config import cpus
 from parallel.context import WITHIN, Dispatcher, default_registry
 from parallel.futures import Future
 from parallel.gates import OnFull
+from parallel.kinds import Workplace
 from parallel.outcomes import Outcome
 from parallel.pools.base import check_initializer, check_workers
 from parallel.pools.handing import Handing, HandingPool, Tally
 from parallel.pools.process.books import Settings
 from parallel.pools.process.engine import Staff
+from parallel.pools.process.launching import Launcher
 from parallel.pools.process.packing import Packed
 from parallel.pools.process.pickling import main_is_importable
+from parallel.pools.process.surroundings import Surroundings, thread_variables
 from parallel.pools.process.worker import Setup, run_chunk
+from parallel.sizes import Size
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,6 +60,18 @@ class ProcessPool(HandingPool):
         initializer: Called at the start of each worker. If it raises, the pool is broken.
         initargs: What it is called with.
         max_tasks_per_child: Calls after which a worker is replaced; None: never. Works with every start method.
+        preload: Names of modules that a worker has loaded before its first call. Under forkserver they are imported
+            once, in a fork server of the pool's own, and the workers start with them; else by each worker at its start.
+            One that can't be imported breaks the pool, with its error.
+        env: Variables of the workers' environment, besides those of this process, and instead of them. Under forkserver
+            and spawn they are there before anything is loaded; under fork, before the initializer is called. This
+            process's own environment stays as it is.
+        cwd: The workers' working directory; None: that of this process. It has to be there at the first call.
+        threads_per_worker: Threads that numerical libraries may start in a worker: BLAS, OpenMP, MKL, numexpr, numba.
+            None: its share of the CPUs, 1 at least, as far as the environment doesn't say. Under fork it comes too late
+            for those that this process has loaded.
+        hard_memory_limit: Bytes, or a string such as `"2GB"`, that a worker's own data can't go beyond; what it calls
+            gets a `MemoryError` then, or dies if it doesn't expect one. None: no limit. See `machine.limit_memory`.
         max_pending: Calls from outside that may wait for a worker; None: any number.
         on_full: What becomes of one more: its caller waits (`block`), gets a `PoolFullError` (`raise`) or runs it
             itself, in its own process (`run`).
@@ -77,6 +95,11 @@ class ProcessPool(HandingPool):
         initargs: tuple[Any, ...] = (),
         *,
         max_tasks_per_child: int | None = None,
+        preload: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        cwd: str | PathLike[str] | None = None,
+        threads_per_worker: int | None = None,
+        hard_memory_limit: Size | None = None,
         max_pending: int | None = None,
         on_full: OnFull = "block",
         name: str = "",
@@ -86,16 +109,26 @@ class ProcessPool(HandingPool):
         check_initializer(initializer)
         self._max_workers = check_workers(max_workers, cpus())
         self._context = _context(mp_context)
-        self._setup = Setup(initializer, initargs, not main_is_importable(), configuration)
+        self._initializer = (initializer, initargs)
+        self._configuration = configuration
+        self._workplace = Workplace(
+            preload=cast("tuple[str, ...]", preload),
+            env=env,
+            cwd=cast("str | None", cwd),
+            threads_per_worker=threads_per_worker,
+            hard_memory_limit=cast("int | None", hard_memory_limit),
+        )
+        self._surroundings = _surroundings(self._workplace, self._max_workers)
         self._max_tasks = _check_tasks(max_tasks_per_child)
         super().__init__(name, callbacks, max_pending, on_full)
 
     def _new_engine(self) -> Staff:
         thread_name = f"parallel-{self.name or 'process'}"
         self._handed = Tally()
-        self._staff = Staff(
-            Settings(self.label, thread_name, self._max_workers, self._context, self._setup, self._max_tasks)
-        )
+        asks_for_threads = self._workplace.threads_per_worker is not None
+        launcher = Launcher(self.label, self._context, self._surroundings, asks_for_threads)
+        setup = Setup(*self._initializer, not main_is_importable(), self._configuration, launcher.inside)
+        self._staff = Staff(Settings(self.label, thread_name, self._max_workers, launcher, setup, self._max_tasks))
         return self._staff
 
     @property
@@ -168,6 +201,19 @@ class ProcessPool(HandingPool):
     def idle(self) -> int:
         """Wait until no accepted call is left, nor anything that follows one; see `Engine.idle`."""
         return super().idle() + self._handed.wait()
+
+
+def _surroundings(workplace: Workplace, workers: int) -> Surroundings:
+    said = workplace.env or {}
+    threads = workplace.threads_per_worker or max(1, cpus() // workers)
+    asked = workplace.threads_per_worker is not None
+    return Surroundings(
+        env={**thread_variables(threads, asked, os.environ), **said},
+        cwd=None if workplace.cwd is None else os.path.abspath(workplace.cwd),
+        preload=workplace.preload,
+        hard_limit=workplace.hard_memory_limit,
+        is_plain=not (said or workplace.cwd is not None or workplace.preload),
+    )
 
 
 def _context(given: str | BaseContext | None) -> BaseContext:

@@ -7,7 +7,7 @@ The wire between a pool and one of its workers: frames on a stream socket.
     pool      (first number, [function, [item, ...], function, [item, ...]], [(function, its reference), ...])
     worker    (ANSWERS, first number, [result, ...], [function, calls, nanoseconds, ...])
     worker    (HELLO,)                    ready for calls
-    worker    (BROKEN, error, words)      the initializer failed; see `failures`
+    worker    (BROKEN, error, words, what)  the initializer failed, or *what* else; see `failures`
     worker    (RETURNED, number)          calls from that number on are given back: see `looking`
 
     item      a tuple of atoms            the arguments themselves

@@ -54,6 +54,7 @@ from parallel.pools.process.board import (
 from parallel.pools.process.failures import pack_error
 from parallel.pools.process.pickling import dumps, loads
 from parallel.pools.process.references import resolve
+from parallel.pools.process.surroundings import PreloadFailed, Surroundings
 from parallel.pools.process.wire import (
     ANSWERS,
     ATOMS,
@@ -99,16 +100,18 @@ class Setup:
         initargs: tuple[Any, ...],
         main_by_value: bool,
         configuration: bytes | None,
+        surroundings: Surroundings,
     ) -> None:
         self._load: Callable[[], Any] = lambda: (initializer, initargs)
         self.main_by_value = main_by_value
         self.configuration = configuration
+        self.surroundings = surroundings
 
-    def __getstate__(self) -> tuple[bytes, bool, bytes | None]:
-        return dumps(self._load(), self.main_by_value), self.main_by_value, self.configuration
+    def __getstate__(self) -> tuple[bytes, bool, bytes | None, Surroundings]:
+        return dumps(self._load(), self.main_by_value), self.main_by_value, self.configuration, self.surroundings
 
-    def __setstate__(self, state: tuple[bytes, bool, bytes | None]) -> None:
-        packed, self.main_by_value, self.configuration = state
+    def __setstate__(self, state: tuple[bytes, bool, bytes | None, Surroundings]) -> None:
+        packed, self.main_by_value, self.configuration, self.surroundings = state
         self._load = lambda: loads(packed)
 
     def run(self) -> None:
@@ -150,14 +153,24 @@ def _work(sock: socket, carried: Carried, setup: Setup) -> None:
 
 
 def _set_up(sock: socket, setup: Setup) -> bool:
-    """Run the initializer and say hello, or why not."""
+    """Enter the surroundings, run the initializer, and say hello, or why not."""
+    what = "the entering of its surroundings"
     try:
+        setup.surroundings.enter()
+        setup.surroundings.load()
+        what = "its initializer"
         setup.run()
+    except PreloadFailed as failure:
+        return _is_broken(sock, setup, str(failure), cast(BaseException, failure.__cause__))
     except BaseException as error:  # whatever it is, the pool has to tell whoever waits
-        _send(sock, pack((BROKEN, *pack_error(error, setup.main_by_value))))
-        return False
+        return _is_broken(sock, setup, what, error)
     _send(sock, pack((HELLO,)))
     return True
+
+
+def _is_broken(sock: socket, setup: Setup, what: str, error: BaseException) -> bool:
+    _send(sock, pack((BROKEN, *pack_error(error, setup.main_by_value), what)))
+    return False
 
 
 def _send(sock: socket, parts: list[Part]) -> None:
