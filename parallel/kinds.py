@@ -18,7 +18,8 @@ from attrs import Attribute, field, frozen
 from parallel.checks import checked, checked_by, converted, described, did_you_mean, is_count, one_of
 from parallel.durations import AS_DURATION, Duration, seconds
 from parallel.imports import is_import_string, with_colon
-from parallel.machine import can_limit_memory, cpus
+from parallel.machine import cpus
+from parallel.memory import can_limit_memory
 from parallel.sizes import AS_SIZE, Size, size
 
 # N*cpus, cpus-N or both; five digits are more workers than any machine runs.

@@ -1,5 +1,5 @@
 """
-What a process may use of its machine: the CPUs that its affinity and the quota of its control groups leave it; memory.
+What a process may use of its machine: the CPUs that its affinity and the quota of its control groups leave it.
 
     affinity: which CPUs ──┐
     quota: how much time ──┴──▶ the smaller one
@@ -12,7 +12,6 @@ Nothing here has state.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 import sys
@@ -40,40 +39,6 @@ def cpus(root: Path = _ROOT) -> int:
     """
     shares = [share for share in _shares(root) if share > 0]
     return max(1, min([_affinity(), *(math.ceil(share) for share in shares)]))
-
-
-def can_limit_memory() -> bool:
-    """Tell whether a process of this platform can limit its own memory."""
-    return importlib.util.find_spec("resource") is not None
-
-
-def limit_memory(most: int) -> None:
-    """
-    Have allocations of this process, and of those that it starts, fail beyond so many bytes.
-
-    On Linux, RLIMIT_DATA counts what is written privately: heaps, stacks, large arrays. RLIMIT_AS would also count what
-    is only mapped: the code of libraries, and memory that is shared with other processes.
-    """
-    import resource  # for those who ask for a limit; not everywhere
-
-    which = resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS
-    _, ceiling = resource.getrlimit(which)
-    resource.setrlimit(which, (most if ceiling == resource.RLIM_INFINITY else min(most, ceiling), ceiling))
-
-
-def resident() -> int:
-    """Return the bytes of memory that this process has in use; where the system doesn't tell, the most it ever had."""
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * _PAGE
-    except OSError:
-        import resource  # not everywhere; on Linux it isn't needed
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-
-
-_PAGE: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
 def _affinity() -> int:

@@ -31,6 +31,7 @@ HOUSE = [
     {"checks"},
     {"imports"},
     {"machine"},
+    {"memory"},
     {"durations"},
     {"sizes"},
     {"retries"},

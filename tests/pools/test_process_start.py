@@ -13,7 +13,7 @@ import pytest
 from pools import start_jobs
 from pools.process_jobs import PATIENCE, is_gone
 
-from parallel import ProcessPool, Registry, machine
+from parallel import ProcessPool, Registry, memory
 from parallel.errors import ConfigError, PoolBrokenError
 from parallel.kinds import ProcessConfig
 from parallel.pools.process import launching, surroundings
@@ -346,8 +346,8 @@ def test_somebodys_own_context() -> None:
 
 def test_memory_in_use() -> None:
     """It is told in bytes, and grows with what is taken."""
-    before = machine.resident()
+    before = memory.resident()
     data = b"x" * 50_000_000
     assert before > 5_000_000
-    assert machine.resident() - before > 40_000_000
+    assert memory.resident() - before > 40_000_000
     del data

@@ -44,6 +44,7 @@ class Settings(NamedTuple):
     launcher: Launcher
     setup: Setup
     max_tasks_per_child: int | None
+    idle_timeout: float | None
 
 
 class Books:

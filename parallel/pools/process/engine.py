@@ -248,7 +248,7 @@ class Staff(Engine):
             self._dismiss()
             if self._is_finished():
                 return None
-        return self._listening.looking.all_due()
+        return min(self._listening.looking.all_due(), self._listening.departures.all_due())
 
     def _dismiss(self) -> None:
         """Once nothing is queued, tell those workers to leave that have no call."""
@@ -304,6 +304,14 @@ class Staff(Engine):
             self.close(True)
             self.interrupt()
             raise
+
+    def resize(self, max_workers: int) -> None:
+        """Have at most so many workers from now on; those too many leave when their calls have ended."""
+        with self._lock:
+            self._books.roster.most = max_workers
+            self._books.note_room()
+        self._reactor.tell(self._listening.departures.shrink)
+        self._reactor.tell(self._hiring.see_to_workers)
 
     def _drop(self) -> list[Future[Any]]:
         """Under the lock: take all calls that wait, now and later."""

@@ -60,7 +60,7 @@ class Hiring:
         Raises:
             OSError: Not one can be started.
         """
-        for _ in range(self._books.settings.max_workers):
+        for _ in range(self._books.roster.most):
             try:
                 self._hire()
             except OSError:

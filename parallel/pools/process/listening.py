@@ -26,13 +26,14 @@ from parallel.delivery import settle
 from parallel.outcomes import Outcome
 from parallel.pools.process.books import GUARD_HINT, LOGGER, Books
 from parallel.pools.process.costs import LOOK, Known
+from parallel.pools.process.departures import Departures
 from parallel.pools.process.ears import make_ear
 from parallel.pools.process.hiring import Hiring
 from parallel.pools.process.looking import Looking
 from parallel.pools.process.peer import Given, Peer
 from parallel.pools.process.reactor import READ, WRITE
 from parallel.pools.process.replies import error_of, outcome_of
-from parallel.pools.process.wire import ANSWERS, BROKEN, HELLO, Frame, Part
+from parallel.pools.process.wire import ANSWERS, BROKEN, HEAVY, HELLO, Frame, Part
 
 STILLBORN: Final = 3
 """Workers in a row that may die before they are ready. One is an accident, and each costs 0.1 s under spawn."""
@@ -44,6 +45,7 @@ class Listening:
 
     Attributes:
         looking: Looks at their boards.
+        departures: Sees those off that are to leave.
         has_unburied: Some worker is dead, and its leader is to leave it before it can be buried.
     """
 
@@ -63,6 +65,7 @@ class Listening:
         self._see_to_workers = hiring.see_to_workers
         self._stillborn = 0  # workers in a row that died before their hello
         self.looking = Looking(books, self._settle)
+        self.departures = Departures(books, self.looking, hiring.see_to_workers)
         self.has_unburied = False
         books.watch = self.watch
         dispatching.watch = self.listen
@@ -139,6 +142,8 @@ class Listening:
             self._on_hello(peer)
         elif kind == BROKEN:
             self._books.fail_to_start(parts[2], error_of(*parts[:2]))
+        elif kind == HEAVY:
+            self.departures.go(peer)
         else:
             self.looking.on_returned(peer, parts[0])
             self._retire_if_due(peer)
@@ -172,15 +177,8 @@ class Listening:
     def _retire_if_due(self, peer: Peer) -> None:
         """Dismiss a worker that has run as many calls as it may."""
         most = self._books.settings.max_tasks_per_child
-        if most is None or peer.ended < most or peer.inflight or not peer.ready:
-            return
-        peer.ready = False
-        self._dispatching.retire(peer)
-        with self._books.lock:
-            self._books.roster.leave(peer)
-            self._books.note_room()
-        peer.dismiss()
-        self._see_to_workers()
+        if most is not None and peer.ended >= most and not peer.inflight and peer.ready:
+            self.departures.go(peer)
 
     # -- their ends ---------------------------------------------------------------------------------------------------
 

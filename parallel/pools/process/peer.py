@@ -95,6 +95,9 @@ class Peer:
         unread: It died before it had read all that was sent.
         recall: What it was told not to begin, until it has said that it doesn't.
         taken: What it was told not to begin has been queued again.
+        leaves: It is given no more calls, and is dismissed when those that it has have ended. Written by the reader.
+        rested: How many calls it had been given when it was seen idle, and when that was; None: it was busy. The
+            reader's.
         condemned: The number of the call that it is to be killed in.
         look_at: When the reader is to look at its board, by `time.monotonic_ns`; None: not at all.
         seen: How many results of its next message have been seen in its journal already.
@@ -125,6 +128,8 @@ class Peer:
         self.unread = False
         self.recall: Recall | None = None
         self.taken = False
+        self.leaves = False
+        self.rested: tuple[int, float] | None = None
         self.condemned = 0
         self.look_at: int | None = None
         self.seen = 0

@@ -14,6 +14,7 @@ How the calls come to the workers is in `engine`, the bytes in `wire`, the child
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import sys
@@ -26,6 +27,7 @@ from typing import Any, ClassVar, ParamSpec, TypeVar, cast
 
 from parallel.config import cpus
 from parallel.context import WITHIN, Dispatcher, default_registry
+from parallel.durations import Duration
 from parallel.futures import Future
 from parallel.gates import OnFull
 from parallel.kinds import Workplace
@@ -70,8 +72,13 @@ class ProcessPool(HandingPool):
         threads_per_worker: Threads that numerical libraries may start in a worker: BLAS, OpenMP, MKL, numexpr, numba.
             None: its share of the CPUs, 1 at least, as far as the environment doesn't say. Under fork it comes too late
             for those that this process has loaded.
+        max_memory_per_child: Bytes, or a string such as `"500MB"`, above which a worker is replaced after its present
+            call: what it has in use, preloaded modules included, is looked at between calls. None: it never is. One
+            that takes more before its first call breaks the pool, as each would.
         hard_memory_limit: Bytes, or a string such as `"2GB"`, that a worker's own data can't go beyond; what it calls
-            gets a `MemoryError` then, or dies if it doesn't expect one. None: no limit. See `machine.limit_memory`.
+            gets a `MemoryError` then, or dies if it doesn't expect one. None: no limit. See `memory.limit_memory`.
+        idle_timeout: Seconds, or a string such as `"5m"`, after which a worker without a call leaves, up to a quarter
+            later; all may, and the next call starts one again. None: they stay.
         max_pending: Calls from outside that may wait for a worker; None: any number.
         on_full: What becomes of one more: its caller waits (`block`), gets a `PoolFullError` (`raise`) or runs it
             itself, in its own process (`run`).
@@ -99,7 +106,9 @@ class ProcessPool(HandingPool):
         env: Mapping[str, str] | None = None,
         cwd: str | PathLike[str] | None = None,
         threads_per_worker: int | None = None,
+        max_memory_per_child: Size | None = None,
         hard_memory_limit: Size | None = None,
+        idle_timeout: Duration | None = None,
         max_pending: int | None = None,
         on_full: OnFull = "block",
         name: str = "",
@@ -116,7 +125,9 @@ class ProcessPool(HandingPool):
             env=env,
             cwd=cast("str | None", cwd),
             threads_per_worker=threads_per_worker,
+            max_memory_per_child=cast("int | None", max_memory_per_child),
             hard_memory_limit=cast("int | None", hard_memory_limit),
+            idle_timeout=cast("float | None", idle_timeout),
         )
         self._surroundings = _surroundings(self._workplace, self._max_workers)
         self._max_tasks = _check_tasks(max_tasks_per_child)
@@ -128,8 +139,34 @@ class ProcessPool(HandingPool):
         asks_for_threads = self._workplace.threads_per_worker is not None
         launcher = Launcher(self.label, self._context, self._surroundings, asks_for_threads)
         setup = Setup(*self._initializer, not main_is_importable(), self._configuration, launcher.inside)
-        self._staff = Staff(Settings(self.label, thread_name, self._max_workers, launcher, setup, self._max_tasks))
+        idle_timeout = self._workplace.idle_timeout
+        self._staff = Staff(
+            Settings(
+                self.label,
+                thread_name,
+                self._max_workers,
+                launcher,
+                setup,
+                self._max_tasks,
+                None if idle_timeout == math.inf else idle_timeout,
+            )
+        )
         return self._staff
+
+    @property
+    def max_workers(self) -> int:
+        """
+        Processes at most; it may be changed at any time.
+
+        More are started when calls wait. Those too many leave: idle ones at once, the others after their present calls;
+        what they have not begun goes to others. The variables of threads stay as they were.
+        """
+        return self._max_workers
+
+    @max_workers.setter
+    def max_workers(self, max_workers: int | None) -> None:
+        self._max_workers = check_workers(max_workers, cpus())
+        self._staff.resize(self._max_workers)
 
     @property
     def follower(self) -> Dispatcher:
@@ -211,6 +248,7 @@ def _surroundings(workplace: Workplace, workers: int) -> Surroundings:
         env={**thread_variables(threads, asked, os.environ), **said},
         cwd=None if workplace.cwd is None else os.path.abspath(workplace.cwd),
         preload=workplace.preload,
+        soft_limit=workplace.max_memory_per_child,
         hard_limit=workplace.hard_memory_limit,
         is_plain=not (said or workplace.cwd is not None or workplace.preload),
     )

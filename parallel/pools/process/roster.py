@@ -17,13 +17,14 @@ class Roster:
     Who works in a pool.
 
     Attributes:
+        most: How many there may be; more, if that has just been lowered.
         staff: All workers but the leaving ones.
         unready: Those of them that have been started, and have not said hello.
         leavers: Those that have been dismissed, and have not exited.
     """
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self.staff: dict[Peer, None] = {}
         self.unready: dict[Peer, None] = {}
         self.leavers: dict[Peer, None] = {}
@@ -36,7 +37,7 @@ class Roster:
 
     def has_room(self) -> bool:
         """Tell whether there may be more workers."""
-        return len(self.staff) < self._most
+        return len(self.staff) < self.most
 
     def lacks(self, waiting: int) -> bool:
         """Tell whether more calls are *waiting* than workers are coming, and there is room for one."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Final, NamedTuple
 
-from parallel.machine import limit_memory
+from parallel.memory import limit_memory
 
 THREAD_VARIABLES: Final = (
     "OMP_NUM_THREADS",

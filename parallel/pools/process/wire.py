@@ -8,6 +8,7 @@ The wire between a pool and one of its workers: frames on a stream socket.
     worker    (ANSWERS, first number, [result, ...], [function, calls, nanoseconds, ...])
     worker    (HELLO,)                    ready for calls
     worker    (BROKEN, error, words, what)  the initializer failed, or *what* else; see `failures`
+    worker    (HEAVY,)                    it takes more memory than a worker may: it should be replaced
     worker    (RETURNED, number)          calls from that number on are given back: see `looking`
 
     item      a tuple of atoms            the arguments themselves
@@ -51,6 +52,7 @@ ANSWERS: Final = 1
 HELLO: Final = 2
 BROKEN: Final = 3
 RETURNED: Final = 4
+HEAVY: Final = 10
 
 RESULT: Final = 5
 FAILED: Final = 6

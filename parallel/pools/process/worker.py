@@ -54,12 +54,14 @@ from parallel.pools.process.board import (
 from parallel.pools.process.failures import pack_error
 from parallel.pools.process.pickling import dumps, loads
 from parallel.pools.process.references import resolve
+from parallel.pools.process.scale import Scale
 from parallel.pools.process.surroundings import PreloadFailed, Surroundings
 from parallel.pools.process.wire import (
     ANSWERS,
     ATOMS,
     BROKEN,
     FAILED,
+    HEAVY,
     HELLO,
     LONG,
     NOT_FOUND,
@@ -144,15 +146,16 @@ def _work(sock: socket, carried: Carried, setup: Setup) -> None:
     this.worker = _Sleeper()
     start_new_thread(_watch, (sock.fileno(),))
     try:
-        if _set_up(sock, setup):
-            Server(sock, board, setup.main_by_value).serve()
+        scale = Scale(setup.surroundings.soft_limit)
+        if _set_up(sock, setup, scale):
+            Server(sock, board, setup.main_by_value, scale).serve()
     except ConnectionError:
         pass  # nobody is there any more who wants to know
     finally:
         close_kept()
 
 
-def _set_up(sock: socket, setup: Setup) -> bool:
+def _set_up(sock: socket, setup: Setup, scale: Scale) -> bool:
     """Enter the surroundings, run the initializer, and say hello, or why not."""
     what = "the entering of its surroundings"
     try:
@@ -160,6 +163,8 @@ def _set_up(sock: socket, setup: Setup) -> bool:
         setup.surroundings.load()
         what = "its initializer"
         setup.run()
+        what = "its start"
+        scale.check()
     except PreloadFailed as failure:
         return _is_broken(sock, setup, str(failure), cast(BaseException, failure.__cause__))
     except BaseException as error:  # whatever it is, the pool has to tell whoever waits
@@ -181,7 +186,7 @@ def _send(sock: socket, parts: list[Part]) -> None:
 class Server:
     """Runs the calls that come in, and answers."""
 
-    def __init__(self, sock: socket, board: Board, main_by_value: bool) -> None:
+    def __init__(self, sock: socket, board: Board, main_by_value: bool, scale: Scale) -> None:
         self._sock = sock
         self._words = board.words
         self._bytes = board.bytes
@@ -192,6 +197,7 @@ class Server:
         self._spent: list[int] = []  # on them: function, calls, nanoseconds
         self._journal_end = JOURNAL
         self._flushed_at = 0
+        self._scale = scale
         self._left_behind: object = None  # by the last call; dropped after its result is out, or in the journal
 
     def serve(self) -> None:
@@ -304,6 +310,8 @@ class Server:
                 results[-1] = (RESULT, None)
             _send(self._sock, pack((ANSWERS, following - len(results), results, spent), large))
             self._results, self._spent = [], []
+            if self._scale.is_over():
+                _send(self._sock, pack((HEAVY,)))
         self._empty_journal(following)
 
     def _empty_journal(self, following: int) -> None:
