@@ -471,3 +471,8 @@ def note_and_wait(path: str, number: int, host: str, port: int) -> int:
 def resident() -> int:
     """Return how much memory this process has, in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def workers_of(pool: Any) -> list[int]:
+    """The process ids of a pool's workers."""
+    return [peer.pid for peer in pool._staff._books.roster.staff]

@@ -212,17 +212,52 @@ def test_said_by_a_file() -> None:
         wait_until(lambda: pool.stats().workers == 0)
 
 
+# -- max_tasks_per_child ----------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("method", ["forkserver", "fork"])
 def test_nothing_is_left_of_a_hundred(method: str) -> None:
     """Workers that have been replaced leave no descriptors behind."""
-    with ProcessPool(2, method, max_tasks_per_child=1) as pool:
-        pool.submit(os.getpid).result(PATIENCE)
+    with ProcessPool(2, method, max_tasks_per_child=1, idle_timeout=0.05) as pool:
+
+        def descriptors_without_workers() -> int:
+            wait_until(lambda: pool.stats().workers == 0)
+            gc.collect()
+            return len(os.listdir("/proc/self/fd"))
+
         [future.result(PATIENCE) for future in [pool.submit(os.getpid) for _ in range(10)]]
-        wait_until(lambda: pool.stats().workers == 0)
-        gc.collect()
-        before = len(os.listdir("/proc/self/fd"))
+        before = descriptors_without_workers()
         pids = {future.result(PATIENCE) for future in [pool.submit(os.getpid) for _ in range(100)]}
         assert len(pids) == 100
-        wait_until(lambda: pool.stats().workers == 0)
-        gc.collect()
-        wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+        wait_until(lambda: descriptors_without_workers() <= before)  # the last is being buried
+
+
+def test_the_next_one_is_started_meanwhile() -> None:
+    """A worker that has its last call is replaced before it ends; but no more calls run at a time."""
+    with ProcessPool(1, max_tasks_per_child=1) as pool, Gate() as gate:
+        running = pool.submit(jobs.wait_at, gate.address)
+        gate.arrived()
+        waiting = pool.submit(os.getpid)
+        wait_until(lambda: pool.stats().workers == 2)
+        assert pool.stats().running == 1
+        assert not waiting.running()
+        gate.open()
+        running.result(PATIENCE)
+        waiting.result(PATIENCE)
+
+
+def test_a_spare_that_dies() -> None:
+    """It is replaced, and costs nothing."""
+    with ProcessPool(1, max_tasks_per_child=1) as pool:
+        for _ in range(4):
+            with Gate() as gate:
+                running = pool.submit(jobs.wait_at, gate.address)
+                gate.arrived()
+                waiting = pool.submit(os.getpid)
+                wait_until(lambda: pool.stats().workers == 2)
+                spare = process_jobs.workers_of(pool)[-1]
+                os.kill(spare, 9)
+                assert is_gone(spare)
+                gate.open()
+                running.result(PATIENCE)
+                assert waiting.result(PATIENCE) != spare

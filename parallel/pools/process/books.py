@@ -67,7 +67,7 @@ class Books:
         self.calls = Calls(self.lock)
         self.roster = Roster(settings.max_workers)
         self.reactor = Reactor(f"{settings.thread_name}-reader", round_done)
-        self.dispatching = Dispatching(self.calls, settings.max_tasks_per_child)
+        self.dispatching = Dispatching(self.calls)
         self.dispatching.ring = self.calls.wake = self.reactor.ring
         self.dispatching.tell = self.reactor.tell
         self.closing = False

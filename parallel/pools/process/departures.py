@@ -72,11 +72,21 @@ class Departures:
         return self._next - now
 
     def shrink(self) -> None:
-        """Have workers leave that are too many: those first that have the least to do."""
+        """After a change of their number: have workers leave that are too many, first those with the least to do."""
+        self.promote()  # there may be more places
         staff = [peer for peer in self._books.roster.staff if not peer.leaves]
         surplus = len(staff) - self._books.roster.most
         if surplus > 0:
             self.go(*sorted(staff, key=lambda peer: len(peer.inflight))[:surplus])
+
+    def promote(self) -> None:
+        """Give calls to those that were waiting for a place."""
+        while True:
+            with self._books.lock:
+                peer = self._books.roster.promote()
+            if peer is None:
+                return
+            self._books.dispatching.welcome(peer)
 
     def _idle_since(self, moment: float) -> list[Peer]:
         """Return the workers that have had no call since then; take them from those that are given calls."""
@@ -107,4 +117,5 @@ class Departures:
             self._books.note_room()
         for peer in leaving:
             peer.dismiss()
+        self.promote()
         self._see_to_workers()

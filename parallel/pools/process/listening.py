@@ -176,8 +176,7 @@ class Listening:
 
     def _retire_if_due(self, peer: Peer) -> None:
         """Dismiss a worker that has run as many calls as it may."""
-        most = self._books.settings.max_tasks_per_child
-        if most is not None and peer.ended >= most and not peer.inflight and peer.ready:
+        if peer.limit is not None and peer.ended >= peer.limit and not peer.inflight and peer.ready:
             self.departures.go(peer)
 
     # -- their ends ---------------------------------------------------------------------------------------------------
@@ -260,12 +259,14 @@ class Listening:
             continue  # what it has sent before its end; there may be no end of the stream
         exit_code = peer.bury()
         with books.lock:
+            was_spare = peer in books.roster.spares
             expected = books.roster.strike_off(peer)
             books.note_room()
         self._see_to_calls(peer, exit_code)
         peer.board.close()
-        if not peer.ready and not expected:
+        if not (peer.ready or was_spare or expected):
             self._count_stillborn(exit_code)
+        self.departures.promote()
         self._see_to_workers()
 
     def bury_dead(self) -> None:

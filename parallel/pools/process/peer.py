@@ -95,6 +95,7 @@ class Peer:
         unread: It died before it had read all that was sent.
         recall: What it was told not to begin, until it has said that it doesn't.
         taken: What it was told not to begin has been queued again.
+        limit: How many calls it is given at most; None: any number.
         leaves: It is given no more calls, and is dismissed when those that it has have ended. Written by the reader.
         rested: How many calls it had been given when it was seen idle, and when that was; None: it was busy. The
             reader's.
@@ -128,6 +129,7 @@ class Peer:
         self.unread = False
         self.recall: Recall | None = None
         self.taken = False
+        self.limit: int | None = None
         self.leaves = False
         self.rested: tuple[int, float] | None = None
         self.condemned = 0
@@ -140,6 +142,10 @@ class Peer:
     def is_idle(self) -> bool:
         """Tell whether it has no call: by the books, or by its own word, which is faster."""
         return self.sent == self.answered or (self.board.is_shared and self.words[BASE] == self.sent + 1)
+
+    def is_outgoing(self) -> bool:
+        """Tell whether it gets no more calls."""
+        return self.leaves or (self.limit is not None and self.ended + len(self.inflight) >= self.limit)
 
     def takes_calls(self) -> bool:
         """Under the gate: tell whether it may be sent anything now."""

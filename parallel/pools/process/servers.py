@@ -253,7 +253,7 @@ def _as(cls: type[BaseProcess], process: BaseProcess) -> tuple[Any, ...]:
     return object.__new__, (cls,), state
 
 
-def _pickled(popen: object, process: Any) -> memoryview:
+def _pickled(popen: object, process: Any) -> bytes:
     """Pickle what a worker is sent, as multiprocessing does."""
     preparation = _spawn.get_preparation_data(process._name)
     if process.surroundings.cwd is not None:
@@ -265,7 +265,7 @@ def _pickled(popen: object, process: Any) -> memoryview:
         _reduction.dump(process, data)
     finally:
         _set_spawning_popen(None)
-    return data.getbuffer()
+    return data.getvalue()
 
 
 class _ServedPopen(popen_forkserver.Popen):
