@@ -62,9 +62,8 @@ def test_what_can_not_be_preloaded(
     """It breaks the pool, loudly: with the module's name, the error and its traceback."""
     name = module(tmp_path, monkeypatch, text)
     with ProcessPool(1, method, preload=[name]) as pool:
-        future = pool.submit(os.getpid)
         with pytest.raises(PoolBrokenError, match=f"the import of 'module_of_test', .*, raised {told}") as caught:
-            future.result(PATIENCE)
+            pool.submit(os.getpid).result(PATIENCE)
         assert f'{name}.py", line 1, in <module>' in str(getattr(caught.value.__cause__, "__cause__", None))
         with pytest.raises(PoolBrokenError):
             pool.submit(os.getpid)
