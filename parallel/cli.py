@@ -11,7 +11,7 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import attrs
@@ -134,6 +134,9 @@ def _in_toml(value: object, option: Attribute[Any]) -> str:
         return f"{{{', '.join(_said(value, {}))}}}"
     if isinstance(value, tuple):
         return f"[{', '.join(_in_toml(item, option) for item in cast('tuple[object, ...]', value))}]"
+    if isinstance(value, Mapping):
+        pairs = cast("Mapping[str, object]", value).items()
+        return f"{{{', '.join(f'{key_path(name)} = {_in_toml(item, option)}' for name, item in pairs)}}}"
     if isinstance(value, bool):
         return str(value).lower()
     write = str if isinstance(value, Rate) else option.metadata.get("written")

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
 from typing import Any, ClassVar, Literal, cast
 
 import attrs
 from attrs import Attribute, field, frozen
 
 from parallel.checks import checked, checked_by, converted, described, did_you_mean, is_count, one_of
-from parallel.durations import AS_DURATION, Duration, pause
+from parallel.durations import AS_DURATION, Duration, pause, seconds
 from parallel.imports import is_import_string, with_colon
 from parallel.machine import cpus
+from parallel.memory import can_limit_memory
+from parallel.sizes import AS_SIZE, Size, size
 
 # N*cpus, cpus-N or both; five digits are more workers than any machine runs.
 _CPUS = re.compile(r"(?:([1-9][0-9]{0,4})\*)?cpus(?:-([1-9][0-9]{0,4}))?")
@@ -54,11 +57,59 @@ def _are_import_strings(value: object) -> bool:
     return isinstance(value, tuple) and all(map(is_import_string, cast("tuple[object, ...]", value)))
 
 
-def _as_tuple(value: object) -> Any:
-    return tuple(cast("list[object]", value)) if isinstance(value, list) else value
+def _seconds(value: Duration | None) -> float | None:
+    return None if value is None else converted(seconds, value)
+
+
+def _size(value: Size | None) -> int | None:
+    return None if value is None else converted(size, value)
+
+
+def _names(value: Sequence[str]) -> tuple[str, ...]:
+    return tuple(value) if isinstance(value, list) else cast("tuple[str, ...]", value)
+
+
+def _path(value: str | PathLike[str] | None) -> str | None:
+    return fspath(value) if isinstance(value, PathLike) else value
+
+
+def _is_env(value: object) -> bool:
+    """
+    Tell whether these are variables as the system takes them.
+    """
+    if not isinstance(value, Mapping):
+        return False
+    pairs = cast("Mapping[object, object]", value).items()
+    return all(
+        isinstance(name, str) and isinstance(text, str) and name and "=" not in name and "\0" not in name + text
+        for name, text in pairs
+    )
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, tuple) and all(
+        isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
+        for name in cast("tuple[object, ...]", value)
+    )
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and value != "" and "\0" not in value
+
+
+def _only_where_memory_can_be_limited(_: object, attribute: Attribute[Any], value: object) -> None:
+    if value is not None and not can_limit_memory():
+        found = described(value)
+        raise ValueError(f"{attribute.name}: expected nothing, found {found}: this platform has no such limit")
 
 
 _count = checked("an integer of at least 1", is_count)
+_typed_count = checked("an integer of at least 1", is_count, types=int)
+"""For what a program says as well: a wrong type is a `TypeError` there."""
+_modules = checked("the names of modules, such as ['numpy', 'package.module']", _is_names, types=(tuple, list))
+_variables = checked("variables and their values, such as {NAME = 'value'}: all of them strings", _is_env, types=dict)
+_directory = checked("the path of a directory", _is_path, types=str)
+_limits = [checked_by(size), _only_where_memory_can_be_limited]
 _max_workers = checked("an integer of at least 1 or a string such as 'cpus', 'cpus-1' or '2*cpus'", _is_workers)
 _import_string = checked("an import string such as 'package.module:attribute'", is_import_string, with_colon)
 _start_method = checked(
@@ -127,10 +178,42 @@ class ThreadConfig(PoolConfig):
     helping: bool = True
 
 
-@frozen
-class ProcessConfig(PoolConfig):
+@frozen(kw_only=True)
+class Workplace:
     """
-    A pool of child processes.
+    What is said about the processes of a pool, in a file or to its constructor.
+
+    Args:
+        preload: Modules that a process has loaded before its first call.
+        env: Variables of its environment, besides those of this process.
+        cwd: Its working directory, None for that of this process.
+        threads_per_worker: Threads that BLAS and OpenMP may start in it, None for the process's share of the CPUs.
+        max_memory_per_child: Size above which a fresh one replaces it after its present call, None for no limit.
+        hard_memory_limit: Size beyond which its allocations fail, None for no limit.
+        idle_timeout: How long it stays without a call, None for ever.
+
+    Raises:
+        TypeError: One of them is of another type.
+        ValueError: One of them has a value that it can't have.
+    """
+
+    preload: tuple[str, ...] = field(default=(), converter=_names, validator=_modules)
+    env: Mapping[str, str] | None = field(default=None, validator=_variables)
+    cwd: str | None = field(default=None, converter=_path, validator=_directory)
+    threads_per_worker: int | None = field(default=None, validator=_typed_count)
+    max_memory_per_child: int | None = field(
+        default=None, converter=_size, validator=checked_by(size), metadata=AS_SIZE
+    )
+    hard_memory_limit: int | None = field(default=None, converter=_size, validator=_limits, metadata=AS_SIZE)
+    idle_timeout: float | None = field(
+        default=None, converter=_seconds, validator=checked_by(seconds), metadata=AS_DURATION
+    )
+
+
+@frozen
+class ProcessConfig(PoolConfig, Workplace):
+    """
+    A pool of child processes; see `Workplace` for the options that are not named here.
 
     Args:
         max_workers: The most processes, or a share of the CPUs such as `cpus-1`; None for the pool's own default.
@@ -160,7 +243,7 @@ class ProcessConfig(PoolConfig):
     )
     max_pending: int | None = field(default=None, validator=_count)
     on_full: Literal["block", "raise", "run"] | None = field(default=None, validator=_on_full)
-    context: tuple[str, ...] = field(default=(), converter=_as_tuple, validator=_import_strings)
+    context: tuple[str, ...] = field(default=(), converter=_names, validator=_import_strings)
     forward_logs: bool | None = None
     nested: Literal["inline", "thread", "error"] = field(default="inline", validator=_nested)
 

@@ -52,12 +52,16 @@ def pytest_configure() -> None:
 
 
 def _helpers() -> tuple[set[int], set[int]]:
-    """The processes of multiprocessing's fork server and resource tracker, and the descriptors that lead to them."""
+    """The processes of the shared fork servers and of the resource tracker, and the descriptors that lead to them."""
     pids: set[int | None] = set()
     descriptors: set[int | None] = set()
     if (server := sys.modules.get("multiprocessing.forkserver")) is not None:
         pids.add(server._forkserver._forkserver_pid)
         descriptors.add(server._forkserver._forkserver_alive_fd)
+    if (launching := sys.modules.get("parallel.pools.process.launching")) is not None:
+        pid, descriptor = launching.helper() or (None, None)
+        pids.add(pid)
+        descriptors.add(descriptor)
     if (tracker := sys.modules.get("multiprocessing.resource_tracker")) is not None:
         pids.add(tracker._resource_tracker._pid)
         descriptors.add(tracker._resource_tracker._fd)

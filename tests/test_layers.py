@@ -31,7 +31,9 @@ HOUSE = [
     {"checks"},
     {"imports"},
     {"machine"},
+    {"memory"},
     {"durations"},
+    {"sizes"},
     {"retries"},
     {"options"},
     {"kinds"},
@@ -151,7 +153,7 @@ def test_a_worker_process_loads_only_the_ground_floor() -> None:
         path = path / "__init__" if (PACKAGE / path).is_dir() else path
         for statement in tree_of(path).body:  # not what is under TYPE_CHECKING
             ahead += imported_by(statement)
-    above = {"checks", "imports", "durations", "retries", "options", "kinds", "config"}
+    above = {"checks", "imports", "durations", "sizes", "retries", "options", "kinds", "config"}
     above |= {"futures", "combine", "pools.base", "registry", "tasks"}
     assert not seen & above, seen
 

@@ -29,6 +29,7 @@ from pools.process_jobs import PATIENCE, is_gone, wait_until
 from parallel import ProcessPool
 from parallel.deaths import WorkerDiedError
 from parallel.errors import PoolBrokenError
+from parallel.pools.process import launching
 
 METHODS = ["forkserver", "spawn", "fork"]
 
@@ -121,6 +122,7 @@ def test_socket_held_by_a_grandchild(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.filterwarnings("ignore:.*about to fork while other threads run:RuntimeWarning")
 def test_kill_storm(method: str) -> None:
     """Through hundreds of kills, at random moments, each call ends: with its value, or as the death that it was."""
     chance = random.Random(7)
@@ -214,12 +216,11 @@ def test_big_call_of_a_stopped_worker() -> None:
 
 def test_fork_server_killed() -> None:
     """The end of the fork server costs no call: its children go on, and new ones have a new server."""
-    from multiprocessing.forkserver import _forkserver
-
     with Gate() as gate, ProcessPool(2, "forkserver") as pool:
         bystander = pool.submit(jobs.wait_at, gate.address, "fine")
         gate.arrived()
-        os.kill(_forkserver._forkserver_pid, signal.SIGKILL)
+        server, _ = launching.helper() or (0, 0)
+        os.kill(server, signal.SIGKILL)
         assert pool.submit(jobs.double, 4).result(PATIENCE) == 8
         gate.open()
         assert bystander.result(PATIENCE) == "fine"

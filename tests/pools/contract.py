@@ -103,6 +103,7 @@ def opened(kind: Kind, max_workers: int, **options: Any) -> Iterator[Pool]:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*about to fork while other threads run:RuntimeWarning")
 class PoolContract:
     """The contract of an executor."""
 

@@ -521,3 +521,8 @@ def left_of_deadline() -> tuple[float | None, float | None]:
 def nested_overrun(note: str) -> None:
     """Wait for a call that takes for ever, and note how it ends."""
     task(pool="threads")(sleep)(3600).result(60)
+
+
+def workers_of(pool: Any) -> list[int]:
+    """The process ids of a pool's workers."""
+    return [peer.pid for peer in pool._staff._books.roster.staff]

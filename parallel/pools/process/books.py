@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from multiprocessing.context import BaseContext
 from typing import Final, NamedTuple
 
 from parallel.errors import PoolBrokenError, PoolShutdownError
@@ -24,6 +23,7 @@ from parallel.outcomes import CANCELLED, Outcome
 from parallel.pools.process.calls import Calls
 from parallel.pools.process.dispatching import Dispatching
 from parallel.pools.process.killing import Killing
+from parallel.pools.process.launching import Launcher
 from parallel.pools.process.logs import Relay
 from parallel.pools.process.peer import Peer
 from parallel.pools.process.reactor import Reactor
@@ -43,15 +43,11 @@ class Settings(NamedTuple):
     label: str
     thread_name: str
     max_workers: int
-    context: BaseContext
+    launcher: Launcher
     setup: Setup
     max_tasks_per_child: int | None
     kill_grace: float
-
-    @property
-    def forks(self) -> bool:
-        """Whether workers are forked from this process."""
-        return self.context.get_start_method() == "fork"
+    idle_timeout: float | None
 
 
 class Books:
@@ -76,7 +72,7 @@ class Books:
         self.killing = Killing(settings.kill_grace, settings.max_workers)
         self.reactor = Reactor(f"{settings.thread_name}-reader", round_done)
         self.relay = Relay(f"{settings.thread_name}-logs")
-        self.dispatching = Dispatching(self.calls, settings.max_tasks_per_child)
+        self.dispatching = Dispatching(self.calls)
         self.dispatching.ring = self.calls.wake = self.reactor.ring
         self.dispatching.tell = self.reactor.tell
         self.closing = False
@@ -107,6 +103,10 @@ class Books:
         error = PoolBrokenError(self.settings.label, reason)
         error.__cause__ = cause
         return error
+
+    def fail_to_start(self, what: str, error: BaseException) -> None:
+        """On the reader: break down, as *what* is done at the start of each worker has raised *error*."""
+        self.break_down(f"{what} raised {type(error).__name__}: {error}", error)
 
     def break_down(self, reason: str, cause: BaseException | None) -> None:
         """On the reader: take no more calls, and fail the queued ones; running ones end as they do."""

@@ -75,9 +75,8 @@ class Dispatching:
     kill: Callable[[Future[Any]], object]
     """How the call of a future is ended by force; set by the engine."""
 
-    def __init__(self, calls: Calls, max_tasks: int | None) -> None:
+    def __init__(self, calls: Calls) -> None:
         self._calls = calls
-        self._max_tasks = max_tasks
         self.gate = threading.RLock()
         self.peers: list[Peer] = []
         self.attention = True
@@ -272,8 +271,9 @@ class Dispatching:
             True if it was given one that is to be sent without the gate, by `send_claimed`.
         """
         calls = self._calls
-        if self._max_tasks is not None:
-            room = min(room, self._max_tasks - peer.ended - len(peer.inflight))
+        if peer.limit is not None:
+            room = min(room, peer.limit - peer.ended - len(peer.inflight))
+            self.lacking = self.attention = True  # whoever takes its place may be started before it leaves
         runs: list[Any] = []
         items: list[Any] = []
         references: list[tuple[int, bytes]] = []

@@ -75,6 +75,7 @@ class Staff(Engine):
         self._dispatching.kill = self.kill
         self._roster = books.roster
         self._reactor = books.reactor
+        self._launcher = settings.launcher
         self._hiring = Hiring(books)
         self._packer = Packer(settings.setup.main_by_value, carrier)
         self._listening = Listening(books, self._hiring, self._packer.known)
@@ -204,7 +205,8 @@ class Staff(Engine):
                 raise RuntimeError(f"this process is a worker that imports its main module; {GUARD_HINT}")
             self._reactor.open()
             self._leading.poller = self._reactor.poller
-            if self._books.settings.forks:
+            self._launcher.check()
+            if self._launcher.forks:
                 self._hiring.fork_all()
             self._life = Life.OPEN
             self._reactor.start()
@@ -247,7 +249,9 @@ class Staff(Engine):
             self._dismiss()
             if self._is_finished():
                 return None
-        return min(self._listening.looking.all_due(), self._books.killing.all_due())
+        return min(
+            looks.all_due() for looks in (self._listening.looking, self._listening.departures, self._books.killing)
+        )
 
     def _dismiss(self) -> None:
         """Once nothing is queued, tell those workers to leave that have no call."""
@@ -264,10 +268,16 @@ class Staff(Engine):
 
     def _is_finished(self) -> bool:
         with self._lock:
-            if len(self._roster) or self._hiring.starting or not self._calls.all_ended():
+            if len(self._roster) or not self._calls.all_ended():
                 return False
             if not self._books.killing.is_over:
                 return False
+            starting = self._hiring.starting
+        if starting:
+            self._launcher.give_up()  # nobody needs that worker
+            return False
+        self._launcher.close()  # nobody starts anything any more: all that could is at its end
+        with self._lock:
             self._life = Life.GONE
             self._quiet.notify_all()
         return True
@@ -301,6 +311,14 @@ class Staff(Engine):
             self.close(True)
             self.interrupt()
             raise
+
+    def resize(self, max_workers: int) -> None:
+        """Have at most so many workers from now on; those too many leave when their calls have ended."""
+        with self._lock:
+            self._books.roster.most = max_workers
+            self._books.note_room()
+        self._reactor.tell(self._listening.departures.shrink)
+        self._reactor.tell(self._hiring.see_to_workers)
 
     def _drop(self) -> list[Future[Any]]:
         """Under the lock: take all calls that wait, now and later."""

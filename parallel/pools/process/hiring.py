@@ -16,10 +16,11 @@ from __future__ import annotations
 import threading
 import time
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
 from parallel.pools.process.books import LOGGER, Books
 from parallel.pools.process.peer import hire
+from parallel.pools.process.surroundings import PreloadFailed
 
 PAUSES: Final = (0.01, 0.1)
 """Seconds between the tries to start a worker; calls that nobody else could run fail that much later."""
@@ -59,7 +60,7 @@ class Hiring:
         Raises:
             OSError: Not one can be started.
         """
-        for _ in range(self._books.settings.max_workers):
+        for _ in range(self._books.roster.most):
             try:
                 self._hire()
             except OSError:
@@ -98,7 +99,8 @@ class Hiring:
 
     def _hire(self) -> None:
         settings = self._books.settings
-        peer = hire(settings.context, settings.setup, settings.thread_name)
+        peer = hire(settings.launcher, settings.setup, settings.thread_name)
+        peer.limit = settings.max_tasks_per_child
         with self._books.lock:
             self._books.roster.add(peer)
             self._books.note_room()
@@ -114,6 +116,8 @@ class Hiring:
             alone = not books.roster.staff
         if error is None:
             self.see_to_workers()
+        elif isinstance(error, PreloadFailed):
+            books.fail_to_start(str(error), cast(BaseException, error.__cause__))
         elif alone:
             books.fail_queued(f"no worker could be started: {error}", error)
         else:

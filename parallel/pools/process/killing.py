@@ -208,7 +208,7 @@ class Killing:
             close_kept(target)
 
     def all_due(self) -> float:
-        """Go on with those whose time is over; return the seconds until that of the next is; infinity: there is none."""
+        """Go on with those whose time is over; return the seconds until that of the next is, or infinity."""
         if not (self._due or self._expected):
             return math.inf
         now = time.monotonic()

@@ -28,6 +28,7 @@ from parallel.outcomes import CANCELLED, Outcome
 from parallel.pools.process.books import GUARD_HINT, LOGGER, Books
 from parallel.pools.process.costs import LOOK, Known
 from parallel.pools.process.crashes import PERIOD, Crashes
+from parallel.pools.process.departures import Departures
 from parallel.pools.process.ears import make_ear
 from parallel.pools.process.hiring import Hiring
 from parallel.pools.process.last_words import last_words
@@ -35,7 +36,7 @@ from parallel.pools.process.looking import Looking
 from parallel.pools.process.peer import Given, Peer
 from parallel.pools.process.reactor import READ, WRITE
 from parallel.pools.process.replies import error_of, outcome_of
-from parallel.pools.process.wire import ANSWERS, BROKEN, HELLO, LOG, Frame, Part
+from parallel.pools.process.wire import ANSWERS, BROKEN, HEAVY, HELLO, LOG, Frame, Part
 
 STILLBORN: Final = 3
 """Workers in a row that may die before they are ready. One is an accident, and each costs 0.1 s under spawn."""
@@ -50,6 +51,7 @@ class Listening:
 
     Attributes:
         looking: Looks at their boards.
+        departures: Sees those off that are to leave.
         has_unburied: Some worker is dead, and its leader is to leave it before it can be buried.
     """
 
@@ -70,7 +72,8 @@ class Listening:
         self._stillborn = 0  # workers in a row that died before their hello
         self._crashes = Crashes()
         self._answered = 0  # calls, by workers that are no more
-        self.looking = Looking(books, self._settle, hiring.see_to_workers)
+        self.looking = Looking(books, self._settle, self._replace)
+        self.departures = Departures(books, self.looking, hiring.see_to_workers)
         self.has_unburied = False
         books.watch = self.watch
         dispatching.watch = self.listen
@@ -148,8 +151,9 @@ class Listening:
         elif kind == HELLO:
             self._on_hello(peer)
         elif kind == BROKEN:
-            error = error_of(*parts)
-            self._books.break_down(f"its initializer raised {type(error).__name__}: {error}", error)
+            self._books.fail_to_start(parts[2], error_of(*parts[:2]))
+        elif kind == HEAVY:
+            self.departures.go(peer)
         else:
             self.looking.on_returned(peer, parts[0])
             self._retire_if_due(peer)
@@ -182,17 +186,8 @@ class Listening:
 
     def _retire_if_due(self, peer: Peer) -> None:
         """Dismiss a worker that has run as many calls as it may."""
-        most = self._books.settings.max_tasks_per_child
-        if most is None or peer.ended < most or peer.inflight or not peer.ready:
-            return
-        peer.ready = False
-        self._dispatching.retire(peer)
-        with self._books.lock:
-            self._books.roster.leave(peer)
-            self._books.note_room()
-        peer.dismiss()
-        self._books.killing.expect(peer.target)
-        self._see_to_workers()
+        if peer.limit is not None and peer.ended >= peer.limit and not peer.inflight and peer.ready:
+            self.departures.go(peer)
 
     # -- their ends ---------------------------------------------------------------------------------------------------
 
@@ -273,11 +268,12 @@ class Listening:
         while self._read(peer):
             continue  # what it has sent before its end; there may be no end of the stream
         with books.lock:
+            was_spare = peer in books.roster.spares
             books.roster.doom(peer)
             books.note_room()
         self._salvage(peer)
         if peer.ready:
-            self._see_to_workers()  # before it is waited for; but one that can't even start may be the last
+            self._replace()  # before it is waited for; but one that can't even start may be the last
         exit_code = peer.bury()
         with books.lock:
             expected = books.roster.strike_off(peer)
@@ -288,10 +284,15 @@ class Listening:
         peer.board.close()
         if not (peer.killed or expected):
             how = how_it_died(exit_code) + quoted(words)
-            if peer.ready:
+            if peer.ready or was_spare:
                 self._count_crash(how, error)
             else:
                 self._count_stillborn(how, known=bool(words))
+        self._replace()
+
+    def _replace(self) -> None:
+        """Have others do what a worker did that is on its way out."""
+        self.departures.promote()
         self._see_to_workers()
 
     def bury_dead(self) -> None:
@@ -368,7 +369,7 @@ class Listening:
         if self._stillborn < STILLBORN:
             return
         reason = f"{STILLBORN} workers in a row died before they were ready: the last {how}"
-        if not (known or self._books.settings.forks):
+        if not (known or self._books.settings.launcher.forks):
             reason += f"; see what they wrote to standard error. If it is about bootstrapping: {GUARD_HINT}"
         self._books.break_down(reason, None)
 

@@ -113,6 +113,15 @@ class Looking:
             self._books.drop_if_cancelling()
             self._dispatching.dispatch()
 
+    def recall_rest(self, peer: Peer) -> None:
+        """Have a worker give back what it has not begun, if it is in the middle of a message; it says what that is."""
+        with self._dispatching.gate:
+            if peer.recall is not None or peer.sender or peer.outbox or not peer.board.is_shared:
+                return  # it has one call, or is told already, or runs the few that it has
+            started = max(peer.words[STARTED], peer.answered)
+            if started < peer.sent and peer.board.recall(started + 1, peer.sent + 1):
+                peer.recall = Recall(started + 1, peer.sent + 1)
+
     def _take_back(self, peer: Peer, first: int) -> None:
         """Under the gate: queue again, before all others, the calls of a worker from that number on."""
         calls = self._books.calls

@@ -15,18 +15,17 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable
 from multiprocessing import process as processes
-from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from socket import SHUT_WR, socket, socketpair
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 from parallel.futures import Future
 from parallel.pools.process.board import BASE, STARTED, Board, Carried, make_memory
 from parallel.pools.process.costs import TARGET, Known
 from parallel.pools.process.ears import Ear
 from parallel.pools.process.killing import KILL, Target
+from parallel.pools.process.launching import Launcher
 from parallel.pools.process.packing import Item
 from parallel.pools.process.starting import check_room, hidden_main_file, main_file_was_forgotten, without_interrupts
 from parallel.pools.process.wire import Frame, Inbox, Part, close_kept, handing, keep_from_forks, push
@@ -98,6 +97,10 @@ class Peer:
         unread: It died before it had read all that was sent.
         recall: What it was told not to begin, until it has said that it doesn't.
         taken: What it was told not to begin has been queued again.
+        limit: How many calls it is given at most; None: any number.
+        leaves: It is given no more calls, and is dismissed when those that it has have ended. Written by the reader.
+        rested: How many calls it had been given when it was seen idle, and when that was; None: it was busy. The
+            reader's.
         condemned: The number of the call that it is to be killed in.
         look_at: When the reader is to look at its board, by `time.monotonic_ns`; None: not at all.
         seen: How many results of its next message have been seen in its journal already.
@@ -131,6 +134,9 @@ class Peer:
         self.unread = False
         self.recall: Recall | None = None
         self.taken = False
+        self.limit: int | None = None
+        self.leaves = False
+        self.rested: tuple[int, float] | None = None
         self.condemned = 0
         self.look_at: int | None = None
         self.seen = 0
@@ -141,6 +147,10 @@ class Peer:
     def is_idle(self) -> bool:
         """Tell whether it has no call: by the books, or by its own word, which is faster."""
         return self.sent == self.answered or (self.board.is_shared and self.words[BASE] == self.sent + 1)
+
+    def is_outgoing(self) -> bool:
+        """Tell whether it gets no more calls."""
+        return self.leaves or (self.limit is not None and self.ended + len(self.inflight) >= self.limit)
 
     def takes_calls(self) -> bool:
         """Under the gate: tell whether it may be sent anything now."""
@@ -222,37 +232,35 @@ class Peer:
         close_kept(self.target)
 
 
-def hire(context: BaseContext, setup: Setup, name: str) -> Peer:
+def hire(launcher: Launcher, setup: Setup, name: str) -> Peer:
     """
     Start a worker. Takes milliseconds: no lock may be held.
 
     Raises:
-        OSError: There is no room for it. Nothing of it is left then. Besides, whatever pickling the setup raises.
+        OSError: There is no room for it. Nothing of it is left then.
+        PreloadFailed: No worker can ever be started. Besides, whatever pickling the setup raises.
     """
     check_room()
     memory = make_memory()
     try:
-        peer = _start(context, setup, name, memory)
+        peer = _start(launcher, setup, name, memory)
     finally:
         if memory is not None:
             os.close(memory)
     if not setup.main_by_value and main_file_was_forgotten():
         peer.drop()  # the script came to its end in the middle of the start: this one may not know the main module
-        return hire(context, setup, name)
+        return hire(launcher, setup, name)
     return peer
 
 
-def _start(context: BaseContext, setup: Setup, name: str, memory: int | None) -> Peer:
+def _start(launcher: Launcher, setup: Setup, name: str, memory: int | None) -> Peer:
     board = Board(memory)
     ours, theirs = socketpair()
     keep_from_forks(ours)
     keep_from_forks(theirs)
     try:
         ours.setblocking(False)
-        make = cast("Callable[..., BaseProcess]", context.Process)  # type: ignore[attr-defined]  # each context has it
-        process = make(
-            target=work, args=(theirs, Carried(memory), setup), name=f"{name}-worker-{next(_numbers)}", daemon=False
-        )
+        process = launcher.process(work, (theirs, Carried(memory), setup), f"{name}-worker-{next(_numbers)}")
         with handing(theirs), hidden_main_file(setup.main_by_value), without_interrupts():
             process.start()
     except BaseException:

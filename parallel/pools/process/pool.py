@@ -16,12 +16,15 @@ How the calls come to the workers is in `engine`, the bytes in `wire`, the child
 
 from __future__ import annotations
 
+import math
 import multiprocessing
+import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 from multiprocessing.context import BaseContext
+from os import PathLike
 from typing import Any, ClassVar, ParamSpec, TypeVar, cast
 
 from parallel.config import cpus
@@ -29,16 +32,20 @@ from parallel.context import DEFAULT_CALLBACKS, WITHIN, Dispatcher, callbacks_wi
 from parallel.durations import Duration, pause
 from parallel.futures import Future
 from parallel.gates import OnFull
+from parallel.kinds import Workplace
 from parallel.outcomes import Outcome
 from parallel.pools.base import check_initializer, check_workers
 from parallel.pools.handing import Handing, HandingPool, Tally
 from parallel.pools.process.books import Settings
 from parallel.pools.process.carrying import Carrier
 from parallel.pools.process.engine import Staff
+from parallel.pools.process.launching import Launcher
 from parallel.pools.process.logs import levels_now
 from parallel.pools.process.packing import Packed
 from parallel.pools.process.pickling import main_is_importable
+from parallel.pools.process.surroundings import Surroundings, thread_variables
 from parallel.pools.process.worker import Setup, run_chunk
+from parallel.sizes import Size
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -61,6 +68,23 @@ class ProcessPool(HandingPool):
         max_tasks_per_child: Calls after which a worker is replaced; None: never. Works with every start method.
         kill_grace: How long a worker that is killed, as its call has overrun its time or was cancelled, may take to
             end after SIGTERM, before SIGKILL. Only one with a handler for SIGTERM takes any time; nobody waits for it.
+        preload: Names of modules that a worker has loaded before its first call. Under forkserver they are imported
+            once, in a fork server of the pool's own, and the workers start with them; else by each worker at its start.
+            One that can't be imported breaks the pool, with its error.
+        env: Variables of the workers' environment, besides those of this process, and instead of them. Under forkserver
+            and spawn they are there before anything is loaded; under fork, before the initializer is called. This
+            process's own environment stays as it is.
+        cwd: The workers' working directory; None: that of this process. It has to be there at the first call.
+        threads_per_worker: Threads that numerical libraries may start in a worker: BLAS, OpenMP, MKL, numexpr, numba.
+            None: its share of the CPUs, 1 at least, as far as the environment doesn't say. Under fork it comes too late
+            for those that this process has loaded.
+        max_memory_per_child: Bytes, or a string such as `"500MB"`, above which a worker is replaced after its present
+            call: what it has in use, preloaded modules included, is looked at between calls. None: it never is. One
+            that takes more before its first call breaks the pool, as each would.
+        hard_memory_limit: Bytes, or a string such as `"2GB"`, that a worker's own data can't go beyond; what it calls
+            gets a `MemoryError` then, or dies if it doesn't expect one. None: no limit. See `memory.limit_memory`.
+        idle_timeout: Seconds, or a string such as `"5m"`, after which a worker without a call leaves, up to a quarter
+            later; all may, and the next call starts one again. None: they stay.
         max_pending: Calls from outside that may wait for a worker; None: any number.
         on_full: What becomes of one more: its caller waits (`block`), gets a `PoolFullError` (`raise`) or runs it
             itself, in its own process (`run`).
@@ -90,6 +114,13 @@ class ProcessPool(HandingPool):
         *,
         max_tasks_per_child: int | None = None,
         kill_grace: Duration = 1.0,
+        preload: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        cwd: str | PathLike[str] | None = None,
+        threads_per_worker: int | None = None,
+        max_memory_per_child: Size | None = None,
+        hard_memory_limit: Size | None = None,
+        idle_timeout: Duration | None = None,
         max_pending: int | None = None,
         on_full: OnFull = "block",
         name: str = "",
@@ -101,30 +132,67 @@ class ProcessPool(HandingPool):
         check_initializer(initializer)
         self._max_workers = check_workers(max_workers, cpus())
         self._context = _context(mp_context)
+        self._initializer = (initializer, initargs)
+        self._configuration = configuration
+        self._workplace = Workplace(
+            preload=cast("tuple[str, ...]", preload),
+            env=env,
+            cwd=cast("str | None", cwd),
+            threads_per_worker=threads_per_worker,
+            max_memory_per_child=cast("int | None", max_memory_per_child),
+            hard_memory_limit=cast("int | None", hard_memory_limit),
+            idle_timeout=cast("float | None", idle_timeout),
+        )
+        self._surroundings = _surroundings(self._workplace, self._max_workers)
         self._max_tasks = _check_tasks(max_tasks_per_child)
         self._kill_grace = _check_grace(kill_grace)
         self._carrier = Carrier(context) if context else None
-        levels = partial(levels_now, forward_logs)
-        self._setup = Setup(initializer, initargs, not main_is_importable(), configuration, levels)
+        self._levels = partial(levels_now, forward_logs)
         super().__init__(name, callbacks, max_pending, on_full)
 
     def _new_engine(self) -> Staff:
         thread_name = f"parallel-{self.name or 'process'}"
         self._handed = Tally()
-        self._setup.label = self.label
+        asks_for_threads = self._workplace.threads_per_worker is not None
+        launcher = Launcher(self.label, self._context, self._surroundings, asks_for_threads)
+        setup = Setup(
+            *self._initializer,
+            not main_is_importable(),
+            self._configuration,
+            launcher.inside,
+            self.label,
+            self._levels,
+        )
+        idle_timeout = self._workplace.idle_timeout
         self._staff = Staff(
             Settings(
                 self.label,
                 thread_name,
                 self._max_workers,
-                self._context,
-                self._setup,
+                launcher,
+                setup,
                 self._max_tasks,
                 self._kill_grace,
+                None if idle_timeout == math.inf else idle_timeout,
             ),
             self._carrier,
         )
         return self._staff
+
+    @property
+    def max_workers(self) -> int:
+        """
+        Processes at most; it may be changed at any time.
+
+        More are started when calls wait. Those too many leave: idle ones at once, the others after their present calls;
+        what they have not begun goes to others. The variables of threads stay as they were.
+        """
+        return self._max_workers
+
+    @max_workers.setter
+    def max_workers(self, max_workers: int | None) -> None:
+        self._max_workers = check_workers(max_workers, cpus())
+        self._staff.resize(self._max_workers)
 
     @property
     def follower(self) -> Dispatcher:
@@ -196,6 +264,20 @@ class ProcessPool(HandingPool):
     def idle(self) -> int:
         """Wait until no accepted call is left, nor anything that follows one; see `Engine.idle`."""
         return super().idle() + self._handed.wait()
+
+
+def _surroundings(workplace: Workplace, workers: int) -> Surroundings:
+    said = workplace.env or {}
+    threads = workplace.threads_per_worker or max(1, cpus() // workers)
+    asked = workplace.threads_per_worker is not None
+    return Surroundings(
+        env={**thread_variables(threads, asked, os.environ), **said},
+        cwd=None if workplace.cwd is None else os.path.abspath(workplace.cwd),
+        preload=workplace.preload,
+        soft_limit=workplace.max_memory_per_child,
+        hard_limit=workplace.hard_memory_limit,
+        is_plain=not (said or workplace.cwd is not None or workplace.preload),
+    )
 
 
 def _context(given: str | BaseContext | None) -> BaseContext:

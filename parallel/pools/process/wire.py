@@ -8,7 +8,8 @@ The wire between a pool and one of its workers: frames on a stream socket.
     pool      (number, None, None, None)  the call of that number is to stop
     worker    (ANSWERS, first number, [result, ...], [function, calls, nanoseconds, ...])
     worker    (HELLO,)                    ready for calls
-    worker    (BROKEN, error, words)      the initializer failed; see `failures`
+    worker    (BROKEN, error, words, what)  the initializer failed, or *what* else; see `failures`
+    worker    (HEAVY,)                    it takes more memory than a worker may: it should be replaced
     worker    (RETURNED, number)          calls from that number on are given back: see `looking`
     worker    (LOG, record)               a log record, pickled: see `logs`
 
@@ -55,12 +56,13 @@ HELLO: Final = 2
 BROKEN: Final = 3
 RETURNED: Final = 4
 LOG: Final = 5
+HEAVY: Final = 6
 
-RESULT: Final = 6
-FAILED: Final = 7
-NOT_FOUND: Final = 8
-UNREADABLE: Final = 9
-UNSENDABLE: Final = 10
+RESULT: Final = 7
+FAILED: Final = 8
+NOT_FOUND: Final = 9
+UNREADABLE: Final = 10
+UNSENDABLE: Final = 11
 
 HEAD: Final = Struct("<IQ")
 """The lengths of both parts; 64 bits for the second, as a payload may well be larger than 4 GB."""

@@ -60,11 +60,14 @@ from parallel.pools.process.last_words import tell_last_words
 from parallel.pools.process.lifeline import Lifeline
 from parallel.pools.process.pickling import dumps, loads
 from parallel.pools.process.references import resolve
+from parallel.pools.process.scale import Scale
+from parallel.pools.process.surroundings import PreloadFailed, Surroundings
 from parallel.pools.process.wire import (
     ANSWERS,
     ATOMS,
     BROKEN,
     FAILED,
+    HEAVY,
     HELLO,
     LOG,
     LONG,
@@ -108,21 +111,25 @@ class Setup:
         initargs: tuple[Any, ...],
         main_by_value: bool,
         configuration: bytes | None,
+        surroundings: Surroundings,
+        label: str,
         levels: Callable[[], Levels | None],
     ) -> None:
         self._load: Callable[[], Any] = lambda: (initializer, initargs)
         self.main_by_value = main_by_value
         self.configuration = configuration
-        self.label = ""  # what messages call the pool
+        self.surroundings = surroundings
+        self.label = label  # what messages call the pool
         self.levels = levels
 
     def __getstate__(self) -> tuple[Any, ...]:
         levels = self.levels()
         plain = None if levels is None else tuple(levels)  # to load its type would load logging
-        return dumps(self._load(), self.main_by_value), self.main_by_value, self.configuration, self.label, plain
+        own = dumps(self._load(), self.main_by_value)
+        return own, self.main_by_value, self.configuration, self.surroundings, self.label, plain
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        packed, self.main_by_value, self.configuration, self.label, levels = state
+        packed, self.main_by_value, self.configuration, self.surroundings, self.label, levels = state
         self._load = lambda: loads(packed)
         self.levels = lambda: levels
 
@@ -159,12 +166,12 @@ def _work(sock: socket, carried: Carried, setup: Setup) -> None:
         lifeline = Lifeline(sock)
     except ConnectionError:
         return
-    outlet = Outlet(sock)
+    outlet, scale = Outlet(sock), Scale(setup.surroundings.soft_limit)
     _prepare_streams(outlet, setup)
-    server = Server(sock, outlet, board, lifeline, setup)
+    server = Server(sock, outlet, board, lifeline, setup, scale)
     this.worker = _Sleeper(server)
     try:
-        if _set_up(outlet, setup):
+        if _set_up(outlet, setup, scale):
             server.serve()
     except ConnectionError:
         pass  # nobody is there any more who wants to know
@@ -191,15 +198,27 @@ def _prepare_streams(outlet: Outlet, setup: Setup) -> None:
         logs.install(logs.Levels(*levels), setup.main_by_value, outlet.send_record)
 
 
-def _set_up(outlet: Outlet, setup: Setup) -> bool:
-    """Run the initializer and say hello, or why not."""
+def _set_up(outlet: Outlet, setup: Setup, scale: Scale) -> bool:
+    """Enter the surroundings, run the initializer, and say hello, or why not."""
+    what = "the entering of its surroundings"
     try:
+        setup.surroundings.enter()
+        setup.surroundings.load()
+        what = "its initializer"
         setup.run()
+        what = "its start"
+        scale.check()
+    except PreloadFailed as failure:
+        return _is_broken(outlet, setup, str(failure), cast(BaseException, failure.__cause__))
     except BaseException as error:  # whatever it is, the pool has to tell whoever waits
-        outlet.send(pack((BROKEN, *pack_error(error, setup.main_by_value))))
-        return False
+        return _is_broken(outlet, setup, what, error)
     outlet.send(pack((HELLO,)))
     return True
+
+
+def _is_broken(outlet: Outlet, setup: Setup, what: str, error: BaseException) -> bool:
+    outlet.send(pack((BROKEN, *pack_error(error, setup.main_by_value), what)))
+    return False
 
 
 class Outlet:
@@ -242,7 +261,9 @@ class Outlet:
 class Server:
     """Runs the calls that come in, and answers."""
 
-    def __init__(self, sock: socket, outlet: Outlet, board: Board, lifeline: Lifeline, setup: Setup) -> None:
+    def __init__(
+        self, sock: socket, outlet: Outlet, board: Board, lifeline: Lifeline, setup: Setup, scale: Scale
+    ) -> None:
         self._sock = sock
         self._send = outlet.send
         self._lifeline = lifeline
@@ -265,6 +286,7 @@ class Server:
         self._spent: list[int] = []  # on them: function, calls, nanoseconds
         self._journal_end = JOURNAL
         self._flushed_at = 0
+        self._scale = scale
         self._left_behind: object = None  # by the last call; dropped after its result is out, or in the journal
 
     def serve(self) -> None:
@@ -452,6 +474,8 @@ class Server:
                 results[-1] = (RESULT, None)
             self._send(pack((ANSWERS, following - len(results), results, spent), large))
             self._results, self._spent = [], []
+            if self._scale.is_over():
+                self._send(pack((HEAVY,)))
         self._empty_journal(following)
 
     def _empty_journal(self, following: int) -> None:

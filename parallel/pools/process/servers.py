@@ -1,0 +1,328 @@
+"""
+Fork servers, and processes that are started in an environment and a directory of their own.
+
+    ServedProcess ───▶ Server ──socket──▶ `nursery` ──▶ fork
+    SpawnedProcess ──▶ a fresh interpreter
+
+The protocol, on a socket that only this process and the server have:
+
+    server     (threads,)                       once: it is ready, and has so many threads
+    server     (module, error, words)           once: that module can't be loaded; see `failures`
+    pool       descriptors, {variable: value}   start a worker: where its data come, where to tell, what it inherits
+    server     process id, exit code            to where it is to tell
+
+State of a `Server`: guarded by its lock, which is held while the server starts, and while it forks: only threads that
+start workers wait for it. `_closed` is written once. `_servers`, all of them, is for forked children, which have none.
+
+Source: what a worker is sent, `popen_forkserver.py` and `popen_spawn_posix.py` of `multiprocessing`, CPython 3.11 to
+3.14. Where those can't be imported, this can't be, either.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import marshal
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Mapping
+from contextlib import suppress
+from multiprocessing import forkserver, popen_forkserver, popen_spawn_posix, resource_tracker, spawn, util
+from multiprocessing import process as processes
+from multiprocessing import reduction as reductions
+from multiprocessing.context import ForkServerContext as ForkServerContext  # who imports this has these
+from multiprocessing.context import ForkServerProcess, SpawnProcess, set_spawning_popen
+from multiprocessing.context import SpawnContext as SpawnContext
+from multiprocessing.process import BaseProcess
+from socket import SHUT_RDWR, send_fds, socket, socketpair
+from typing import TYPE_CHECKING, Any, Final
+
+from parallel.pools.process.replies import error_of
+from parallel.pools.process.surroundings import PreloadFailed, Surroundings
+from parallel.pools.process.wire import Inbox, close_kept, keep_from_forks
+
+if TYPE_CHECKING:
+    import subprocess
+
+LOGGER = logging.getLogger("parallel")
+
+LEAVING: Final = 1.0
+"""Seconds that a server gets to leave when its socket has closed, before it is killed; it takes a millisecond."""
+
+# What is used of these is not public, and so not typed.
+_processes: Any = processes
+_reduction: Any = reductions
+_set_spawning_popen: Any = set_spawning_popen
+_spawn: Any = spawn
+_util: Any = util
+_forkserver: Any = forkserver
+_tracker: Any = resource_tracker
+
+
+class Server:
+    """A process that forks workers; started by the first that is wanted, and again if it has died."""
+
+    def __init__(self, label: str, surroundings: Surroundings) -> None:
+        """
+        Make one that has not been started.
+
+        Args:
+            label: Whose it is, for messages.
+            surroundings: Those of its process, and of all that it forks.
+        """
+        self._label = label
+        self._surroundings = surroundings
+        self._lock = threading.Lock()
+        self._sock: socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
+        _servers.add(self)
+
+    def fork(self, descriptors: list[int], env: Mapping[str, str]) -> tuple[int, int, int]:
+        """
+        Start a worker.
+
+        Args:
+            descriptors: What it inherits.
+            env: Variables that it sets before anything else.
+
+        Returns:
+            Where its exit code will be told, where it reads what it is to run, and its process id.
+
+        Raises:
+            OSError, EOFError: It can't be started; the next try may succeed.
+            PreloadFailed: It will never be.
+            RuntimeError: The server has been closed.
+        """
+        with self._lock:
+            sock = self._open()
+            sentinel, teller = os.pipe()
+            source, data = os.pipe()
+            try:
+                try:
+                    inherited = [source, teller, _tracker.getfd(), *descriptors]
+                    send_fds(sock, [marshal.dumps(dict(env))], inherited)
+                finally:
+                    os.close(source)
+                    os.close(teller)
+                return sentinel, data, _forkserver.read_signed(sentinel)
+            except BaseException:
+                os.close(sentinel)
+                os.close(data)
+                if self._process is None or self._process.poll() is not None:
+                    self._drop()
+                raise
+
+    def close(self) -> None:
+        """End it, and start none any more."""
+        self.give_up()
+        with self._lock:
+            self._drop()
+
+    def give_up(self) -> None:
+        """Start none any more, and have whoever waits for it to load its modules fail; never waits."""
+        self._closed = True
+        sock = self._sock
+        if sock is not None:
+            with suppress(OSError):
+                sock.shutdown(SHUT_RDWR)
+
+    def abandon(self) -> None:
+        """In a forked child: it is the parent's. `wire` has the child close the socket."""
+        self._lock = threading.Lock()
+        self._sock = None
+        if self._process is not None:
+            self._process.returncode = 0  # else its finalizer complains
+            self._process = None
+
+    def helper(self) -> tuple[int, int] | None:
+        """Return its process id and the socket's descriptor; None if it is not running."""
+        if self._process is None or self._sock is None:
+            return None
+        return self._process.pid, self._sock.fileno()
+
+    def _open(self) -> socket:
+        if self._closed:
+            raise RuntimeError("the fork server has been closed")
+        if self._process is not None and self._process.poll() is not None:
+            self._drop()
+        if self._sock is None:
+            try:
+                self._start()
+            except BaseException:
+                self._drop(patience=0)  # it has no children yet
+                raise
+        assert self._sock is not None, "it has been started"
+        return self._sock
+
+    def _start(self) -> None:
+        ours, theirs = socketpair()
+        self._sock = ours
+        keep_from_forks(ours)
+        keep_from_forks(theirs)
+        try:
+            if self._closed:  # (*) after `_sock` was written: who gives up does it the other way round
+                raise RuntimeError("the fork server has been closed")
+            self._process = _server_process(theirs.fileno(), self._surroundings)
+        finally:
+            close_kept(theirs)
+        inbox = Inbox()
+        while (report := inbox.cut()) is None:
+            if not inbox.read(ours):
+                raise EOFError("its fork server has ended at its start")
+        (first, *parts), _ = report
+        if parts:
+            raise PreloadFailed(first) from error_of(*parts)
+        if first > 1:
+            LOGGER.warning(
+                "%s: what it preloads has started threads in its fork server (%d); a worker has none of them, and may "
+                "find the locks taken that they held when it was forked",
+                self._label,
+                first - 1,
+            )
+
+    def _drop(self, patience: float = LEAVING) -> None:
+        sock, process = self._sock, self._process
+        self._sock = self._process = None
+        if sock is not None:
+            close_kept(sock)
+        if process is None:
+            return
+        import subprocess
+
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _server_process(descriptor: int, surroundings: Surroundings) -> subprocess.Popen[bytes]:
+    import subprocess  # 6 ms, of a start that takes 60
+
+    code = (
+        f"import sys; sys.path[:] = {_search_path()!r}; from parallel.pools.process.nursery import main; "
+        f"main({descriptor}, {surroundings.preload!r})"
+    )
+    return subprocess.Popen(
+        [_spawn.get_executable(), *_util._args_from_interpreter_flags(), "-c", code],
+        stdin=subprocess.DEVNULL,
+        pass_fds=[descriptor],
+        cwd=surroundings.cwd,
+        env=None if surroundings.is_plain else {**os.environ, **surroundings.env},
+    )
+
+
+def _search_path() -> list[str]:
+    """Return where this process looks for modules; as multiprocessing does, with the name of the first folder."""
+    return [entry if entry or _processes.ORIGINAL_DIR is None else _processes.ORIGINAL_DIR for entry in sys.path]
+
+
+class ServedProcess(ForkServerProcess):
+    """A process that a server of ours forks."""
+
+    server: Server
+    surroundings: Surroundings
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Any:
+        return _ServedPopen(process_obj)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _as(ForkServerProcess, self)
+
+
+class SpawnedProcess(SpawnProcess):
+    """A process that is spawned in an environment and a directory of its own."""
+
+    surroundings: Surroundings
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Any:
+        return _SpawnedPopen(process_obj)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _as(SpawnProcess, self)
+
+
+def _as(cls: type[BaseProcess], process: BaseProcess) -> tuple[Any, ...]:
+    """Pickle a process as one of multiprocessing's: the worker has no use for how it was started."""
+    state = {key: value for key, value in vars(process).items() if key not in ("server", "surroundings")}
+    return object.__new__, (cls,), state
+
+
+def _pickled(popen: object, process: Any) -> bytes:
+    """Pickle what a worker is sent, as multiprocessing does."""
+    preparation = _spawn.get_preparation_data(process._name)
+    if process.surroundings.cwd is not None:
+        preparation["dir"] = process.surroundings.cwd
+    data = io.BytesIO()
+    _set_spawning_popen(popen)
+    try:
+        _reduction.dump(preparation, data)
+        _reduction.dump(process, data)
+    finally:
+        _set_spawning_popen(None)
+    return data.getvalue()
+
+
+class _ServedPopen(popen_forkserver.Popen):
+    """How multiprocessing sees a process that a server of ours has forked."""
+
+    _fds: list[int]
+
+    def _launch(self, process_obj: Any) -> None:
+        data = _pickled(self, process_obj)
+        surroundings: Surroundings = process_obj.surroundings
+        server: Server = process_obj.server
+        env: Mapping[str, str] = surroundings.env if surroundings.is_plain else {}
+        self.sentinel, source, self.pid = server.fork(self._fds, env)
+        # That end stays open until this process has ended: its other one is how the worker learns of that.
+        stays = os.dup(source)
+        self.finalizer = _util.Finalize(self, _util.close_fds, (stays, self.sentinel))
+        with open(source, "wb") as pipe:
+            pipe.write(data)
+
+
+class _SpawnedPopen(popen_spawn_posix.Popen):
+    """How multiprocessing sees a process that was spawned in an environment of its own."""
+
+    _fds: list[int]
+
+    def _launch(self, process_obj: Any) -> None:
+        import subprocess
+
+        tracker = _tracker.getfd()
+        data = _pickled(self, process_obj)
+        surroundings: Surroundings = process_obj.surroundings
+        sentinel, theirs = os.pipe()
+        source, ours = os.pipe()
+        self.finalizer = _util.Finalize(self, _util.close_fds, (sentinel, ours))
+        try:
+            process = subprocess.Popen(
+                _spawn.get_command_line(tracker_fd=tracker, pipe_handle=source),
+                executable=_spawn.get_executable(),
+                pass_fds=[*self._fds, tracker, source, theirs],
+                cwd=surroundings.cwd,
+                env={**os.environ, **surroundings.env},
+            )
+        finally:
+            os.close(source)
+            os.close(theirs)
+        self.pid, self.sentinel = process.pid, sentinel
+        process.returncode = 0  # it is for `poll`, of multiprocessing, to wait for its end
+        with open(ours, "wb", closefd=False) as pipe:
+            pipe.write(data)
+
+
+_servers: weakref.WeakSet[Server] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for server in list(_servers):
+        server.abandon()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
