@@ -64,6 +64,7 @@ from parallel import (
     task,
     using,
 )
+from parallel.pools.process import launching
 
 METHODS: Final = ("fork", "forkserver", "spawn")
 EPOCH: Final = 4.0  # seconds; so many runs have some epochs, and leaks show as a trend
@@ -390,9 +391,8 @@ def parent_of(pid: int) -> int:
 
 def fork_server() -> int:
     """Return the id of the process that starts those of the forkserver method; -1 if there is none."""
-    module = sys.modules.get("multiprocessing.forkserver")
-    found = module and module._forkserver._forkserver_pid
-    return found or -1
+    found = launching.helper()
+    return -1 if found is None else found[0]
 
 
 class Killer(threading.Thread):

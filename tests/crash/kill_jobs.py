@@ -11,13 +11,12 @@ import socket
 import subprocess
 import sys
 import time
-from multiprocessing import forkserver
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, NoReturn
 
 from parallel import ProcessPool
-from parallel.pools.process import last_words, lifeline
+from parallel.pools.process import last_words, launching, lifeline
 
 if os.environ.get("NO_SIGNALS"):
     lifeline._CAN_SIGNAL = False
@@ -58,7 +57,8 @@ def linger_with_a_pool(address: tuple[str, int]) -> None:
     pool = ProcessPool(1, "forkserver")
     worker = pool.submit(os.getpid).result()
     keep = pool.submit(time.sleep, 600)
-    with arrive(address, worker, forkserver._forkserver._forkserver_pid):
+    server, _ = launching.helper() or (0, 0)
+    with arrive(address, worker, server):
         keep.result()
 
 

@@ -16,11 +16,12 @@ from pools.process_jobs import PATIENCE, is_gone, wait_until
 
 SCRIPT = """
 import os, signal, sys
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import resource_tracker
 import jobs
 from crash import kill_jobs
 from pools.process_jobs import wait_until
 from parallel import ProcessPool
+from parallel.pools.process import launching
 
 def sleeps(pid):
     with open(f"/proc/{pid}/stat") as file:
@@ -43,7 +44,7 @@ if __name__ == "__main__":
             os.read(reader, 1)
     else:  # a worker that has answered may have a step to go
         wait_until(lambda: all(sleeps(peer.pid) for peer in pool._staff._roster.staff))
-    pids += [forkserver._forkserver._forkserver_pid, resource_tracker._resource_tracker._pid]
+    pids += [(launching.helper() or (None,))[0], resource_tracker._resource_tracker._pid]
     print(*filter(None, pids), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
