@@ -1,0 +1,248 @@
+"""
+Segments: memory without a name, into which large data is written once, and from which others map it.
+
+    Store.write(parts) ──▶ Lease, on a segment ──▶ (sent: `passages.py`) ──▶ nobody refers to it any more
+              ▲                                                                       │
+              └────────── warm: its pages are there ◀──── all who had it let go ◀─────┤
+                                                          else: closed, for ever ◀────┘
+
+A segment is a memfd; where there are none, a temporary file that has no name any more. So nothing is left of it when
+those have ended who had it open, however they ended. It is written by `pwrite`, which lets other threads run, and ends
+with an error where memory is short, not with a signal. Fresh pages cost three to ten times what the copying costs:
+segments that are free again are kept for a while.
+
+Guarantees:
+- What was sent stays as it was until every receiver has let go of it, or for ever if that is not certain: a segment is
+  written again only if nobody can see it.
+- No more than `MOST_OPEN` descriptors are open per store, no more than `KEPT` bytes kept for later. What has no place
+  any more goes in band: `write` returns None.
+- A forked child shares nothing of it: its store begins anew, and the descriptors are closed.
+
+State: `_warm` and `_open`, changed by single atomic steps: a lease may end anywhere, in `__del__`. There is no lock.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from parallel.pools.process.buffers import offsets
+
+KEPT: Final = 256 << 20
+"""Bytes of free segments that a store keeps. A tenth makes arrays of 100 MB cost three times as much."""
+
+KEPT_FOR: Final = 5.0
+"""Seconds that a free segment is kept. Picked by feel: longer than the pauses in a busy program."""
+
+MOST_OPEN: Final = 128
+"""
+Descriptors of a store. The usual limit of a process is 1,024, on macOS 256. With more, many calls with large arguments
+in a queue could leave none for the program; with less, they go through the socket.
+"""
+
+FIT: Final = 4
+"""A segment is used again for what needs at least this part of it, so that little data never keeps much memory."""
+
+_MEMORY: Final = "/dev/shm"
+"""Where temporary files are in memory, if it is there."""
+
+
+class Segment:
+    """
+    Memory with a descriptor, which is closed with the object.
+
+    Attributes:
+        descriptor: Its file descriptor.
+        size: Bytes that have been written once, so that their pages are there.
+        since: When it became free.
+    """
+
+    __slots__ = ("_open", "descriptor", "since", "size")
+
+    def __init__(self, descriptor: int, opened: set[int]) -> None:
+        self.descriptor = descriptor
+        self.size = 0
+        self.since = 0.0
+        self._open = opened
+        opened.add(descriptor)
+
+    def __del__(self) -> None:
+        if self.descriptor in self._open:  # not in a forked child, where it was closed at once
+            self._open.discard(self.descriptor)
+            os.close(self.descriptor)
+
+    def write(self, parts: Sequence[memoryview]) -> None:
+        """
+        Write *parts* into it.
+
+        Raises:
+            OSError: There is not enough memory.
+        """
+        begins, end = offsets(part.nbytes for part in parts)
+        for begin, part in zip(begins, parts, strict=True):
+            done = 0
+            while done < part.nbytes:
+                done += os.pwrite(self.descriptor, part[done:], begin + done)
+        self.size = max(self.size, end)
+
+
+class Lease:
+    """
+    A segment, as long as it carries what was written into it last.
+
+    When nobody refers to the lease any more, the segment is free for other data, or closed if `spoil` was called.
+
+    Attributes:
+        size: Bytes that it carries.
+    """
+
+    __slots__ = ("_reusable", "_store", "segment", "size")
+
+    def __init__(self, segment: Segment, size: int, store: Store) -> None:
+        self.segment = segment
+        self.size = size
+        self._store = store
+        self._reusable = True
+
+    def __del__(self) -> None:
+        if self._reusable:
+            self._store.keep(self.segment)
+
+    def spoil(self) -> None:
+        """Have its segment never written again: there may be somebody who sees it, and will never say so."""
+        self._reusable = False
+
+    def read(self) -> bytearray:
+        """
+        Return a copy of what it carries.
+
+        Raises:
+            OSError, EOFError: It can't be read.
+        """
+        return read(self.segment.descriptor, self.size)
+
+
+class Store:
+    """The segments of a pool, or of a worker. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._begin()
+        _stores.add(self)
+
+    def _begin(self) -> None:
+        self._warm: list[Segment] = []  # the longest free first
+        self._open: set[int] = set()  # their descriptors, and those of the leases
+        self._closed = False
+
+    def write(self, parts: Sequence[memoryview]) -> Lease | None:
+        """Write *parts* into a segment, one after the other; None if there is no room for them."""
+        _, size = offsets(part.nbytes for part in parts)
+        try:
+            segment = self._take(size) or self._create()
+            if segment is None:
+                return None
+            segment.write(parts)
+        except OSError:  # no descriptor, no memory
+            return None
+        return Lease(segment, size, self)
+
+    def keep(self, segment: Segment) -> None:
+        """Keep a free segment for later."""
+        segment.since = time.monotonic()
+        self._warm.append(segment)
+        if self._closed:  # (*) looked at after the append: whoever of the two comes second, clears
+            self._warm.clear()
+        while sum(kept.size for kept in self._warm) > KEPT:
+            with suppress(IndexError):  # another thread was faster
+                del self._warm[0]
+
+    def expire(self) -> float | None:
+        """Close what has been free for `KEPT_FOR`; return in how many seconds there will be more to close, if any."""
+        limit = time.monotonic() - KEPT_FOR
+        for segment in self._warm.copy():
+            if segment.since > limit:
+                return segment.since - limit
+            with suppress(ValueError):  # it was taken just now
+                self._warm.remove(segment)
+        return None
+
+    def close(self) -> None:
+        """Keep nothing from now on. Segments under a lease are closed with it."""
+        self._closed = True  # (*)
+        self._warm.clear()
+
+    def forget(self) -> None:
+        """In a forked child: all of it is the parent's."""
+        opened = list(self._open)
+        self._open.clear()  # the segments that are left know this set, and won't close what isn't theirs
+        self._begin()
+        for descriptor in opened:
+            os.close(descriptor)
+
+    def _take(self, size: int) -> Segment | None:
+        """Take a free segment that fits: the smallest that needs no new pages, else the largest."""
+        fitting = [kept for kept in self._warm.copy() if size <= kept.size * FIT and kept.size <= size * FIT]
+        fitting.sort(key=lambda kept: kept.size if kept.size >= size else 2 * size * FIT - kept.size)
+        for segment in fitting:
+            with suppress(ValueError):  # another thread has it
+                self._warm.remove(segment)
+                return segment
+        return None
+
+    def _create(self) -> Segment | None:
+        if len(self._open) >= MOST_OPEN:
+            if not self._warm:
+                return None
+            with suppress(IndexError):  # they have all been taken
+                del self._warm[0]
+        return Segment(create(), self._open)
+
+
+def create() -> int:
+    """
+    Return the descriptor of new memory that has no name.
+
+    Raises:
+        OSError: There is no room.
+    """
+    if hasattr(os, "memfd_create"):
+        with suppress(PermissionError, NotImplementedError):  # forbidden in a sandbox
+            return os.memfd_create("parallel")
+    folder = _MEMORY if os.path.isdir(_MEMORY) and os.access(_MEMORY, os.W_OK) else None
+    with tempfile.TemporaryFile(buffering=0, dir=folder) as file:
+        return os.dup(file.fileno())
+
+
+def read(descriptor: int, size: int) -> bytearray:
+    """
+    Return a copy of the first *size* bytes behind *descriptor*.
+
+    Raises:
+        OSError, EOFError: They can't be read.
+    """
+    copy = bytearray(size)
+    done = 0
+    with memoryview(copy) as view:
+        while done < size:
+            count = os.preadv(descriptor, [view[done:]], done)
+            if not count:
+                raise EOFError(f"{size} bytes were to be there, {done} are")
+            done += count
+    return copy
+
+
+_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for store in list(_stores):
+        store.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
