@@ -34,7 +34,7 @@ from mmap import ACCESS_COPY, mmap
 from typing import Final
 
 from parallel.pools.process.buffers import offsets
-from parallel.pools.process.segments import Lease, read
+from parallel.pools.process.segments import POSSIBLE, Lease, read
 from parallel.pools.process.wire import close_kept, keep_from_forks
 
 MOST_MAPPED: Final = 64
@@ -52,6 +52,11 @@ _NUMBER: Final = 8
 _CLOSE_ON_EXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
+def sockets() -> tuple[socket.socket, socket.socket] | tuple[None, None]:
+    """Return the two ends for a passage, the second for the other process; None where descriptors can't travel."""
+    return socket.socketpair() if POSSIBLE else (None, None)
+
+
 class Passage:
     """One side's end."""
 
@@ -60,7 +65,7 @@ class Passage:
         Make an end.
 
         Args:
-            sock: One of a pair of Unix sockets; the passage closes it. None where descriptors can't travel.
+            sock: An end, as `sockets` made it; the passage closes it.
         """
         self._sock = sock
         self._sent = 0  # the number of the last one; each is sent under a number of its own

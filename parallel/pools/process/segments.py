@@ -14,7 +14,7 @@ segments that are free again are kept for a while.
 Guarantees:
 - What was sent stays as it was until every receiver has let go of it, or for ever if that is not certain: a segment is
   written again only if nobody can see it.
-- No more than `MOST_OPEN` descriptors are open per store, no more than `KEPT` bytes kept for later. What has no place
+- No more than `MOST_OPEN` descriptors are open per store, no more than *kept* bytes kept for later. What has no place
   any more goes in band: `write` returns None.
 - A forked child shares nothing of it: its store begins anew, and the descriptors are closed.
 
@@ -24,17 +24,21 @@ State: `_warm` and `_open`, changed by single atomic steps: a lease may end anyw
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
 from parallel.pools.process.buffers import offsets
 
-KEPT: Final = 256 << 20
-"""Bytes of free segments that a store keeps. A tenth makes arrays of 100 MB cost three times as much."""
+KEPT: Final = 512 << 20
+"""
+Bytes of free segments that a store keeps: arrays of 100 MB for two workers, and what the next calls are given. With a
+tenth, each costs three times as much. Give the workers of a pool a share each.
+"""
 
 KEPT_FOR: Final = 5.0
 """Seconds that a free segment is kept. Picked by feel: longer than the pauses in a busy program."""
@@ -47,6 +51,9 @@ in a queue could leave none for the program; with less, they go through the sock
 
 FIT: Final = 4
 """A segment is used again for what needs at least this part of it, so that little data never keeps much memory."""
+
+POSSIBLE: Final = all(hasattr(os, name) for name in ("pwrite", "preadv")) and hasattr(socket, "send_fds")
+"""Whether this system can do it: not Windows. Else all data goes in band."""
 
 _MEMORY: Final = "/dev/shm"
 """Where temporary files are in memory, if it is there."""
@@ -71,10 +78,14 @@ class Segment:
         self._open = opened
         opened.add(descriptor)
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if self.descriptor in self._open:  # not in a forked child, where it was closed at once
             self._open.discard(self.descriptor)
-            os.close(self.descriptor)
+            close(self.descriptor)
+
+    def is_one_of(self, opened: set[int]) -> bool:
+        """Tell whether it was made with this very set."""
+        return self._open is opened
 
     def write(self, parts: Sequence[memoryview]) -> None:
         """
@@ -130,7 +141,14 @@ class Lease:
 class Store:
     """The segments of a pool, or of a worker. Any thread may use it."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int = KEPT) -> None:
+        """
+        Make a store; it opens nothing yet.
+
+        Args:
+            kept: The most bytes of free segments to keep.
+        """
+        self._kept = kept
         self._begin()
         _stores.add(self)
 
@@ -139,8 +157,14 @@ class Store:
         self._open: set[int] = set()  # their descriptors, and those of the leases
         self._closed = False
 
+    def __repr__(self) -> str:
+        free = sum(kept.size for kept in self._warm.copy()) >> 20
+        return f"<{type(self).__name__} [{len(self._open)} segments, {free} MB free]>"
+
     def write(self, parts: Sequence[memoryview]) -> Lease | None:
         """Write *parts* into a segment, one after the other; None if there is no room for them."""
+        if not POSSIBLE:
+            return None
         _, size = offsets(part.nbytes for part in parts)
         try:
             segment = self._take(size) or self._create()
@@ -152,12 +176,14 @@ class Store:
         return Lease(segment, size, self)
 
     def keep(self, segment: Segment) -> None:
-        """Keep a free segment for later."""
+        """Keep a free segment for later, if it is not one that this process has inherited by a fork."""
+        if not segment.is_one_of(self._open):
+            return
         segment.since = time.monotonic()
         self._warm.append(segment)
         if self._closed:  # (*) looked at after the append: whoever of the two comes second, clears
             self._warm.clear()
-        while sum(kept.size for kept in self._warm) > KEPT:
+        while sum(kept.size for kept in self._warm.copy()) > self._kept:
             with suppress(IndexError):  # another thread was faster
                 del self._warm[0]
 
@@ -187,7 +213,7 @@ class Store:
     def _take(self, size: int) -> Segment | None:
         """Take a free segment that fits: the smallest that needs no new pages, else the largest."""
         fitting = [kept for kept in self._warm.copy() if size <= kept.size * FIT and kept.size <= size * FIT]
-        fitting.sort(key=lambda kept: kept.size if kept.size >= size else 2 * size * FIT - kept.size)
+        fitting.sort(key=lambda kept: (kept.size < size, abs(kept.size - size)))
         for segment in fitting:
             with suppress(ValueError):  # another thread has it
                 self._warm.remove(segment)
