@@ -120,16 +120,22 @@ def load(data: bytes | memoryview, parts: Sequence[memoryview], whole: int) -> A
     if not whole:
         return pickle.loads(data, buffers=parts)
     first = len(parts) - whole
-    made: dict[int, bytes | bytearray] = {}
+    return _Loader(data, parts[:first], parts[first:]).load()
 
-    def find(number: int) -> bytes | bytearray:
-        if number not in made:
-            made[number] = (bytearray if number % 2 else bytes)(parts[first + number // 2])
-        return made[number]
 
-    loader = pickle.Unpickler(BytesIO(data), buffers=parts[:first])
-    loader.persistent_load = find  # type: ignore[method-assign]  # its hook, by instance or by subclass
-    return loader.load()
+class _Loader(pickle.Unpickler):
+    """Puts `bytes` back in."""
+
+    def __init__(self, data: bytes | memoryview, buffers: Sequence[memoryview], whole: Sequence[memoryview]) -> None:
+        super().__init__(BytesIO(data), buffers=buffers)
+        self._whole = whole
+        self._made: dict[int, bytes | bytearray] = {}
+
+    def persistent_load(self, pid: int) -> bytes | bytearray:
+        """Return what left by the number *pid*: the same object each time."""
+        if pid not in self._made:
+            self._made[pid] = (bytearray if pid % 2 else bytes)(self._whole[pid // 2])
+        return self._made[pid]
 
 
 def reducers() -> dict[type, Callable[[Any], Any]]:

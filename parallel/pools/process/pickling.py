@@ -100,9 +100,9 @@ def _dumps(pickler: Any, value: object, leaving: Leaving | None) -> bytes:
         pickler(file, pickle.HIGHEST_PROTOCOL).dump(value)
         return file.getvalue()
     leaving.clear()  # of what an attempt that failed has taken
-    making = pickler(file, pickle.HIGHEST_PROTOCOL, buffer_callback=leaving.take)
-    if leaving.takes_bytes:
-        making.persistent_id = leaving.persistent_id
+    kind = _asking(pickler) if leaving.takes_bytes else pickler
+    making = kind(file, pickle.HIGHEST_PROTOCOL, buffer_callback=leaving.take)
+    making.leaving = leaving
     making.dump(value)
     return file.getvalue()
 
@@ -122,6 +122,19 @@ def _standard_pickler() -> type[_Pickler]:
         _Pickler.dispatch_table = {**reducers(), **copyreg.dispatch_table, **extra}
         _Pickler.seen = known
     return _Pickler
+
+
+@cache
+def _asking(pickler: Any) -> Any:
+    """Make of a pickler one that asks about each object whether it leaves. That is slow: for values that need it."""
+
+    class Asking(pickler):  # type: ignore[misc]  # whatever it is
+        leaving: Leaving
+
+        def persistent_id(self, obj: object) -> int | None:
+            return self.leaving.persistent_id(obj)
+
+    return Asking
 
 
 @cache

@@ -7,18 +7,18 @@ Segments: memory without a name, into which large data is written once, and from
                                                           else: closed, for ever ◀────┘
 
 A segment is a memfd; where there are none, a temporary file that has no name any more. So nothing is left of it when
-those have ended who had it open, however they ended. It is written by `pwrite`, which lets other threads run, and ends
-with an error where memory is short, not with a signal. Fresh pages cost three to ten times what the copying costs:
-segments that are free again are kept for a while.
+those have ended who had it open, however they ended. Fresh pages are written by `pwrite`, which lets other threads run,
+and ends with an error where memory is short, not with a signal. They cost three to ten times what the copying costs:
+so segments that are free again are kept for a while, and then written through a mapping.
 
 Guarantees:
 - What was sent stays as it was until every receiver has let go of it, or for ever if that is not certain: a segment is
   written again only if nobody can see it.
-- No more than `MOST_OPEN` descriptors are open per store, no more than *kept* bytes kept for later. What has no place
+- No more than `MOST_OPEN` segments are open per store, no more than *kept* bytes kept for later. What has no place
   any more goes in band: `write` returns None.
 - A forked child shares nothing of it: its store begins anew, and the descriptors are closed.
 
-State: `_warm` and `_open`, changed by single atomic steps: a lease may end anywhere, in `__del__`. There is no lock.
+State: `_warm` and `_opened`, changed by single atomic steps: a lease may end anywhere, in `__del__`. There is no lock.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final
+from mmap import mmap
+from typing import Final, TypeAlias
 
 from parallel.pools.process.buffers import offsets
 
@@ -45,18 +46,31 @@ KEPT_FOR: Final = 5.0
 
 MOST_OPEN: Final = 128
 """
-Descriptors of a store. The usual limit of a process is 1,024, on macOS 256. With more, many calls with large arguments
-in a queue could leave none for the program; with less, they go through the socket.
+Segments of a store, each with a descriptor, or two. The usual limit of a process is 1,024, on macOS 256. With more,
+many calls with large arguments in a queue could leave none for the program; with less, they go through the socket.
 """
 
 FIT: Final = 4
 """A segment is used again for what needs at least this part of it, so that little data never keeps much memory."""
+
+MAPPED: Final = 1 << 20
+"""
+Bytes from which data is copied into a mapping of pages that are there, in a third of the time that `pwrite` takes. The
+first time the mapping costs more than it saves; and each keeps a second descriptor, which small data is not worth.
+"""
+
+STEP: Final = 1 << 20
+"""Bytes that are copied at a time. It takes 0.1 ms; in between other threads may run, which want the interpreter."""
 
 POSSIBLE: Final = all(hasattr(os, name) for name in ("pwrite", "preadv")) and hasattr(socket, "send_fds")
 """Whether this system can do it: not Windows. Else all data goes in band."""
 
 _MEMORY: Final = "/dev/shm"
 """Where temporary files are in memory, if it is there."""
+
+
+_Opened: TypeAlias = dict[int, mmap | None]
+"""The descriptors of a store; each with the mapping by which it is written, once it was written and is large."""
 
 
 class Segment:
@@ -69,23 +83,23 @@ class Segment:
         since: When it became free.
     """
 
-    __slots__ = ("_open", "descriptor", "since", "size")
+    __slots__ = ("_opened", "descriptor", "since", "size")
 
-    def __init__(self, descriptor: int, opened: set[int]) -> None:
+    def __init__(self, descriptor: int, opened: _Opened) -> None:
         self.descriptor = descriptor
         self.size = 0
         self.since = 0.0
-        self._open = opened
-        opened.add(descriptor)
+        self._opened = opened
+        opened[descriptor] = None
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        if self.descriptor in self._open:  # not in a forked child, where it was closed at once
-            self._open.discard(self.descriptor)
+        if self.descriptor in self._opened:  # not in a forked child, where it was closed at once
+            del self._opened[self.descriptor]  # and unmapped
             close(self.descriptor)
 
-    def is_one_of(self, opened: set[int]) -> bool:
-        """Tell whether it was made with this very set."""
-        return self._open is opened
+    def is_one_of(self, opened: _Opened) -> bool:
+        """Tell whether it was made with this very table."""
+        return self._opened is opened
 
     def write(self, parts: Sequence[memoryview]) -> None:
         """
@@ -95,11 +109,35 @@ class Segment:
             OSError: There is not enough memory.
         """
         begins, end = offsets(part.nbytes for part in parts)
+        mapping = self._mapping() if MAPPED <= end <= self.size else None
         for begin, part in zip(begins, parts, strict=True):
-            done = 0
-            while done < part.nbytes:
-                done += os.pwrite(self.descriptor, part[done:], begin + done)
+            if mapping is None:
+                _write(self.descriptor, part, begin)
+            else:
+                _copy(mapping, part, begin)
         self.size = max(self.size, end)
+
+    def _mapping(self) -> mmap | None:
+        """Return the mapping of what has been written; None if there is no room for one."""
+        mapping = self._opened[self.descriptor]
+        if mapping is None or len(mapping) < self.size:
+            try:
+                mapping = self._opened[self.descriptor] = mmap(self.descriptor, self.size)
+            except OSError:
+                return None
+        return mapping
+
+
+def _write(descriptor: int, part: memoryview, begin: int) -> None:
+    done = 0
+    while done < part.nbytes:
+        done += os.pwrite(descriptor, part[done:], begin + done)
+
+
+def _copy(mapping: mmap, part: memoryview, begin: int) -> None:
+    for done in range(0, part.nbytes, STEP):
+        piece = part[done : done + STEP]
+        mapping[begin + done : begin + done + piece.nbytes] = piece
 
 
 class Lease:
@@ -154,12 +192,12 @@ class Store:
 
     def _begin(self) -> None:
         self._warm: list[Segment] = []  # the longest free first
-        self._open: set[int] = set()  # their descriptors, and those of the leases
+        self._opened: _Opened = {}  # the descriptors of these, and of those under a lease
         self._closed = False
 
     def __repr__(self) -> str:
         free = sum(kept.size for kept in self._warm.copy()) >> 20
-        return f"<{type(self).__name__} [{len(self._open)} segments, {free} MB free]>"
+        return f"<{type(self).__name__} [{len(self._opened)} segments, {free} MB free]>"
 
     def write(self, parts: Sequence[memoryview]) -> Lease | None:
         """Write *parts* into a segment, one after the other; None if there is no room for them."""
@@ -177,7 +215,7 @@ class Store:
 
     def keep(self, segment: Segment) -> None:
         """Keep a free segment for later, if it is not one that this process has inherited by a fork."""
-        if not segment.is_one_of(self._open):
+        if not segment.is_one_of(self._opened):
             return
         segment.since = time.monotonic()
         self._warm.append(segment)
@@ -204,8 +242,8 @@ class Store:
 
     def forget(self) -> None:
         """In a forked child: all of it is the parent's."""
-        opened = list(self._open)
-        self._open.clear()  # the segments that are left know this set, and won't close what isn't theirs
+        opened = list(self._opened)
+        self._opened.clear()  # the segments that are left know this table, and won't close what isn't theirs
         self._begin()
         for descriptor in opened:
             os.close(descriptor)
@@ -221,12 +259,12 @@ class Store:
         return None
 
     def _create(self) -> Segment | None:
-        if len(self._open) >= MOST_OPEN:
+        if len(self._opened) >= MOST_OPEN:
             if not self._warm:
                 return None
             with suppress(IndexError):  # they have all been taken
                 del self._warm[0]
-        return Segment(create(), self._open)
+        return Segment(create(), self._opened)
 
 
 def create() -> int:
