@@ -10,12 +10,15 @@ import os
 import pickle
 import resource
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from pickle import PickleBuffer
 from typing import Any
 
 import pytest
+from jobs import frequent_switches
 from pools import segment_jobs
 from pools.segment_jobs import Child
 
@@ -448,6 +451,57 @@ def test_closing_while_lent(ends: tuple[Passage, Passage], store: Store) -> None
     assert value == b"x" * SIZE
 
 
+def test_threads(store: Store) -> None:
+    """Many threads write, post, read and let go at the same time, and each gets what it sent."""
+    failures: list[BaseException] = []
+
+    def trip(number: int) -> None:
+        ours, theirs = map(Passage, sockets())
+        kept = None
+        try:
+            for step in range(100):
+                data = bytes([number * 10 + step % 10]) * (LARGE + 100 * step)
+                value = open_posted(post(packed(memoryview(data), store), ours), theirs)
+                assert value == data
+                assert kept is None or kept[0] == kept[1]
+                kept = (value, data)
+                del value
+                ours.take_back(theirs.released())
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            ours.close()
+            theirs.close()
+
+    with frequent_switches():
+        threads = [threading.Thread(target=trip, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(segment_jobs.PATIENCE)
+    assert not failures
+
+
+def test_the_interpreter_ends(run_script: Callable[..., Any]) -> None:
+    """A program that ends with segments, mappings and constants alive ends without a word."""
+    found = run_script("""
+from parallel.pools.process.constants import Constant
+from parallel.pools.process.parcels import encode, open_posted, post
+from parallel.pools.process.passages import Passage, sockets
+from parallel.pools.process.segments import Store
+
+store = Store()
+ours, theirs = map(Passage, sockets())
+data = memoryview(bytes(1 << 20))
+constant = Constant(data, False, store)
+parcels = [encode(data, False, store) for _ in range(3)]
+values = [open_posted(post(parcel, ours), theirs) for parcel in parcels]
+values.append(values)
+print(store)
+""")
+    assert (found.stdout, found.stderr) == ("<Store [4 segments, 0 MB free]>\n", "")
+
+
 # -- deaths -----------------------------------------------------------------------------------------------------------
 
 
@@ -469,6 +523,23 @@ def test_a_sender_is_killed() -> None:
         child.die()
         value = child.receive()
     assert value == b"x" * SIZE
+
+
+def test_killed_in_the_middle() -> None:
+    """A child that is killed while it receives, copies, or sends leaves nothing behind, whenever it happens."""
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(10):
+        with Child() as child:
+            child.call(segment_jobs.echo, None)
+            for _ in range(3):
+                child.send(segment_jobs.echo, bytearray(8 * SIZE))
+            end = time.monotonic() + number * 0.001
+            while time.monotonic() < end:
+                child.passage.released()
+            child.die()
+        gc.collect()
+        assert "0 segments" in repr(child.store)
+        assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_sender_dies_between_descriptor_and_message(ends: tuple[Passage, Passage], store: Store) -> None:

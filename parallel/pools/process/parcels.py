@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
-from parallel.pools.process.buffers import Leaving, has_large_bytes, load, offsets
+from parallel.pools.process.buffers import LARGE, Leaving, has_large_bytes, load, offsets
 from parallel.pools.process.passages import Passage
 from parallel.pools.process.pickling import dumps
 from parallel.pools.process.segments import Lease, Store
@@ -73,8 +73,12 @@ def encode(value: object, main_by_value: bool, store: Store, depth: int = 1) -> 
         store: Where segments come from.
         depth: How many containers to look into for large `bytes`.
     """
-    leaving = Leaving(has_large_bytes(value, depth))
+    leaving = Leaving(has_large_bytes(value, depth - 1))
     data = dumps(value, main_by_value, leaving)
+    if len(data) >= LARGE and not leaving.takes_bytes and has_large_bytes(value, depth):
+        # Only now, as a small pickle spares a look at each item of a list.
+        leaving = Leaving(True)
+        data = dumps(value, main_by_value, leaving)
     parts = leaving.parts()
     if not parts:
         return data

@@ -100,9 +100,11 @@ def _dumps(pickler: Any, value: object, leaving: Leaving | None) -> bytes:
         pickler(file, pickle.HIGHEST_PROTOCOL).dump(value)
         return file.getvalue()
     leaving.clear()  # of what an attempt that failed has taken
-    kind = _asking(pickler) if leaving.takes_bytes else pickler
-    making = kind(file, pickle.HIGHEST_PROTOCOL, buffer_callback=leaving.take)
-    making.leaving = leaving
+    if leaving.takes_bytes:
+        making = _asking(pickler)(file, pickle.HIGHEST_PROTOCOL, buffer_callback=leaving.take)
+        making.leaving = leaving
+    else:
+        making = pickler(file, pickle.HIGHEST_PROTOCOL, buffer_callback=leaving.take)
     making.dump(value)
     return file.getvalue()
 

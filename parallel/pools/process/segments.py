@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -277,6 +276,8 @@ def create() -> int:
     if hasattr(os, "memfd_create"):
         with suppress(PermissionError, NotImplementedError):  # forbidden in a sandbox
             return os.memfd_create("parallel")
+    import tempfile  # few processes need it, and it takes longer to load than all of this
+
     folder = _MEMORY if os.path.isdir(_MEMORY) and os.access(_MEMORY, os.W_OK) else None
     with tempfile.TemporaryFile(buffering=0, dir=folder) as file:
         return os.dup(file.fileno())
