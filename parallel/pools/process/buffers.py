@@ -82,12 +82,15 @@ class Leaving:
 
     def persistent_id(self, obj: object) -> int | None:
         """Take `bytes` out of the pickle: the hook of a pickler, asked for each object in it."""
-        if not isinstance(obj, bytes | bytearray) or type(obj) not in _BYTES or len(obj) < LARGE:
+        if type(obj) not in _BYTES:
+            return None
+        large = cast(bytes, obj)
+        if len(large) < LARGE:
             return None
         number = self._numbers.get(id(obj))
         if number is None:
             self._numbers[id(obj)] = number = 2 * len(self.whole) + (type(obj) is bytearray)
-            self.whole.append(obj)
+            self.whole.append(large)
         return number
 
     def parts(self) -> list[memoryview]:
@@ -103,14 +106,13 @@ def has_large_bytes(value: object, depth: int) -> bool:
         value: Where to look.
         depth: How many containers to look into, one in the other.
     """
-    if isinstance(value, bytes | bytearray):
-        return len(value) >= LARGE and type(value) in _BYTES
-    if not depth or type(value) not in _CONTAINERS:
+    kind = type(value)
+    if kind in _BYTES:
+        return len(cast(bytes, value)) >= LARGE
+    if not depth or kind not in _CONTAINERS:
         return False
-    items = cast(
-        "Collection[object]", value if type(value) is not dict else cast("dict[object, object]", value).values()
-    )
-    if len(items) > MOST_LOOKED_AT or _WORTH_A_LOOK.isdisjoint(map(type, items)):
+    items: Collection[object] = cast("dict[object, object]", value).values() if kind is dict else cast("Any", value)
+    if not items or len(items) > MOST_LOOKED_AT or _WORTH_A_LOOK.isdisjoint(map(type, items)):
         return False
     return any(has_large_bytes(item, depth - 1) for item in items)
 
