@@ -4,6 +4,7 @@ Large data between processes: what leaves a pickle, the segments that carry it, 
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import gc
 import os
@@ -201,8 +202,15 @@ def test_what_needs_cloudpickle(child: Child) -> None:
     data = bytearray(os.urandom(SIZE))
     parcel = packed([data, lambda: len(data)], child.store)
     assert parcel.sizes == (SIZE,)
-    back, fn = child.call(segment_jobs.echo, [data, lambda: 5])
-    assert (back, fn()) == (data, 5)
+    back, fn, view = child.call(segment_jobs.echo, [data, lambda: 5, memoryview(data)])
+    assert (back, fn(), view) == (data, 5, data)
+    assert type(view) is memoryview
+
+
+def test_views_of_foreign_formats(store: Store) -> None:
+    """A view whose format Python can't make is an error, not something else on the other side."""
+    with pytest.raises(TypeError, match="memoryview of format '<i'"):
+        encode(memoryview((ctypes.c_int32 * 5)()), False, store)
 
 
 def test_unpicklable(store: Store) -> None:

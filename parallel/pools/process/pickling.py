@@ -150,7 +150,7 @@ def _value_pickler(main_by_value: bool) -> Any:
 
         @property
         def dispatch_table(self) -> dict[type, Any]:
-            return {**_standard_pickler().dispatch_table, **cloudpickle.Pickler.dispatch_table}
+            return {**_standard_pickler().dispatch_table, **cloudpickle.Pickler.dispatch_table, **reducers()}
 
         def reducer_override(self, obj: Any) -> Any:
             if not main_by_value and _is_of_main(obj):
