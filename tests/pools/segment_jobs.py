@@ -61,7 +61,9 @@ class Child:
         packed = encode((fn, args), False, self.store, ARGUMENTS)
         introductions = self.introductions.introduce(constants, self.passage)
         item = post(packed, self.passage) if isinstance(packed, Parcel) else packed
-        self.connection.send((item, self.passage.released(), introductions, self.introductions.gone()))
+        gone = self.introductions.gone.take()
+        self.introductions.forget(gone)
+        self.connection.send((item, self.passage.released.take(), introductions, gone))
 
     def receive(self) -> Any:
         """Return what has come of it."""
@@ -94,7 +96,7 @@ def serve(connection: Connection, sock: Any) -> None:
         constants.unlearn(gone)
         packed = run(item, passage, store)
         answer = post(packed, passage) if isinstance(packed, Parcel) else packed
-        connection.send((answer, passage.released()))
+        connection.send((answer, passage.released.take()))
 
 
 def run(item: Any, passage: Passage, store: Store) -> bytes | Parcel:

@@ -349,15 +349,15 @@ def test_the_mapping_goes_with_the_object(ends: tuple[Passage, Passage], store: 
     """The mapping lives as long as a part of what came with it, and its descriptor with it."""
     ours, theirs = ends
     value = open_posted(post(packed([memoryview(b"a" * SIZE), memoryview(b"b" * SIZE)], store), ours), theirs)
-    assert theirs.released() == []
+    assert theirs.released.take() == []
     maps = Path("/proc/self/maps").read_text()
     assert "memfd:parallel" in maps
     one = value[0][3:4]
     del value
-    assert theirs.released() == []
+    assert theirs.released.take() == []
     assert one.tobytes() == b"a"
     del one
-    assert theirs.released() == [1]
+    assert theirs.released.take() == [1]
     assert "memfd:parallel" not in Path("/proc/self/maps").read_text()
 
 
@@ -367,7 +367,7 @@ def test_what_is_not_read_is_let_go(ends: tuple[Passage, Passage], store: Store)
     post(packed(bytearray(SIZE), store), ours)
     value = open_posted(post(packed(bytearray(b"x" * SIZE), store), ours), theirs)
     assert value == b"x" * SIZE
-    assert sorted(theirs.released()) == [1, 2]
+    assert sorted(theirs.released.take()) == [1, 2]
 
 
 def test_a_parcel_is_posted_again(ends: tuple[Passage, Passage], store: Store) -> None:
@@ -378,11 +378,11 @@ def test_a_parcel_is_posted_again(ends: tuple[Passage, Passage], store: Store) -
     post(parcel, ours)
     value = open_posted(post(parcel, ours), theirs)
     del parcel
-    ours.take_back(theirs.released())  # the first
+    ours.take_back(theirs.released.take())  # the first
     assert inode(packed(bytearray(SIZE), store)) != used
     assert value == b"x" * SIZE
     del value
-    ours.take_back(theirs.released())
+    ours.take_back(theirs.released.take())
     assert used in inodes(store)
 
 
@@ -406,7 +406,7 @@ def test_many_lent_segments_become_gifts(ends: tuple[Passage, Passage], store: S
     assert f"{MOST_LENT} lent" in repr(ours)
     assert f"{MOST_LENT} segments" in repr(store)
     kept.clear()
-    ours.take_back(theirs.released())
+    ours.take_back(theirs.released.take())
     assert "0 lent" in repr(ours)
 
 
@@ -474,7 +474,7 @@ def test_threads(store: Store) -> None:
                 assert kept is None or kept[0] == kept[1]
                 kept = (value, data)
                 del value
-                ours.take_back(theirs.released())
+                ours.take_back(theirs.released.take())
         except BaseException as error:
             failures.append(error)
         finally:
@@ -543,7 +543,7 @@ def test_killed_in_the_middle() -> None:
                 child.send(segment_jobs.echo, bytearray(8 * SIZE))
             end = time.monotonic() + number * 0.001
             while time.monotonic() < end:
-                child.passage.released()
+                child.passage.released.take()
             child.die()
         gc.collect()
         assert "0 segments" in repr(child.store)
@@ -614,7 +614,7 @@ def test_a_lease_ends_in_a_forked_child(store: Store, in_fork: Callable[..., Any
     assert in_fork(drop)
 
 
-def test_what_a_forked_child_sees_is_not_released(
+def test_what_a_forked_child_sees_is_not_written_again(
     ends: tuple[Passage, Passage], store: Store, in_fork: Callable[..., Any]
 ) -> None:
     """What was there at a fork is never said to be released: the child may see it for as long as it likes."""
@@ -622,10 +622,10 @@ def test_what_a_forked_child_sees_is_not_released(
     value = open_posted(post(packed(memoryview(b"x" * SIZE), store), ours), theirs)
     assert in_fork(value[:1].tobytes) == b"x"
     del value
-    assert theirs.released() == []
+    assert theirs.released.take() == []
     value = open_posted(post(packed(memoryview(b"y" * SIZE), store), ours), theirs)
     del value
-    assert theirs.released() == [2]
+    assert theirs.released.take() == [2]
 
 
 # -- when there is no room --------------------------------------------------------------------------------------------
@@ -683,7 +683,7 @@ def test_no_descriptor_to_map_with(
     monkeypatch.setattr(passages, "mmap", refuse)
     ours, theirs = ends
     assert open_posted(post(packed(memoryview(b"x" * SIZE), store), ours), theirs) == b"x" * SIZE
-    assert theirs.released() == [1]
+    assert theirs.released.take() == [1]
 
 
 # -- constants --------------------------------------------------------------------------------------------------------

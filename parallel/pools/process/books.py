@@ -26,6 +26,7 @@ from parallel.pools.process.dispatching import Dispatching
 from parallel.pools.process.peer import Peer
 from parallel.pools.process.reactor import Reactor
 from parallel.pools.process.roster import Roster
+from parallel.pools.process.segments import KEPT, LEAST_KEPT, Store
 from parallel.pools.process.worker import Setup
 
 LOGGER = logging.getLogger("parallel")
@@ -46,6 +47,11 @@ class Settings(NamedTuple):
     max_tasks_per_child: int | None
 
     @property
+    def kept_by_each(self) -> int:
+        """The most bytes of free segments that each worker keeps."""
+        return max(KEPT // self.max_workers, LEAST_KEPT)
+
+    @property
     def forks(self) -> bool:
         """Whether workers are forked from this process."""
         return self.context.get_start_method() == "fork"
@@ -57,6 +63,7 @@ class Books:
 
     Attributes:
         closing: No calls are taken any more.
+        store: The segments of the pool.
         cancelling: Nor are those run that wait for a worker, or are given back by one.
         interrupted: Nor is any started again, as the workers that run calls are being killed.
         broken: Why the pool can't go on, and what caused it.
@@ -74,6 +81,8 @@ class Books:
         self.dispatching = Dispatching(self.calls, settings.max_tasks_per_child)
         self.dispatching.ring = self.calls.wake = self.reactor.ring
         self.dispatching.tell = self.reactor.tell
+        self.store = Store(patient=True)
+        self.store.wake = self.reactor.ring
         self.closing = False
         self.cancelling = False
         self.interrupted = False

@@ -29,6 +29,7 @@ State, changed under the lock of the books: `_life`, `_opener`, `_watchers`.
 
 from __future__ import annotations
 
+import math
 import threading
 from enum import Enum
 from functools import partial
@@ -75,13 +76,14 @@ class Staff(Engine):
         self._roster = books.roster
         self._reactor = books.reactor
         self._hiring = Hiring(books)
-        self._packer = Packer(settings.setup.main_by_value)
+        self._packer = Packer(settings.setup.main_by_value, books.store)
         self._listening = Listening(books, self._hiring, self._packer.known)
         self._leading = Leading(books.dispatching, books.calls)
         # Each answer of a worker that retires is the reader's: it counts them.
         self.lead = None if settings.max_tasks_per_child is not None else self._leading.lead
         self.pack = self._packer.pack
         self.pack_quickly = self._packer.pack_quickly
+        self.constant = self._packer.constant
         self._quiet = threading.Condition(self._lock)  # told of each round while there are watchers, and of the end
         self._watchers = 0  # threads in `idle`
         self._life = Life.NEW
@@ -226,6 +228,7 @@ class Staff(Engine):
             peer.kill()
             peer.bury()
             peer.board.close()
+            peer.baggage.close()
         self._reactor.close()
         for future in dropped:
             self._calls.end_here(future, (None, self._books.broken_error("it could not be started", None), None))
@@ -246,7 +249,9 @@ class Staff(Engine):
             self._dismiss()
             if self._is_finished():
                 return None
-        return self._listening.looking.all_due()
+        if self._dispatching.has_news:
+            self._dispatching.tell_news()
+        return min(self._listening.looking.all_due(), self._books.store.expire() or math.inf)
 
     def _dismiss(self) -> None:
         """Once nothing is queued, tell those workers to leave that have no call."""
@@ -266,6 +271,7 @@ class Staff(Engine):
                 return False
             self._life = Life.GONE
             self._quiet.notify_all()
+        self._books.store.close()
         return True
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -280,6 +286,7 @@ class Staff(Engine):
             if self._life is Life.NEW:
                 self._life = Life.GONE
                 self._quiet.notify_all()
+                self._books.store.close()
         for future in dropped:
             self._calls.end_here(future, (None, CANCELLED, None))
         self._reactor.tell(self._hiring.see_to_workers)

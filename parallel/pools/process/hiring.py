@@ -98,7 +98,7 @@ class Hiring:
 
     def _hire(self) -> None:
         settings = self._books.settings
-        peer = hire(settings.context, settings.setup, settings.thread_name)
+        peer = hire(settings.context, settings.setup, settings.thread_name, settings.kept_by_each)
         with self._books.lock:
             self._books.roster.add(peer)
             self._books.note_room()

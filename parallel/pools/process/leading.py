@@ -186,7 +186,7 @@ class Leading:
             except RuntimeError:
                 pass  # it is another thread's: then that one looks at the queue
             finally:
-                if calls.waiting() or dispatching.is_watched or peer.dead:
+                if calls.waiting() or dispatching.is_watched or dispatching.has_news or peer.dead:
                     dispatching.ring()  # (*) who found the gate shut has queued its call
 
 

@@ -18,6 +18,7 @@ Guarantee: no lock is held here; packing and unpacking run user code, posting do
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
@@ -29,8 +30,12 @@ from parallel.pools.process.segments import Lease, Store
 Posted: TypeAlias = tuple[bytes | memoryview, int, tuple[int, ...], int]
 """
 Its pickle, the number by which the passage knows its segment, the sizes of the parts, how many of these are `bytes`.
-By number 0, the parts are in the first item, before the pickle.
+By number `IN_BAND`, the parts are in the first item, before the pickle.
 """
+
+IN_BAND: Final = 0
+LOST: Final = -1
+"""The number of what could neither be sent nor read: it is an error where it arrives."""
 
 ARGUMENTS: Final = 3
 """How deep to look for large `bytes` in `(args, kwargs)`: an argument, or in a list that is one."""
@@ -90,19 +95,17 @@ def encode(value: object, main_by_value: bool, store: Store, depth: int = 1) -> 
 
 
 def post(parcel: Parcel, passage: Passage) -> Posted:
-    """
-    Send what goes ahead of the message, and return what is to stand in it.
-
-    Raises:
-        OSError, EOFError: The descriptor can't be sent, and the segment can't be read. Neither is to be expected.
-    """
-    lease = parcel.lease
-    if lease is None:
-        return (parcel.data, 0, parcel.sizes, parcel.whole)
-    number = passage.send(lease)
-    if number:
-        return (parcel.data, number, parcel.sizes, parcel.whole)
-    return (bytes(lease.read() + parcel.data), 0, parcel.sizes, parcel.whole)
+    """Send what goes ahead of the message, and return what is to stand in it."""
+    lease, data = parcel.lease, parcel.data
+    number = IN_BAND
+    if lease is not None:
+        number = passage.send(lease)
+        if not number:
+            try:
+                data = bytes(lease.read() + data)
+            except (OSError, EOFError, MemoryError):
+                number = LOST
+    return (data, number, parcel.sizes, parcel.whole)
 
 
 def open_posted(posted: Posted, passage: Passage) -> Any:
@@ -123,7 +126,9 @@ def receive(posted: Posted, passage: Passage) -> tuple[bytes | memoryview, list[
         OSError, EOFError: As `open_posted`.
     """
     data, number, sizes, whole = posted
-    if number:
+    if number == LOST:
+        raise OSError(errno.EIO, "the large part of it could not be sent")
+    if number != IN_BAND:
         return data, passage.receive(number, sizes), whole
     begins, end = offsets(sizes)
     view = memoryview(data)

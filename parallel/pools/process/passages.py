@@ -15,11 +15,11 @@ Guarantees:
 - Neither side ever waits here: a socket that is full means that the data goes in band.
 - The receiver maps privately, and writable: whatever it writes is its own, page by page. It closes the descriptor at
   once; Python's mapping keeps one, so past `MOST_MAPPED` living ones data is copied instead.
-- Released is what no object refers to. What a forked child may refer to is never released, nor is what a worker had
-  that has died: it may have had children.
+- Released is what no object refers to. What a forked child may refer to is released for good: its segment is not
+  written again. Nor is what a worker had that has died: it may have had children.
 
-State: `_lent`, changed by the thread that may send; `_released` and `_holds`, by single atomic steps, as a mapping may
-die anywhere. There is no lock.
+State: `_lent`, changed by the thread that may send; `_received` by the one that receives; `released` and `_holds`, by
+single atomic steps, as a mapping may die anywhere. There is no lock.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ import os
 import socket
 import weakref
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from mmap import ACCESS_COPY, mmap
 from typing import Final
 
@@ -57,8 +58,45 @@ def sockets() -> tuple[socket.socket, socket.socket] | tuple[None, None]:
     return socket.socketpair() if POSSIBLE else (None, None)
 
 
+class News:
+    """
+    Numbers that the other side is to be told. They may come up anywhere, between any two steps of a thread.
+
+    Attributes:
+        wake: Called after each, so that it is told soon; None: whoever tells them looks by himself.
+    """
+
+    __slots__ = ("_numbers", "wake")
+
+    def __init__(self) -> None:
+        self._numbers: deque[int] = deque()
+        self.wake: Callable[[], object] | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._numbers)
+
+    def note(self, number: int) -> None:
+        """Have *number* told."""
+        self._numbers.append(number)
+        if self.wake is not None:
+            self.wake()
+
+    def take(self) -> list[int]:
+        """Return those that were not told yet: to be told now."""
+        numbers: list[int] = []
+        while self._numbers:
+            numbers.append(self._numbers.popleft())
+        return numbers
+
+
 class Passage:
-    """One side's end."""
+    """
+    One side's end.
+
+    Attributes:
+        released: What the other side is to be told: the numbers by which came what nobody here refers to any more,
+            negative if a forked child may.
+    """
 
     def __init__(self, sock: socket.socket | None) -> None:
         """
@@ -70,7 +108,8 @@ class Passage:
         self._sock = sock
         self._sent = 0  # the number of the last one; each is sent under a number of its own
         self._lent: dict[int, Lease] = {}  # by that number, the longest lent first
-        self._released: deque[int] = deque()
+        self._received = 0  # the number of the last one that was taken out of the socket
+        self.released = News()
         if sock is not None:
             sock.setblocking(False)
             keep_from_forks(sock)
@@ -97,9 +136,11 @@ class Passage:
         return number
 
     def take_back(self, numbers: Iterable[int]) -> None:
-        """Note what the other side has released."""
+        """Note what the other side has released; the thread that may send does."""
         for number in numbers:
-            self._lent.pop(number, None)
+            lease = self._lent.pop(abs(number), None)
+            if lease is not None and number < 0:
+                lease.spoil()
 
     # -- receiving: one thread at a time -------------------------------------------------------------------------------
 
@@ -118,36 +159,38 @@ class Passage:
             os.close(descriptor)
         return [memory[begin : begin + size] for begin, size in zip(begins, sizes, strict=True)]
 
-    def released(self) -> list[int]:
-        """Return what has been released since the last time: to be told to the other side. Any thread may ask."""
-        numbers: list[int] = []
-        while self._released:
-            numbers.append(self._released.popleft())
-        return numbers
+    def skip(self, number: int) -> None:
+        """Release what the other side has sent by that number, if it was not received: nobody will ask for it."""
+        if number > self._received:
+            with suppress(OSError, EOFError):
+                os.close(self._descriptor(number))
+                self.released.note(number)
 
     def close(self) -> None:
         """Close it: the other side has died, or is about to. What it has is never written again."""
         if self._sock is not None:
             close_kept(self._sock)
+        self.released.wake = None  # what lives on of it does not keep alive whoever is woken
         for lease in self._lent.values():
             lease.spoil()
         self._lent.clear()
 
     def _descriptor(self, wanted: int) -> int:
-        """Take that descriptor out of the socket, and those before it: their messages were never read."""
-        if self._sock is None:
-            raise OSError(errno.EBADF, "segments can't be received here")
+        """Take that descriptor out of the socket, and those before it: nobody has asked for them."""
+        if self._sock is None or wanted <= self._received:
+            raise OSError(errno.EBADF, "the large part of it did not come")
         while True:
             message, descriptors, _, _ = socket.recv_fds(self._sock, _NUMBER, 1, _CLOSE_ON_EXEC)
             if not message:
                 raise EOFError("the sender is gone")
-            if not descriptors:
-                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            number = int.from_bytes(message, "little")
-            if number == wanted:
+            self._received = number = int.from_bytes(message, "little")
+            if number == wanted and descriptors:
                 return descriptors[0]
-            os.close(descriptors[0])
-            self._released.append(number)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            self.released.note(number)
+            if number == wanted:  # there was no room for the descriptor, and it is lost
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     def _map(self, descriptor: int, number: int, size: int) -> mmap | bytearray:
         if len(_holds) < MOST_MAPPED:
@@ -157,12 +200,13 @@ class Passage:
                 pass
             else:
                 hold = _Hold(memory, _let_go)
-                hold.number, hold.released = number, self._released
+                hold.number, hold.released = number, self.released
                 _holds.add(hold)
                 return memory
-        copy = read(descriptor, size)
-        self._released.append(number)
-        return copy
+        try:
+            return read(descriptor, size)
+        finally:
+            self.released.note(number)
 
 
 class _Hold(weakref.ref[mmap]):
@@ -170,14 +214,14 @@ class _Hold(weakref.ref[mmap]):
     Sees a mapping die.
 
     Attributes:
-        number: By which the mapped segment came.
-        released: Where to say so; None if others may see the segment still.
+        number: By which the mapped segment came; negative if a forked child may see it still.
+        released: Where to say so; None in such a child.
     """
 
     __slots__ = ("number", "released")
 
     number: int
-    released: deque[int] | None
+    released: News | None
 
     __hash__ = object.__hash__  # that of a mapping can't be asked for any more when it has died
     __eq__ = object.__eq__
@@ -191,15 +235,21 @@ def _let_go(hold: _Hold, holds: set[_Hold] = _holds) -> None:
     """Run when a mapping dies: on whatever thread, between any two steps of it, at the interpreter's end too."""
     holds.discard(hold)
     if hold.released is not None:
-        hold.released.append(hold.number)
+        hold.released.note(hold.number)
 
 
-def _release_none() -> None:
+def _share_all() -> None:
     """At a fork: the child sees the same segments, for as long as it likes."""
+    for hold in list(_holds):
+        hold.number = -abs(hold.number)
+
+
+def _tell_nobody() -> None:
+    """In the child: the other sides are the parent's."""
     for hold in list(_holds):
         hold.released = None
 
 
 if hasattr(os, "register_at_fork"):
     # Twice, as another thread may receive something in between.
-    os.register_at_fork(before=_release_none, after_in_parent=_release_none)
+    os.register_at_fork(before=_share_all, after_in_parent=_share_all, after_in_child=_tell_nobody)

@@ -25,6 +25,7 @@ from socket import SHUT_WR, socket, socketpair
 from typing import Any, Final, NamedTuple, cast
 
 from parallel.futures import Future
+from parallel.pools.process.baggage import Baggage
 from parallel.pools.process.board import BASE, STARTED, Board, Carried, make_memory
 from parallel.pools.process.costs import TARGET, Known
 from parallel.pools.process.ears import Ear
@@ -99,17 +100,19 @@ class Peer:
         condemned: The number of the call that it is to be killed in.
         look_at: When the reader is to look at its board, by `time.monotonic_ns`; None: not at all.
         seen: How many results of its next message have been seen in its journal already.
+        baggage: What travels beside its calls and answers.
         ear: What a leader listens with; None: nobody leads it.
         leader: The thread that waits for its socket itself; 0: the reader does. See `leading`.
         reads: Counts what the reader does with its socket, twice each: odd while it is at it.
     """
 
-    def __init__(self, process: BaseProcess, sock: socket, board: Board) -> None:
+    def __init__(self, process: BaseProcess, sock: socket, board: Board, baggage: Baggage) -> None:
         self.process = process
         self.pid = process.pid or 0
         self.sock = sock
         self.board = board
         self.words = board.words
+        self.baggage = baggage
         self.inbox = Inbox()
         self.inflight: deque[Given] = deque()
         self.sent = 0
@@ -203,7 +206,7 @@ class Peer:
         return False
 
     def bury(self) -> int | None:
-        """Wait until the process has exited, free all that it took but its board, and return its exit code."""
+        """Wait until the process has exited, free all that it took but its board and baggage; return its exit code."""
         process = self.process
         if process.exitcode is None:
             process.join(REAPING)
@@ -217,9 +220,15 @@ class Peer:
         return code
 
 
-def hire(context: BaseContext, setup: Setup, name: str) -> Peer:
+def hire(context: BaseContext, setup: Setup, name: str, kept: int) -> Peer:
     """
     Start a worker. Takes milliseconds: no lock may be held.
+
+    Args:
+        context: How it is started.
+        setup: What it does before its first call.
+        name: For its process.
+        kept: The most bytes of free segments that it may keep.
 
     Raises:
         OSError: There is no room for it. Nothing of it is left then. Besides, whatever pickling the setup raises.
@@ -227,7 +236,7 @@ def hire(context: BaseContext, setup: Setup, name: str) -> Peer:
     check_room()
     memory = make_memory()
     try:
-        peer = _start(context, setup, name, memory)
+        peer = _start(context, setup, name, kept, memory)
     finally:
         if memory is not None:
             os.close(memory)
@@ -235,29 +244,36 @@ def hire(context: BaseContext, setup: Setup, name: str) -> Peer:
         peer.kill()  # the script came to its end in the middle of the start: this one may not know the main module
         peer.bury()
         peer.board.close()
-        return hire(context, setup, name)
+        peer.baggage.close()
+        return hire(context, setup, name, kept)
     return peer
 
 
-def _start(context: BaseContext, setup: Setup, name: str, memory: int | None) -> Peer:
+def _start(context: BaseContext, setup: Setup, name: str, kept: int, memory: int | None) -> Peer:
     board = Board(memory)
     ours, theirs = socketpair()
     keep_from_forks(ours)
     keep_from_forks(theirs)
+    baggage = Baggage(kept)
     try:
         ours.setblocking(False)
         make = cast("Callable[..., BaseProcess]", context.Process)  # type: ignore[attr-defined]  # each context has it
         process = make(
-            target=work, args=(theirs, Carried(memory), setup), name=f"{name}-worker-{next(_numbers)}", daemon=False
+            target=work,
+            args=(theirs, baggage.luggage, Carried(memory), setup),
+            name=f"{name}-worker-{next(_numbers)}",
+            daemon=False,
         )
-        with handing(theirs), hidden_main_file(setup.main_by_value), without_interrupts():
+        with handing(theirs, baggage.luggage.sock), hidden_main_file(setup.main_by_value), without_interrupts():
             process.start()
     except BaseException:
         close_kept(ours)
         board.close()
+        baggage.close()
         raise
     finally:
         close_kept(theirs)
+        baggage.packed_off()
     # The pool joins its workers itself, before multiprocessing would do it at exit, when their calls could not end.
     processes._children.discard(process)  # type: ignore[attr-defined]  # there is no public way to say so
-    return Peer(process, ours, board)
+    return Peer(process, ours, board, baggage)

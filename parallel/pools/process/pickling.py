@@ -23,6 +23,7 @@ import importlib
 import os
 import pickle
 import sys
+from collections.abc import Iterable
 from functools import cache
 from io import BytesIO
 from multiprocessing.reduction import ForkingPickler
@@ -65,11 +66,9 @@ def dumps(value: object, main_by_value: bool, leaving: Leaving | None = None) ->
     return data
 
 
-def dumps_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], main_by_value: bool) -> bytes:
-    """Pickle the arguments of a call."""
-    if not kwargs and _ATOMS.issuperset(map(type, args)):
-        return pickle.dumps((args, kwargs), pickle.HIGHEST_PROTOCOL)
-    return dumps((args, kwargs), main_by_value)
+def are_atoms(values: Iterable[object]) -> bool:
+    """Tell whether all of *values* are of types that need none of the rules."""
+    return _ATOMS.issuperset(map(type, values))
 
 
 def main_is_importable() -> bool:

@@ -9,7 +9,8 @@ Segments: memory without a name, into which large data is written once, and from
 A segment is a memfd; where there are none, a temporary file that has no name any more. So nothing is left of it when
 those have ended who had it open, however they ended. Fresh pages are written by `pwrite`, which lets other threads run,
 and ends with an error where memory is short, not with a signal. They cost three to ten times what the copying costs:
-so segments that are free again are kept for a while, and then written through a mapping.
+so segments that are free again are kept for a while, and then written through a mapping. And once there are more than
+could be kept, who writes waits a little for one that comes back: as long as fresh pages would take, and no longer.
 
 Guarantees:
 - What was sent stays as it was until every receiver has let go of it, or for ever if that is not certain: a segment is
@@ -18,7 +19,8 @@ Guarantees:
   any more goes in band: `write` returns None.
 - A forked child shares nothing of it: its store begins anew, and the descriptors are closed.
 
-State: `_warm` and `_opened`, changed by single atomic steps: a lease may end anywhere, in `__del__`. There is no lock.
+State: `_warm`, `_opened` and `_waiting`, changed by single atomic steps: a lease may end anywhere, in `__del__`. There
+is no lock.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from mmap import mmap
+from queue import Empty, SimpleQueue
 from typing import Final, TypeAlias
 
 from parallel.pools.process.buffers import offsets
@@ -37,8 +40,11 @@ from parallel.pools.process.buffers import offsets
 KEPT: Final = 512 << 20
 """
 Bytes of free segments that a store keeps: arrays of 100 MB for two workers, and what the next calls are given. With a
-tenth, each costs three times as much. Give the workers of a pool a share each.
+tenth, each costs three times as much. The workers of a pool keep a share each.
 """
+
+LEAST_KEPT: Final = 64 << 20
+"""Bytes that a worker may keep though its share is less: else one of many workers would keep no large result at all."""
 
 KEPT_FOR: Final = 5.0
 """Seconds that a free segment is kept. Picked by feel: longer than the pauses in a busy program."""
@@ -58,6 +64,9 @@ Bytes from which data is copied into a mapping of pages that are there, in a thi
 first time the mapping costs more than it saves; and each keeps a second descriptor, which small data is not worth.
 """
 
+WORTH_WAITING: Final = 0.5e-9
+"""Seconds per byte to wait for a segment that comes back: what the fresh pages of another one take."""
+
 STEP: Final = 1 << 20
 """Bytes that are copied at a time. It takes 0.1 ms; in between other threads may run, which want the interpreter."""
 
@@ -68,8 +77,24 @@ _MEMORY: Final = "/dev/shm"
 """Where temporary files are in memory, if it is there."""
 
 
-_Opened: TypeAlias = dict[int, mmap | None]
-"""The descriptors of a store; each with the mapping by which it is written, once it was written and is large."""
+class _Memory:
+    """
+    What is known of a segment's memory.
+
+    Attributes:
+        size: Bytes that have been written once, so that their pages are there.
+        mapping: By which it is written, once it was written and is large.
+    """
+
+    __slots__ = ("mapping", "size")
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.mapping: mmap | None = None
+
+
+_Opened: TypeAlias = dict[int, _Memory]
+"""The segments of a store, by their descriptors."""
 
 
 class Segment:
@@ -78,23 +103,26 @@ class Segment:
 
     Attributes:
         descriptor: Its file descriptor.
-        size: Bytes that have been written once, so that their pages are there.
         since: When it became free.
     """
 
-    __slots__ = ("_opened", "descriptor", "since", "size")
+    __slots__ = ("_memory", "_opened", "descriptor", "since")
 
     def __init__(self, descriptor: int, opened: _Opened) -> None:
         self.descriptor = descriptor
-        self.size = 0
         self.since = 0.0
         self._opened = opened
-        opened[descriptor] = None
+        self._memory = opened[descriptor] = _Memory()
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if self.descriptor in self._opened:  # not in a forked child, where it was closed at once
-            del self._opened[self.descriptor]  # and unmapped
+            del self._opened[self.descriptor]
             close(self.descriptor)
+
+    @property
+    def size(self) -> int:
+        """Bytes that have been written once, so that their pages are there."""
+        return self._memory.size
 
     def is_one_of(self, opened: _Opened) -> bool:
         """Tell whether it was made with this very table."""
@@ -114,17 +142,17 @@ class Segment:
                 _write(self.descriptor, part, begin)
             else:
                 _copy(mapping, part, begin)
-        self.size = max(self.size, end)
+        self._memory.size = max(self.size, end)
 
     def _mapping(self) -> mmap | None:
         """Return the mapping of what has been written; None if there is no room for one."""
-        mapping = self._opened[self.descriptor]
-        if mapping is None or len(mapping) < self.size:
+        memory = self._memory
+        if memory.mapping is None or len(memory.mapping) < self.size:
             try:
-                mapping = self._opened[self.descriptor] = mmap(self.descriptor, self.size)
+                memory.mapping = mmap(self.descriptor, self.size)
             except OSError:
                 return None
-        return mapping
+        return memory.mapping
 
 
 def _write(descriptor: int, part: memoryview, begin: int) -> None:
@@ -176,22 +204,31 @@ class Lease:
 
 
 class Store:
-    """The segments of a pool, or of a worker. Any thread may use it."""
+    """
+    The segments of a pool, or of a worker. Any thread may use it.
 
-    def __init__(self, kept: int = KEPT) -> None:
+    Attributes:
+        wake: Called when there is something to `expire`, after there was nothing; None: somebody asks all the time.
+    """
+
+    def __init__(self, kept: int = KEPT, patient: bool = False) -> None:
         """
         Make a store; it opens nothing yet.
 
         Args:
             kept: The most bytes of free segments to keep.
+            patient: Segments come back while a thread writes: others see to that, so it may wait for one.
         """
+        self.wake: Callable[[], object] | None = None
         self._kept = kept
+        self._patient = patient
         self._begin()
         _stores.add(self)
 
     def _begin(self) -> None:
         self._warm: list[Segment] = []  # the longest free first
-        self._opened: _Opened = {}  # the descriptors of these, and of those under a lease
+        self._opened: _Opened = {}  # these, and those under a lease
+        self._waiting: list[SimpleQueue[None]] = []  # where threads wait for one to become free
         self._closed = False
 
     def __repr__(self) -> str:
@@ -204,7 +241,7 @@ class Store:
             return None
         _, size = offsets(part.nbytes for part in parts)
         try:
-            segment = self._take(size) or self._create()
+            segment = self._take(size) or self._wait_for(size) or self._create()
             if segment is None:
                 return None
             segment.write(parts)
@@ -217,12 +254,17 @@ class Store:
         if not segment.is_one_of(self._opened):
             return
         segment.since = time.monotonic()
+        is_first = not self._warm
         self._warm.append(segment)
+        for waiting in self._waiting.copy():
+            waiting.put(None)
         if self._closed:  # (*) looked at after the append: whoever of the two comes second, clears
             self._warm.clear()
         while sum(kept.size for kept in self._warm.copy()) > self._kept:
             with suppress(IndexError):  # another thread was faster
                 del self._warm[0]
+        if is_first and self.wake is not None:
+            self.wake()
 
     def expire(self) -> float | None:
         """Close what has been free for `KEPT_FOR`; return in how many seconds there will be more to close, if any."""
@@ -256,6 +298,24 @@ class Store:
                 self._warm.remove(segment)
                 return segment
         return None
+
+    def _wait_for(self, size: int) -> Segment | None:
+        """Wait for a segment that fits, if there is more memory already than is kept, and that is worth it."""
+        if not self._patient or size < MAPPED or self._written() + size <= self._kept:
+            return None
+        deadline = time.monotonic() + size * WORTH_WAITING
+        freed: SimpleQueue[None] = SimpleQueue()
+        self._waiting.append(freed)
+        try:
+            while (segment := self._take(size)) is None and (left := deadline - time.monotonic()) > 0:
+                with suppress(Empty):
+                    freed.get(timeout=left)
+            return segment
+        finally:
+            self._waiting.remove(freed)
+
+    def _written(self) -> int:
+        return sum(memory.size for memory in list(self._opened.values()))
 
     def _create(self) -> Segment | None:
         if len(self._opened) >= MOST_OPEN:

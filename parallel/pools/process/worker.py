@@ -37,6 +37,7 @@ from typing import Any, Final, TypeVar, cast
 from parallel.context import enter_worker_process, plain_function, this
 from parallel.coroutines import run_coroutine
 from parallel.kept import close_kept
+from parallel.pools.process.baggage import Luggage, Unpacking
 from parallel.pools.process.board import (
     BASE,
     BEGAN,
@@ -61,7 +62,10 @@ from parallel.pools.process.wire import (
     FAILED,
     HELLO,
     LONG,
+    NEWS,
     NOT_FOUND,
+    POSTED,
+    RELEASED,
     RESULT,
     RETURNED,
     SMALL,
@@ -77,6 +81,7 @@ FLUSH: Final = 2_000_000
 """Nanoseconds after which results are sent though the message has not come to its end: so late are they at most."""
 
 _STRINGS: Final = (str, bytes)
+_VALUES: Final = (RESULT, POSTED)
 
 GRACE: Final = 0.5
 """Seconds between the death of the pool's process and that of a busy worker; an idle one needs them to clean up."""
@@ -124,13 +129,13 @@ def run_chunk(fn: Callable[..., T], chunk: list[tuple[Any, ...]]) -> list[T]:
     return [plain(*args) for args in chunk]
 
 
-def work(sock: socket, carried: Carried, setup: Setup) -> None:
+def work(sock: socket, luggage: Luggage, carried: Carried, setup: Setup) -> None:
     """Serve the pool at the other end of *sock*, with that board; the target of the process."""
     # Under fork, the context is that of the thread that forked: nobody's business here.
-    Context().run(_work, sock, carried, setup)
+    Context().run(_work, sock, luggage, carried, setup)
 
 
-def _work(sock: socket, carried: Carried, setup: Setup) -> None:
+def _work(sock: socket, luggage: Luggage, carried: Carried, setup: Setup) -> None:
     board = carried.open()
     keep_from_forks(sock)
     signal.signal(signal.SIGINT, _leave_it_to_the_pool)
@@ -142,7 +147,7 @@ def _work(sock: socket, carried: Carried, setup: Setup) -> None:
     start_new_thread(_watch, (sock.fileno(),))
     try:
         if _set_up(sock, setup):
-            Server(sock, board, setup.main_by_value).serve()
+            Server(sock, board, Unpacking(luggage, setup.main_by_value), setup.main_by_value).serve()
     except ConnectionError:
         pass  # nobody is there any more who wants to know
     finally:
@@ -168,8 +173,9 @@ def _send(sock: socket, parts: list[Part]) -> None:
 class Server:
     """Runs the calls that come in, and answers."""
 
-    def __init__(self, sock: socket, board: Board, main_by_value: bool) -> None:
+    def __init__(self, sock: socket, board: Board, unpacking: Unpacking, main_by_value: bool) -> None:
         self._sock = sock
+        self._unpacking = unpacking
         self._words = board.words
         self._bytes = board.bytes
         self._main_by_value = main_by_value
@@ -183,13 +189,20 @@ class Server:
 
     def serve(self) -> None:
         """Serve until the stream ends."""
-        sock, inbox = self._sock, Inbox()
+        sock, inbox, unpacking = self._sock, Inbox(), self._unpacking
         while inbox.read(sock):
             while (frame := inbox.cut()) is not None:
-                (number, runs, references), self._large = frame
-                self._functions.update(references)
+                (number, runs, references, *rest), self._large = frame
                 del frame
-                self._run(number, runs)
+                if number == NEWS:
+                    unpacking.hear(runs, references, rest[0], self._large)
+                else:
+                    self._functions.update(references)
+                    self._run(number, runs)
+                self._large = b""
+                if released := unpacking.released():
+                    _send(sock, pack((RELEASED, released)))
+            unpacking.rest(sock)
 
     def _run(self, number: int, runs: list[Any]) -> None:
         """Run the calls of one message, the first of which has that number, and answer."""
@@ -200,6 +213,7 @@ class Server:
             function, items = runs[index : index + 2]
             left -= len(items)
             if not self._run_all(function, items, number, left):
+                self._skip(runs[-1][-1])
                 return
             number += len(items)
         self._flush(number)
@@ -235,7 +249,7 @@ class Server:
 
     def _call(self, function: int, item: Any) -> Any:
         """Run one call and return its result, as it is sent."""
-        problem = NOT_FOUND
+        given, problem = item, NOT_FOUND
         try:
             context = copy_context()
             fn: Any = self._functions.get(function)
@@ -247,9 +261,7 @@ class Server:
                 value = context.run(fn, *item)
                 kwargs = None
             else:
-                if item is None:
-                    item, self._large = self._large, b""
-                args, kwargs = loads(item)
+                args, kwargs = self._load(item)
                 if fn is None:
                     problem = NOT_FOUND
                     fn, args = loads(args[0]), args[1:]
@@ -263,10 +275,25 @@ class Server:
                 value = context.run(run_coroutine, cast("Coroutine[Any, Any, Any]", value))
             problem = UNSENDABLE
             self._left_behind = item, kwargs, value
-            return (RESULT, dumps(value, self._main_by_value))
+            return self._unpacking.pack(value)
         except BaseException as error:  # each is an answer; this process goes on
+            self._skip(given)
             self._left_behind = item, error
             return (problem, *pack_error(error, self._main_by_value))
+
+    def _load(self, item: Any) -> Any:
+        """Return the arguments of a call, `(args, kwargs)`."""
+        large: Part = b""
+        if item is None or (type(item) is list and item[0] is None):
+            large, self._large = self._large, b""
+        if type(item) is list:
+            return self._unpacking.open(item, large)
+        return loads(large if item is None else item)
+
+    def _skip(self, item: Any) -> None:
+        """Let go of what came for a call, if its arguments were not loaded."""
+        if type(item) is list:
+            self._unpacking.skip(item)
 
     def _write_down(self, result: Any) -> bool:
         """Write a result into the journal; False if there is no room."""
@@ -286,9 +313,9 @@ class Server:
         if results:
             large: Part = b""
             last: Any = results[-1]
-            if isinstance(last, tuple) and last[0] == RESULT and len(cast(bytes, last[1])) >= SMALL:
-                large = cast(bytes, last[1])
-                results[-1] = (RESULT, None)
+            if isinstance(last, tuple) and last[0] in _VALUES and len(cast(bytes, last[1])) >= SMALL:
+                kind, large, *rest = last
+                results[-1] = (kind, None, *rest)
             _send(self._sock, pack((ANSWERS, following - len(results), results, spent), large))
             self._results, self._spent = [], []
         self._empty_journal(following)
