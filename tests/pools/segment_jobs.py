@@ -12,7 +12,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from parallel.pools.process.constants import Constant, Constants, Introductions
+from parallel.pools.process.constants import Constants, Introductions, met
 from parallel.pools.process.parcels import ARGUMENTS, Parcel, encode, open_posted, post
 from parallel.pools.process.passages import Passage, sockets
 from parallel.pools.process.pickling import loads
@@ -51,15 +51,15 @@ class Child:
         self.passage.close()
         self.store.close()
 
-    def call(self, fn: Callable[..., Any], *args: Any, constants: tuple[Constant, ...] = ()) -> Any:
+    def call(self, fn: Callable[..., Any], *args: Any) -> Any:
         """Call *fn* there and return its value."""
-        self.send(fn, *args, constants=constants)
+        self.send(fn, *args)
         return self.receive()
 
-    def send(self, fn: Callable[..., Any], *args: Any, constants: tuple[Constant, ...] = ()) -> None:
+    def send(self, fn: Callable[..., Any], *args: Any) -> None:
         """Have *fn* called there."""
         packed = encode((fn, args), False, self.store, ARGUMENTS)
-        introductions = self.introductions.introduce(constants, self.passage)
+        introductions = self.introductions.introduce(met(), self.passage)
         item = post(packed, self.passage) if isinstance(packed, Parcel) else packed
         gone = self.introductions.gone.take()
         self.introductions.forget(gone)

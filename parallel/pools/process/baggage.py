@@ -25,7 +25,7 @@ from parallel.pools.process.constants import Constants, Introduction, Introducti
 from parallel.pools.process.parcels import Parcel, encode, open_posted, post
 from parallel.pools.process.passages import Passage, sockets
 from parallel.pools.process.segments import Store
-from parallel.pools.process.wire import NEWS, POSTED, RESULT, SMALL, Part, close_kept, keep_from_forks, pack
+from parallel.pools.process.wire import NEWS, POSTED, RELEASED, RESULT, SMALL, Part, close_kept, keep_from_forks, pack
 
 
 class Luggage(NamedTuple):
@@ -66,6 +66,7 @@ class Baggage:
         self._passage = Passage(ours)
         self._introductions = Introductions()
         self._introduced: list[Introduction] = []  # to stand before the calls that need them
+        self._untold = (self._passage.released.numbers, self._introductions.gone.numbers)
 
     def packed_off(self) -> None:
         """Close the worker's end here: it has been started, or has failed to."""
@@ -78,7 +79,7 @@ class Baggage:
 
     def has_news(self) -> bool:
         """Tell whether there is something to tell the worker."""
-        return bool(self._passage.released or self._introductions.gone)
+        return any(self._untold)
 
     def put(self, parcel: Parcel) -> tuple[list[Any], Part]:
         """Under the gate: send what goes ahead of a parcel; return what stands for it in the message, and behind it."""
@@ -89,7 +90,7 @@ class Baggage:
 
     def frames(self) -> list[Part]:
         """Under the gate: return the frames that are to stand before the next calls; mostly none."""
-        if not (self._introduced or self.has_news()):
+        if not (self._introduced or any(self._untold)):
             return []
         gone = self._introductions.gone.take()
         self._introductions.forget(gone)
@@ -121,14 +122,19 @@ class Baggage:
 
 
 class Unpacking:
-    """The worker's side."""
+    """
+    The worker's side.
+
+    Attributes:
+        untold: What it has released, and not told yet.
+    """
 
     def __init__(self, luggage: Luggage, main_by_value: bool) -> None:
         self._passage = Passage(luggage.sock)
         self._store = Store(luggage.kept)
         self._constants = Constants(self._passage)
         self._main_by_value = main_by_value
-        self.released = self._passage.released.take
+        self.untold = self._passage.released.numbers
 
     def hear(self, released: list[int], gone: list[int], constant: tuple[Any, ...] | None, large: Part) -> None:
         """Note what the pool says beside its calls."""
@@ -148,6 +154,10 @@ class Unpacking:
         data, number, sizes, whole = item
         posted = (large if data is None else data, number, sizes, whole)
         return cast("tuple[tuple[Any, ...], dict[str, Any]]", open_posted(posted, self._passage))
+
+    def released(self) -> list[Part]:
+        """Return the frame that says what it has released."""
+        return pack((RELEASED, self._passage.released.take()))
 
     def skip(self, item: list[Any]) -> None:
         """Let go of what has come for a call that is not begun here, or could not be."""

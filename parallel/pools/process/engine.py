@@ -239,6 +239,8 @@ class Staff(Engine):
         """On the reader, after each round: see to what is due; return the seconds until more is, None at the end."""
         if self._listening.has_unburied:
             self._listening.bury_dead()
+        if self._dispatching.has_news:
+            self._dispatching.tell_news()  # (*) before the queue is looked at, as it takes the gate
         if self._calls.waiting() and self._dispatching.attention:
             self._hiring.see_to_workers()
         self._calls.settle_all()
@@ -249,8 +251,6 @@ class Staff(Engine):
             self._dismiss()
             if self._is_finished():
                 return None
-        if self._dispatching.has_news:
-            self._dispatching.tell_news()
         return min(self._listening.looking.all_due(), self._books.store.expire() or math.inf)
 
     def _dismiss(self) -> None:

@@ -131,10 +131,12 @@ class Packer:
             return _unsendable(f"the arguments of {known.name}", error)
 
     def _item(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Item:
+        packed: bytes | Parcel
         if not kwargs and are_atoms(args) and not has_large_bytes(args, 1):
-            return pickle.dumps((args, kwargs), pickle.HIGHEST_PROTOCOL)
-        packed = encode((args, kwargs), self._main_by_value, self._store, ARGUMENTS)
-        constants = met()
+            packed = pickle.dumps((args, kwargs), pickle.HIGHEST_PROTOCOL)
+        else:
+            packed = encode((args, kwargs), self._main_by_value, self._store, ARGUMENTS)
+        constants = met()  # those of a function that travels by value as well
         return Sharing(packed, constants) if constants else packed
 
     def constant(self, value: object) -> Constant:

@@ -63,29 +63,27 @@ class News:
     Numbers that the other side is to be told. They may come up anywhere, between any two steps of a thread.
 
     Attributes:
+        numbers: Those that were not told yet.
         wake: Called after each, so that it is told soon; None: whoever tells them looks by himself.
     """
 
-    __slots__ = ("_numbers", "wake")
+    __slots__ = ("numbers", "wake")
 
     def __init__(self) -> None:
-        self._numbers: deque[int] = deque()
+        self.numbers: deque[int] = deque()
         self.wake: Callable[[], object] | None = None
-
-    def __bool__(self) -> bool:
-        return bool(self._numbers)
 
     def note(self, number: int) -> None:
         """Have *number* told."""
-        self._numbers.append(number)
+        self.numbers.append(number)
         if self.wake is not None:
             self.wake()
 
     def take(self) -> list[int]:
         """Return those that were not told yet: to be told now."""
         numbers: list[int] = []
-        while self._numbers:
-            numbers.append(self._numbers.popleft())
+        while self.numbers:
+            numbers.append(self.numbers.popleft())
         return numbers
 
 

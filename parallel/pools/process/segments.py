@@ -115,7 +115,7 @@ class Segment:
         self._memory = opened[descriptor] = _Memory()
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        if self.descriptor in self._opened:  # not in a forked child, where it was closed at once
+        if self.is_open_in(self._opened):  # not in a forked child, where it was closed at once
             del self._opened[self.descriptor]
             close(self.descriptor)
 
@@ -124,9 +124,9 @@ class Segment:
         """Bytes that have been written once, so that their pages are there."""
         return self._memory.size
 
-    def is_one_of(self, opened: _Opened) -> bool:
-        """Tell whether it was made with this very table."""
-        return self._opened is opened
+    def is_open_in(self, opened: _Opened) -> bool:
+        """Tell whether it was made with this very table, and is open: a collected cycle may have closed it first."""
+        return self._opened is opened and opened.get(self.descriptor) is self._memory
 
     def write(self, parts: Sequence[memoryview]) -> None:
         """
@@ -250,8 +250,8 @@ class Store:
         return Lease(segment, size, self)
 
     def keep(self, segment: Segment) -> None:
-        """Keep a free segment for later, if it is not one that this process has inherited by a fork."""
-        if not segment.is_one_of(self._opened):
+        """Keep a free segment for later, if it is not closed, nor one that this process has inherited by a fork."""
+        if not segment.is_open_in(self._opened):
             return
         segment.since = time.monotonic()
         is_first = not self._warm
@@ -268,6 +268,8 @@ class Store:
 
     def expire(self) -> float | None:
         """Close what has been free for `KEPT_FOR`; return in how many seconds there will be more to close, if any."""
+        if not self._warm:
+            return None
         limit = time.monotonic() - KEPT_FOR
         for segment in self._warm.copy():
             if segment.since > limit:

@@ -65,7 +65,6 @@ from parallel.pools.process.wire import (
     NEWS,
     NOT_FOUND,
     POSTED,
-    RELEASED,
     RESULT,
     RETURNED,
     SMALL,
@@ -200,8 +199,8 @@ class Server:
                     self._functions.update(references)
                     self._run(number, runs)
                 self._large = b""
-                if released := unpacking.released():
-                    _send(sock, pack((RELEASED, released)))
+                if unpacking.untold:
+                    _send(sock, unpacking.released())
             unpacking.rest(sock)
 
     def _run(self, number: int, runs: list[Any]) -> None:
