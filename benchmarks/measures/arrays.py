@@ -1,4 +1,4 @@
-"""Arrays that go to processes and come back: as arguments, as the same object in one map, as results."""
+"""Arrays that go to processes and come back: as arguments, as one object for many calls, as results."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def arrays(rounds: int) -> Iterator[Row]:
         sides = {name: _timed(partial(_submit_all, pool, total, [array] * CALLS), want) for name, pool in both.items()}
         yield in_turn("ms", sides, rounds).ratio("100 MB to each of 20 calls", 1 / 10)
 
-        sides = {name: _timed(partial(_map_all, pool, total, array), want) for name, pool in both.items()}
+        sides = {name: _timed(partial(_share, pool, total, array), want) for name, pool in both.items()}
         peers = {name: _timed(partial(run, total, [array] * CALLS), want) for name, run in joblib.items()}
         yield _of_map(in_turn("ms", {**sides, **peers}, rounds), bool(peers))
 
@@ -64,7 +64,7 @@ def arrays(rounds: int) -> Iterator[Row]:
 
 
 def _of_map(measured: Measured, beside_joblib: bool) -> Row:
-    what = "the same 100 MB in one map of 20"
+    what = "the same 100 MB for 20 calls"
     return measured.of(OURS, JOBLIB).ratio(what, 1.0) if beside_joblib else measured.ratio(what)
 
 
@@ -89,8 +89,9 @@ def _submit_all(pool: Any, fn: Callable[..., Any], items: Any) -> list[Any]:
     return [future.result() for future in [pool.submit(fn, item) for item in items]]
 
 
-def _map_all(pool: Any, fn: Callable[..., Any], array: Any) -> list[Any]:
-    return list(pool.map(fn, [array] * CALLS))
+def _share(pool: Any, fn: Callable[..., Any], array: Any) -> list[Any]:
+    """Give the same array to all calls: ours as a constant, which is packed here each time."""
+    return _submit_all(pool, fn, [pool.constant(array) if isinstance(pool, ProcessPool) else array] * CALLS)
 
 
 def _timed(work: Callable[[], list[Any]], want: list[float]) -> Side:

@@ -280,18 +280,18 @@ class Server:
             self._left_behind = item, error
             return (problem, *pack_error(error, self._main_by_value))
 
-    def _load(self, item: Any) -> Any:
+    def _load(self, item: list[Any] | bytes | None) -> Any:
         """Return the arguments of a call, `(args, kwargs)`."""
+        if isinstance(item, bytes):
+            return loads(item)
         large: Part = b""
-        if item is None or (type(item) is list and item[0] is None):
+        if item is None or item[0] is None:
             large, self._large = self._large, b""
-        if type(item) is list:
-            return self._unpacking.open(item, large)
-        return loads(large if item is None else item)
+        return loads(large) if item is None else self._unpacking.open(item, large)
 
-    def _skip(self, item: Any) -> None:
+    def _skip(self, item: list[Any] | tuple[Any, ...] | bytes | None) -> None:
         """Let go of what came for a call, if its arguments were not loaded."""
-        if type(item) is list:
+        if isinstance(item, list):
             self._unpacking.skip(item)
 
     def _write_down(self, result: Any) -> bool:
@@ -312,9 +312,10 @@ class Server:
         if results:
             large: Part = b""
             last: Any = results[-1]
-            if isinstance(last, tuple) and last[0] in _VALUES and len(cast(bytes, last[1])) >= SMALL:
-                kind, large, *rest = last
-                results[-1] = (kind, None, *rest)
+            kind: object = type(last)  # pyright: ignore[reportUnknownVariableType]  # of whatever it is
+            if kind is tuple and last[0] in _VALUES and len(last[1]) >= SMALL:
+                name, large, *rest = last
+                results[-1] = (name, None, *rest)
             _send(self._sock, pack((ANSWERS, following - len(results), results, spent), large))
             self._results, self._spent = [], []
         self._empty_journal(following)
