@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from parallel.pools.process.constants import Constants, Introductions, met
-from parallel.pools.process.parcels import ARGUMENTS, Parcel, encode, open_posted, post
+from parallel.pools.process.parcels import Parcel, encode, encode_arguments, open_posted, post
 from parallel.pools.process.passages import Passage, sockets
 from parallel.pools.process.pickling import loads
 from parallel.pools.process.segments import Store
@@ -58,7 +58,7 @@ class Child:
 
     def send(self, fn: Callable[..., Any], *args: Any) -> None:
         """Have *fn* called there."""
-        packed = encode((fn, args), False, self.store, ARGUMENTS)
+        packed = encode_arguments((fn, args), {}, False, self.store)
         introductions = self.introductions.introduce(met(), self.passage)
         item = post(packed, self.passage) if isinstance(packed, Parcel) else packed
         gone = self.introductions.gone.take()
@@ -102,7 +102,7 @@ def serve(connection: Connection, sock: Any) -> None:
 def run(item: Any, passage: Passage, store: Store) -> bytes | Parcel:
     """Make one call, and pack what it returns."""
     try:
-        fn, args = loads(item) if isinstance(item, bytes) else open_posted(item, passage)
+        (fn, args), _ = loads(item) if isinstance(item, bytes) else open_posted(item, passage)
         return encode(fn(*args), False, store)
     except Exception as error:
         return encode(error, False, store)

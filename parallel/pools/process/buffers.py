@@ -51,8 +51,8 @@ class Leaving:
 
     Attributes:
         buffers: Those that pickle was offered, in its order.
-        whole: `bytes` and `bytearray`s.
         takes_bytes: It is to be asked about each object: `persistent_id`. That is slow.
+        whole: `bytes` and `bytearray`s, if it takes them.
     """
 
     __slots__ = ("_numbers", "buffers", "takes_bytes", "whole")
@@ -60,14 +60,16 @@ class Leaving:
     def __init__(self, takes_bytes: bool) -> None:
         self.takes_bytes = takes_bytes
         self.buffers: list[memoryview] = []
-        self.whole: list[bytes | bytearray] = []
-        self._numbers: dict[int, int] = {}  # of each in `whole`, by its id
+        if takes_bytes:  # few do, and each call makes one of these
+            self.whole: list[bytes | bytearray] = []
+            self._numbers: dict[int, int] = {}  # of each in `whole`, by its id
 
     def clear(self) -> None:
         """Begin anew: the pickling has failed, and is tried in another way."""
         self.buffers.clear()
-        self.whole.clear()
-        self._numbers.clear()
+        if self.takes_bytes:
+            self.whole.clear()
+            self._numbers.clear()
 
     def take(self, buffer: PickleBuffer) -> bool:
         """Take a buffer out of the pickle; True if it stays in it. The `buffer_callback` of a pickler."""
@@ -95,7 +97,7 @@ class Leaving:
 
     def parts(self) -> list[memoryview]:
         """Return all that leaves: the buffers, then the `bytes`."""
-        return [*self.buffers, *(memoryview(each) for each in self.whole)]
+        return [*self.buffers, *(memoryview(each) for each in self.whole)] if self.takes_bytes else self.buffers
 
 
 def has_large_bytes(value: object, depth: int) -> bool:
@@ -112,9 +114,13 @@ def has_large_bytes(value: object, depth: int) -> bool:
     if not depth or kind not in _CONTAINERS:
         return False
     items: Collection[object] = cast("dict[object, object]", value).values() if kind is dict else cast("Any", value)
-    if not items or len(items) > MOST_LOOKED_AT or _WORTH_A_LOOK.isdisjoint(map(type, items)):
+    worth = _BYTES if depth == 1 else _WORTH_A_LOOK
+    if not items or len(items) > MOST_LOOKED_AT or worth.isdisjoint(map(type, items)):
         return False
-    return any(has_large_bytes(item, depth - 1) for item in items)
+    for item in items:  # noqa: SIM110  # `any` takes twice as long, for each call that is pickled
+        if has_large_bytes(item, depth - 1):
+            return True
+    return False
 
 
 def load(data: bytes | memoryview, parts: Sequence[memoryview], whole: int) -> Any:

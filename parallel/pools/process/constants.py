@@ -152,7 +152,7 @@ class Constants:
         """Take out of the passage what has come for a constant: descriptors are received in the order of messages."""
         try:
             return partial(load, *receive(what, self._passage))
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, MemoryError) as error:
             return partial(_fail, error)
 
     def unlearn(self, numbers: Iterable[int]) -> None:

@@ -25,7 +25,7 @@ from parallel.outcomes import Outcome
 from parallel.pools.process.buffers import has_large_bytes
 from parallel.pools.process.constants import Constant, Sharing, met
 from parallel.pools.process.costs import Known
-from parallel.pools.process.parcels import ARGUMENTS, Parcel, encode
+from parallel.pools.process.parcels import Parcel, encode_arguments
 from parallel.pools.process.pickling import are_atoms, dumps
 from parallel.pools.process.references import refer
 from parallel.pools.process.replies import cant_travel
@@ -135,7 +135,7 @@ class Packer:
         if not kwargs and are_atoms(args) and not has_large_bytes(args, 1):
             packed = pickle.dumps((args, kwargs), pickle.HIGHEST_PROTOCOL)
         else:
-            packed = encode((args, kwargs), self._main_by_value, self._store, ARGUMENTS)
+            packed = encode_arguments(args, kwargs, self._main_by_value, self._store)
         constants = met()  # those of a function that travels by value as well
         return Sharing(packed, constants) if constants else packed
 

