@@ -254,8 +254,9 @@ def _start(context: BaseContext, setup: Setup, name: str, kept: int, memory: int
     ours, theirs = socketpair()
     keep_from_forks(ours)
     keep_from_forks(theirs)
-    baggage = Baggage(kept)
+    baggage: Baggage | None = None
     try:
+        baggage = Baggage(kept)
         ours.setblocking(False)
         make = cast("Callable[..., BaseProcess]", context.Process)  # type: ignore[attr-defined]  # each context has it
         process = make(
@@ -269,11 +270,13 @@ def _start(context: BaseContext, setup: Setup, name: str, kept: int, memory: int
     except BaseException:
         close_kept(ours)
         board.close()
-        baggage.close()
+        if baggage is not None:
+            baggage.close()
         raise
     finally:
         close_kept(theirs)
-        baggage.packed_off()
+        if baggage is not None:
+            baggage.packed_off()
     # The pool joins its workers itself, before multiprocessing would do it at exit, when their calls could not end.
     processes._children.discard(process)  # type: ignore[attr-defined]  # there is no public way to say so
     return Peer(process, ours, board, baggage)

@@ -103,11 +103,13 @@ def _dumps(pickler: Any, value: object, leaving: Leaving | None) -> bytes:
     file = BytesIO()
     if leaving is None:
         making = pickler(file, pickle.HIGHEST_PROTOCOL)
+    elif pickler is _Pickler and not leaving.takes_bytes:  # the usual case; by position, as that is faster by a quarter
+        making = _Pickler(file, pickle.HIGHEST_PROTOCOL, True, leaving.take)
     elif leaving.takes_bytes:
         making = _asking(pickler)(file, pickle.HIGHEST_PROTOCOL, buffer_callback=leaving.take)
         making.leaving = leaving
     else:
-        making = pickler(file, pickle.HIGHEST_PROTOCOL, True, leaving.take)  # by position: faster by a quarter
+        making = pickler(file, pickle.HIGHEST_PROTOCOL, buffer_callback=leaving.take)
     making.dump(value)
     return file.getvalue()
 
