@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         DeadlockError,
         ForkedError,
         GroupClosedError,
+        NestedPoolError,
         NoTaskError,
         ParallelError,
         PoolBrokenError,
@@ -70,6 +71,7 @@ __all__ = [
     "InlinePool",
     "LoopPool",
     "MapFuture",
+    "NestedPoolError",
     "NoTaskError",
     "ParallelError",
     "ParallelMap",
@@ -117,9 +119,9 @@ __all__ = [
 ]
 
 _ROOMS: Final = {
-    "errors": "ConfigError DeadlockError ForkedError GroupClosedError NoTaskError ParallelError PoolBrokenError "
-    "PoolFullError PoolShutdownError RemoteError SerializationError StarvationError TaskTimeoutError UnknownPoolError "
-    "UnsuitableFunctionError",
+    "errors": "ConfigError DeadlockError ForkedError GroupClosedError NestedPoolError NoTaskError ParallelError "
+    "PoolBrokenError PoolFullError PoolShutdownError RemoteError SerializationError StarvationError TaskTimeoutError "
+    "UnknownPoolError UnsuitableFunctionError",
     "deaths": "WorkerDiedError",
     "unseen": "UnobservedErrorWarning",
     "durations": "Rate",

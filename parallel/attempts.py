@@ -283,6 +283,7 @@ class Attempt(Run):
         self.cancel_requested = True  # before `stop` is read: see `start`
         if not (kill and self.kill) and self.stop is None:
             self.ask()
+            self.pass_on()
             return False
         if not self.claim():
             return False

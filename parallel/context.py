@@ -40,13 +40,12 @@ class Step(Protocol):
 
 
 class Dispatcher(Protocol):
-    """
-    Runs what follows a call, on threads where user code may block.
+    """Runs what follows a call, on threads where user code may block."""
 
-    `era` is the `era()` in which it was made: in a forked child an older one has no threads.
-    """
-
-    era: int
+    @property
+    def era(self) -> int:
+        """The `era()` in which it was made: in a forked child an older one has no threads."""
+        ...
 
     def dispatch(self, step: Step) -> None:
         """
@@ -302,6 +301,38 @@ def default_registry() -> Home:
     """Return the program's default registry."""
     assert _source is not None, "`import parallel` sets it"
     return _source()
+
+
+class LateCallbacks:
+    """The callback threads of a registry, asked for when the first step comes: who chains nothing needs none."""
+
+    __slots__ = ("_callbacks",)
+
+    def __init__(self, callbacks: Callable[[], Dispatcher]) -> None:
+        self._callbacks = callbacks
+
+    @property
+    def era(self) -> int:
+        """The present one: a forked child's registry has callback threads of its own."""
+        return _era
+
+    def dispatch(self, step: Step) -> None:
+        """Queue what follows a call."""
+        self._callbacks().dispatch(step)
+
+    def fuses(self, link: object, dispatcher: Dispatcher) -> bool:
+        """No thread is known as one of its own; see `Dispatcher`."""
+        return False
+
+
+DEFAULT_CALLBACKS: Final = LateCallbacks(lambda: default_registry().callbacks)
+"""Those of the program's default registry, whichever that is by then."""
+
+
+def callbacks_within(within: Within | None) -> Dispatcher:
+    """Return the callback threads for calls that are made within that."""
+    registry = None if within is None else within.registry
+    return DEFAULT_CALLBACKS if registry is None else registry.callbacks
 
 
 def enter_worker_process(configuration: bytes | None) -> None:

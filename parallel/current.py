@@ -32,15 +32,18 @@ class CurrentTask:
 
     @property
     def name(self) -> str:
-        """The task's `module:qualname`; of a function that was submitted to a pool as it is: empty."""
+        """
+        The task's `module:qualname`.
+
+        Of a function that was submitted to a pool as it is: empty; but in a worker process, the function's.
+        """
         made = self._future.__dict__.get("_made")
         return "" if made is None else str(made[0].name)
 
     @property
     def id(self) -> int:
         """A number that no other call of this process has; the attempts of one call share it."""
-        number: int = self._future.__dict__.setdefault("_id", next(_ids))
-        return number
+        return id_of(self._future)
 
     @property
     def attempt(self) -> int:
@@ -67,6 +70,12 @@ class CurrentTask:
     def __repr__(self) -> str:
         name = self.name or "a call"
         return f"<CurrentTask {name} in {self.pool}, attempt {self.attempt}{', cancelled' if self.cancelled else ''}>"
+
+
+def id_of(future: State[Any]) -> int:
+    """Return the number of a call, which no other call of this process has."""
+    number: int = future.__dict__.setdefault("_id", next(_ids))
+    return number
 
 
 def current_task() -> CurrentTask:

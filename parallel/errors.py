@@ -98,6 +98,25 @@ class PoolBrokenError(ParallelError, BrokenExecutor):
         return f"{self.pool} is broken: {self.reason}"
 
 
+class NestedPoolError(ParallelError, RuntimeError):
+    """
+    A pool of processes was asked for in a worker process, and its configuration forbids that.
+
+    Args:
+        pool: The pool's name.
+    """
+
+    def __init__(self, pool: str) -> None:
+        self.pool = pool
+        super().__init__(pool)
+
+    def __str__(self) -> str:
+        return (
+            f"the pool {self.pool!r} was asked for in a worker process, and `pools.{self.pool}.nested` is 'error': "
+            "make the call outside of workers, or set that to 'inline' or 'thread'"
+        )
+
+
 class PoolFullError(ParallelError, Full):
     """
     As many calls wait in the pool as may: this one was not taken.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import attrs
 from attrs import Attribute, field, frozen
@@ -45,6 +45,14 @@ def _not_alone(pool: PoolConfig | None, attribute: Attribute[Any], value: object
         raise ValueError(f"{attribute.name}: expected only beside max_pending, found {described(value)} without it")
 
 
+def _are_import_strings(value: object) -> bool:
+    return isinstance(value, tuple) and all(map(is_import_string, cast("tuple[object, ...]", value)))
+
+
+def _as_tuple(value: object) -> Any:
+    return tuple(cast("list[object]", value)) if isinstance(value, list) else value
+
+
 _count = checked("an integer of at least 1", is_count)
 _max_workers = checked("an integer of at least 1 or a string such as 'cpus', 'cpus-1' or '2*cpus'", _is_workers)
 _import_string = checked("an import string such as 'package.module:attribute'", is_import_string, with_colon)
@@ -54,6 +62,8 @@ _start_method = checked(
     lambda value: did_you_mean(value, _START_METHODS),
 )
 _on_full = [one_of(("block", "raise", "run")), _not_alone]
+_import_strings = checked("a list of import strings such as ['package.module:variable']", _are_import_strings)
+_nested = one_of(("inline", "thread", "error"))
 _on_full_of_loop = [
     one_of(("block", "raise"), "; a coroutine can't run on its caller, as calls of the kinds thread and process can"),
     _not_alone,
@@ -125,6 +135,11 @@ class ProcessConfig(PoolConfig):
         max_tasks_per_child: Calls that a process runs before a fresh one replaces it, None for no limit.
         max_pending: The most calls that wait for a process, None for no limit.
         on_full: What a submission does when so many wait: it blocks, raises, or runs the call itself; None blocks.
+        context: Import strings of the context variables whose values travel with each call.
+        forward_logs: Whether the log records of the processes arrive in the program's own logging; None if that has
+            been set up when a process starts.
+        nested: What the pool is in a worker process: its calls run inline, on the thread that makes them; or on
+            threads, as many as it may have processes; or it is an error to ask for it.
     """
 
     kind: ClassVar[str] = "process"
@@ -135,6 +150,15 @@ class ProcessConfig(PoolConfig):
     max_tasks_per_child: int | None = field(default=None, validator=_count)
     max_pending: int | None = field(default=None, validator=_count)
     on_full: Literal["block", "raise", "run"] | None = field(default=None, validator=_on_full)
+    context: tuple[str, ...] = field(default=(), converter=_as_tuple, validator=_import_strings)
+    forward_logs: bool | None = None
+    nested: Literal["inline", "thread", "error"] = field(default="inline", validator=_nested)
+
+    def arguments(self) -> dict[str, object]:
+        """Give those of the constructor, which knows nothing of nesting; see `PoolConfig.arguments`."""
+        said = super().arguments()
+        said.pop("nested", None)
+        return said
 
 
 @frozen

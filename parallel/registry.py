@@ -30,9 +30,10 @@ import parallel.config
 from parallel import context
 from parallel.checks import key_path
 from parallel.config import Config, PoolConfig, Unobserved, cpus
-from parallel.context import WITHIN, Dispatcher, Within, entered, registry_source
-from parallel.errors import ConfigError, PoolShutdownError, UnknownPoolError
+from parallel.context import WITHIN, LateCallbacks, Within, entered, registry_source
+from parallel.errors import ConfigError, NestedPoolError, PoolShutdownError, UnknownPoolError
 from parallel.imports import imported
+from parallel.kinds import ProcessConfig
 from parallel.limits import Limits
 from parallel.options import Rate, TaskOptions
 from parallel.plans import Plan
@@ -52,7 +53,8 @@ class Registry:
     Named pools and the rules that route tasks to them; a context manager.
 
     In a `with` block it is the current registry: the tasks called there, and in what they call, go to its pools; at
-    the end of the block it is shut down, after an interrupt with *cancel_futures*.
+    the end of the block it is shut down. After a Ctrl-C with *cancel_futures*, and what runs is ended as far as it can
+    be.
 
     Args:
         source: A mapping as a TOML file would hold it, the path of a TOML file, or None: what is found from the
@@ -206,7 +208,7 @@ class Registry:
         if wait and self.unobserved == "raise":
             raise_collected(self)
 
-    def _shut_down(self, wait: bool, cancel_futures: bool) -> None:
+    def _shut_down(self, wait: bool, cancel_futures: bool, interrupt: bool = False) -> None:
         with self._lock:
             first = not self._shut
             self._shut = True
@@ -216,6 +218,8 @@ class Registry:
                 self._desk.close(cancel_futures=True)
             for pool in self._open_pools():
                 pool.shutdown(wait=False, cancel_futures=True)
+                if interrupt:
+                    pool.interrupt()
         inside = self._owns_this_thread()
         if first and wait and not inside:
             try:
@@ -291,7 +295,8 @@ class Registry:
         if last and kind is None:
             self.shutdown()
         elif last:  # what else has failed is told at the interpreter's exit
-            self._shut_down(wait=True, cancel_futures=not issubclass(cast("type[BaseException]", kind), Exception))
+            raised = cast("type[BaseException]", kind)
+            self._shut_down(True, not issubclass(raised, Exception), issubclass(raised, KeyboardInterrupt))
 
     def __repr__(self) -> str:
         state = "shut down" if self._shut else "running"
@@ -307,16 +312,36 @@ def _read(source: str | os.PathLike[str] | Mapping[str, object]) -> Config:
 
 
 def _make(name: str, config: PoolConfig, callbacks: Callable[[], Crew], whole: Config) -> Pool:
-    """Make the pool that *config*, of the *whole*, describes; in a worker process, inline instead of more processes."""
-    kind = "inline" if config.kind == "process" and context.in_worker_process else config.kind
+    """
+    Make the pool that *config*, of the *whole*, describes.
+
+    Raises:
+        NestedPoolError: It is one of processes, this is a worker process, and its configuration forbids that.
+    """
+    kind, arguments = config.kind, config.arguments()
+    if isinstance(config, ProcessConfig) and context.in_worker_process:
+        kind, arguments = _nested(name, config)
     module, _, attribute = KINDS[kind].partition(":")
     make: Callable[..., Pool] = getattr(import_module(module), attribute)
-    arguments = config.arguments() if kind == config.kind else {}
     if isinstance(initializer := arguments.get("initializer"), str):
         arguments["initializer"] = _resolved(initializer, f"pools.{name}.initializer", whole.source)
+    for variable in cast("tuple[str, ...]", arguments.get("context", ())):
+        found = _resolved(variable, f"pools.{name}.context", whole.source)
+        if not isinstance(found, ContextVar):
+            problem = f"expected what names a ContextVar, found {variable!r}, which is {found!r}"
+            raise ConfigError(whole.source, [f"pools.{name}.context: {problem}"])
     if kind == "process":
         arguments["configuration"] = pickle.dumps(whole)
-    return make(**arguments, name=name, callbacks=cast(Dispatcher, _LateCallbacks(callbacks)))
+    return make(**arguments, name=name, callbacks=LateCallbacks(callbacks))
+
+
+def _nested(name: str, config: ProcessConfig) -> tuple[str, dict[str, object]]:
+    """Return what a pool of processes is in a worker process: the kind, and the arguments of its constructor."""
+    if config.nested == "error":
+        raise NestedPoolError(name)
+    if config.nested == "inline":
+        return "inline", {}
+    return "thread", {"max_workers": config.arguments().get("max_workers") or cpus()}
 
 
 def _resolved(import_string: str, key: str, source: str) -> object:
@@ -338,28 +363,6 @@ def _function(option: str, said: Callable[..., object] | str | None) -> Callable
     if not callable(found):
         raise ValueError(f"{option}: expected a function, found {said!r}, which is {found!r}")
     return found
-
-
-class _LateCallbacks:
-    """The callback threads of a registry, made when the first step comes: a pool that chains nothing needs none."""
-
-    __slots__ = ("_crew",)
-
-    def __init__(self, crew: Callable[[], Crew]) -> None:
-        self._crew = crew
-
-    @property
-    def era(self) -> int:
-        """The present one: a forked child's registry has callback threads of its own."""
-        return context.era()
-
-    def dispatch(self, step: context.Step) -> None:
-        """Queue what follows a call."""
-        self._crew().dispatch(step)
-
-    def fuses(self, link: object, dispatcher: Dispatcher) -> bool:
-        """No thread is known as one of its own; see `Dispatcher`."""
-        return False
 
 
 _ENTERED: ContextVar[tuple[Token[Within | None], ...]] = ContextVar("parallel.entered", default=())

@@ -5,8 +5,8 @@ Runs: one attempt of a call, as its engine sees it and as the function sees it t
                         ▲ ▲
       cancel(), timeouts ─┘ └── current_run(), from inside the function
 
-A running function is asked to stop (`ask`), and finds out if it looks. If its engine can do more, it gives the run a
-`stop`, as for a coroutine, or a `kill`, as for a process.
+A running function is asked to stop (`ask`), and finds out if it looks; one in another process is told by its engine. If
+that can do more, it gives the run a `stop`, as for a coroutine, or a `kill`, as for a process.
 
 State: a run's, of single values that are written once; `stop` and `kill` are taken away at the end. The event of
 `asked` is made when first needed, under `_events`, which is re-entrant: a signal handler may cancel while it is held.
@@ -129,10 +129,20 @@ class Run:
         self.cancel_requested = True  # before `stop` is read: see `start`
         self.ask()
         stop = self.stop or (self._killer() if kill else None)
-        if stop is None or not settle(self.future, (None, CANCELLED, None)):
+        if stop is None:
+            self.pass_on()
+            return False
+        if not settle(self.future, (None, CANCELLED, None)):
             return False
         stop()
         return True
+
+    def pass_on(self) -> None:
+        """Have the function told that it is asked to stop, if it runs in another process: it sees nothing of this."""
+        future = self.future
+        ask = getattr(future.dispatcher, "ask", None)
+        if ask is not None:
+            ask(future)
 
     def _killer(self) -> Callable[[], object] | None:
         """Return what ends the body by force; of a call that travels with others, its engine knows how."""

@@ -23,11 +23,12 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
+from types import TracebackType
 from typing import Any, ClassVar, ParamSpec, TypeVar, cast, get_args
 
 from attrs import frozen
 
-from parallel.context import Dispatcher, current_registry, era, plain_function
+from parallel.context import WITHIN, Dispatcher, callbacks_within, era, plain_function
 from parallel.futures import Future
 from parallel.gates import Gate, GatedFuture, OnFull
 from parallel.outcomes import Work
@@ -159,7 +160,7 @@ class Pool(concurrent.futures.Executor):
     @property
     def callbacks(self) -> Dispatcher:
         """Who runs what follows a call of this pool where its own workers can't: its registry's callback threads."""
-        return self._callbacks or current_registry().callbacks
+        return self._callbacks or callbacks_within(WITHIN.get())
 
     @property
     @abstractmethod
@@ -237,6 +238,22 @@ class Pool(concurrent.futures.Executor):
             engine.close(cancel_futures)
             if wait and not engine.owns_this_thread():
                 engine.join()
+
+    def interrupt(self) -> None:
+        """After a Ctrl-C: take no more calls, cancel those that wait, end those that run as far as this kind can."""
+        self._closed = True
+        engine = self._engine
+        if engine is not None:
+            engine.close(True)
+            engine.interrupt()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Shut it down; after a Ctrl-C, nobody wants to wait for what runs, or waits for a worker."""
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self.interrupt()
+        self.shutdown(wait=True)
 
     def owns_this_thread(self) -> bool:
         """Tell whether the current thread is one of its workers."""

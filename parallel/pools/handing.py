@@ -79,9 +79,10 @@ class Handing:
         era: The `era()` in which it was made, as its engine: in a forked child, the calls of an older one never end.
         lead: How a waiter looks for the end of a call itself; see `State.sleep`. None: its engine does all of that.
         kill: How its engine ends the body of a future's call by force; None: it can't.
+        ask: How its engine tells that body that it is to stop; None: it sees that for itself.
     """
 
-    __slots__ = ("callbacks", "era", "kill", "lead", "tally")
+    __slots__ = ("ask", "callbacks", "era", "kill", "lead", "tally")
 
     def __init__(self, callbacks: Dispatcher, tally: Tally) -> None:
         self.callbacks = callbacks
@@ -89,6 +90,7 @@ class Handing:
         self.era = era()
         self.lead: Callable[[Any, float | None], float | None] | None = None
         self.kill: Callable[[Any], object] | None = None
+        self.ask: Callable[[Any], object] | None = None
 
     def dispatch(self, step: Step) -> None:
         """Hand *step* on; see `Dispatcher`."""

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import jobs
 
-from parallel.pools.process import worker
+from parallel.context import this
 from parallel.pools.process.wire import Part
 
 KEPT: list[Any] = []
@@ -108,12 +108,13 @@ def make_or_die(size: int) -> memoryview:
 def die_sending(data: Any, share: float) -> Any:
     """Return *data*, and die when that part of the answer is sent: its segment has gone ahead."""
 
-    def send(sock: Any, parts: list[Part]) -> None:
+    def send(parts: list[Part]) -> None:
         frame = b"".join(parts)
-        sock.sendall(frame[: int(len(frame) * share)])
+        server._sock.sendall(frame[: int(len(frame) * share)])
         die()
 
-    worker._send = send
+    server: Any = this.worker._server
+    server._send = send
     return data
 
 

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from jobs import wait_at
 
-from parallel import ProcessPool, task
+from parallel import ProcessPool, checkpoint, current_task, sleep, task
 from parallel.pools.process import wire
 
 PATIENCE = 60.0  # seconds; only a deadlock takes so long
@@ -471,3 +471,53 @@ def note_and_wait(path: str, number: int, host: str, port: int) -> int:
 def resident() -> int:
     """Return how much memory this process has, in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def facts_of_call() -> tuple[str, int, int, str, float | None, bool]:
+    """Tell all about the call that this runs in."""
+    now = current_task()
+    return now.name, now.id, now.attempt, now.pool, now.deadline, now.cancelled
+
+
+def facts_of_third_attempt(note: str) -> list[tuple[int, int]]:
+    """Fail twice; return the id and the number of each attempt."""
+    now = current_task()
+    with open(note, "a") as file:
+        print(now.id, now.attempt, file=file)
+    with open(note) as file:
+        seen = [(int(line.split()[0]), int(line.split()[1])) for line in file]
+    if len(seen) < 3:
+        raise OSError
+    return seen
+
+
+def work_until_asked(note: str, how: str) -> str:
+    """Tell by a file that it runs, then work until asked to stop, which it finds out in one of three ways."""
+    with open(note, "w") as file:
+        file.write("runs")
+    if how == "looks":
+        while not current_task().cancelled:
+            time.sleep(0.001)
+        return "asked"
+    while True:
+        if how == "sleeps":
+            sleep(3600)
+        else:
+            checkpoint()
+
+
+def time_of_sleep(how_long: str) -> float:
+    """Return the seconds that `sleep` takes."""
+    began = time.monotonic()
+    sleep(how_long)
+    return time.monotonic() - began
+
+
+def left_of_deadline() -> tuple[float | None, float | None]:
+    """Return what is left of this call's deadline, and of that of a call that it makes."""
+    return current_task().deadline, task(pool="threads")(lambda: current_task().deadline)().result(60)
+
+
+def nested_overrun(note: str) -> None:
+    """Wait for a call that takes for ever, and note how it ends."""
+    task(pool="threads")(sleep)(3600).result(60)

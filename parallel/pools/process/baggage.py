@@ -19,7 +19,7 @@ from __future__ import annotations
 import select
 from collections.abc import Callable
 from socket import socket
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from parallel.pools.process.constants import Constants, Introduction, Introductions, Sharing
 from parallel.pools.process.parcels import Parcel, encode, open_posted, post
@@ -144,16 +144,15 @@ class Unpacking:
             number, data, *where = constant
             self._constants.learn([(number, (large if data is None else data, *where))])
 
-    def open(self, item: list[Any], large: Part) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def open(self, item: list[Any], large: Part) -> Any:
         """
-        Return the arguments of a call. What loading them raises, comes out.
+        Return the arguments of a call, as `packing` made them. What loading them raises, comes out.
 
         Raises:
             OSError, EOFError: They did not come whole.
         """
         data, number, sizes, whole = item
-        posted = (large if data is None else data, number, sizes, whole)
-        return cast("tuple[tuple[Any, ...], dict[str, Any]]", open_posted(posted, self._passage))
+        return open_posted((large if data is None else data, number, sizes, whole), self._passage)
 
     def released(self) -> list[Part]:
         """Return the frame that says what it has released."""

@@ -23,6 +23,7 @@ from parallel.errors import PoolBrokenError, PoolShutdownError
 from parallel.outcomes import CANCELLED, Outcome
 from parallel.pools.process.calls import Calls
 from parallel.pools.process.dispatching import Dispatching
+from parallel.pools.process.logs import Relay
 from parallel.pools.process.peer import Peer
 from parallel.pools.process.reactor import Reactor
 from parallel.pools.process.roster import Roster
@@ -78,6 +79,7 @@ class Books:
         self.calls = Calls(self.lock)
         self.roster = Roster(settings.max_workers)
         self.reactor = Reactor(f"{settings.thread_name}-reader", round_done)
+        self.relay = Relay(f"{settings.thread_name}-logs")
         self.dispatching = Dispatching(self.calls, settings.max_tasks_per_child)
         self.dispatching.ring = self.calls.wake = self.reactor.ring
         self.dispatching.tell = self.reactor.tell

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final, cast
 
+from parallel.current import id_of
 from parallel.futures import Future
 from parallel.gates import GatedFuture
 from parallel.outcomes import failure
@@ -325,7 +326,7 @@ class Dispatching:
         if last is not None:
             peer.sent = number - 1
             peer.cost = max(cost // (number - first), 1)
-            peer.outbox = peer.baggage.frames() + pack((first, runs, references), large)
+            peer.outbox = peer.baggage.frames() + pack((first, runs, references, None), large)
             self._send(peer, number - first)
         return False
 
@@ -342,6 +343,8 @@ class Dispatching:
         run, known = begun.run, begun.known
         if run is not None:
             run.kill = partial(self.kill, begun.future)
+            if run.asked:
+                peer.asked.append(peer.sent + 1)  # of a worker that has died before it had begun it
         references: list[tuple[int, bytes]] = []
         if known.reference is not None and known.number not in peer.references:
             peer.references.add(known.number)
@@ -351,7 +354,8 @@ class Dispatching:
         peer.inflight.append(begun._replace(number=number))
         peer.sent = number
         peer.cost = TARGET
-        peer.outbox = peer.baggage.frames() + pack((number, [known.number, [wired]], references), large)
+        message = (number, [known.number, [wired]], references, _facts(begun))
+        peer.outbox = peer.baggage.frames() + pack(message, large)
 
     def send_claimed(self, peer: Peer) -> None:
         """Send a worker the call that it was given for itself, on the thread that gave it, without the gate."""
@@ -365,9 +369,11 @@ class Dispatching:
 
     def _sent(self, peer: Peer) -> None:
         """Note that this thread has sent a worker all that it wanted to."""
-        peer.sender = 0  # (*) before `dead` is read, and the queue: the reader does it the other way round
+        peer.sender = 0  # (*) before what follows is read, and the queue: the reader does it the other way round
         if peer.dead:
             self.tell(partial(self.bury, peer))
+        if peer.asked:
+            self.tell(partial(self._pass_on, peer))
 
     def _start(self, peer: Peer) -> None:
         """Have the time of its call count from now on; one whose time can't be watched ends here, with its worker."""
@@ -384,6 +390,25 @@ class Dispatching:
             run.finish(failure(error), may_block=False)
             peer.outbox = []
             peer.kill()
+
+    # -- calls that are to stop ---------------------------------------------------------------------------------------
+
+    def ask(self, peer: Peer, number: int) -> None:
+        """On the reader: tell a worker that its call of that number is to stop."""
+        with self.gate:
+            peer.asked.append(number)
+        self._pass_on(peer)
+
+    def _pass_on(self, peer: Peer) -> None:
+        """On the reader: tell a worker which calls are to stop, unless a thread is sending to it: that comes back."""
+        with self.gate:
+            if peer.sender or peer.dead or not peer.asked:
+                return
+            for number in peer.asked:
+                peer.outbox += pack((number, None, None, None))
+            peer.asked = []
+            if not peer.send():
+                self.tell(partial(self.watch, peer))
 
     # -- workers ------------------------------------------------------------------------------------------------------
 
@@ -432,6 +457,14 @@ def _wired(peer: Peer, item: Item) -> tuple[Any, Part]:
     if isinstance(item, bytes) and len(item) >= SMALL:
         return None, item
     return item, b""
+
+
+def _facts(given: Given) -> tuple[int, int, float | None] | None:
+    """Return what the function can ask about its call; None: the call has no terms."""
+    if given.run is None:
+        return None
+    deadline = getattr(given.future, "deadline", None)
+    return id_of(given.future), given.run.number, None if deadline is None else deadline.at
 
 
 def _load(peer: Peer) -> int:

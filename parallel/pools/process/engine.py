@@ -43,6 +43,7 @@ from parallel.futures import Future
 from parallel.outcomes import CANCELLED, Outcome, Work
 from parallel.pools.base import Engine, PoolStats
 from parallel.pools.process.books import GUARD_HINT, Books, Settings
+from parallel.pools.process.carrying import Carrier
 from parallel.pools.process.costs import Known
 from parallel.pools.process.hiring import Hiring
 from parallel.pools.process.leading import Leading
@@ -66,7 +67,7 @@ class Life(Enum):
 class Staff(Engine):
     """The workers of a process pool, and who looks after them."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, carrier: Carrier | None) -> None:
         self._books = books = Books(settings, self._round_done)
         self._lock = books.lock
         self._calls = books.calls
@@ -76,7 +77,7 @@ class Staff(Engine):
         self._roster = books.roster
         self._reactor = books.reactor
         self._hiring = Hiring(books)
-        self._packer = Packer(settings.setup.main_by_value, books.store)
+        self._packer = Packer(settings.setup.main_by_value, books.store, carrier)
         self._listening = Listening(books, self._hiring, self._packer.known)
         self._leading = Leading(books.dispatching, books.calls)
         # Each answer of a worker that retires is the reader's: it counts them.
@@ -178,7 +179,8 @@ class Staff(Engine):
             elif work is not None:
                 fn, args, kwargs, context = work
                 within = context.get(WITHIN)
-                packed = (None if kwargs else self.pack_quickly(fn, args)) or self.pack(fn, args, kwargs or {})
+                quickly = None if kwargs else self.pack_quickly(fn, args, context)
+                packed = quickly or self.pack(fn, args, kwargs or {}, context)
         except BaseException:
             fields["_work"] = work
             raise
@@ -299,6 +301,7 @@ class Staff(Engine):
                 while self._life is not Life.GONE:
                     self._quiet.wait()
             self._reactor.join()
+            self._books.relay.wait()
         except KeyboardInterrupt:  # whoever interrupts this wait does not want to wait for what runs
             self.close(True)
             self.interrupt()
@@ -318,6 +321,10 @@ class Staff(Engine):
     def kill(self, future: Future[Any]) -> None:
         """Kill the worker that runs the call of *future*, from any thread; nothing happens if none does any more."""
         self._reactor.tell(partial(self._listening.looking.kill, future))
+
+    def ask(self, future: Future[Any]) -> None:
+        """Tell the worker that runs the call of *future*, from any thread, that it is to stop; if one does still."""
+        self._reactor.tell(partial(self._listening.looking.ask, future))
 
     def _kill_busy(self) -> None:
         """On the reader, so that no process is hit that has been buried."""

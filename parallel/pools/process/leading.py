@@ -118,8 +118,8 @@ class Leading:
                 except OSError:
                     pass  # handed back already, or closed
                 finally:
-                    if peer.dead:
-                        self._dispatching.ring()  # type: ignore[unreachable]  # it has died since it was looked at
+                    if peer.dead or self._dispatching.has_news:
+                        self._dispatching.ring()  # it has died since it was looked at; or it is idle, and to be told
 
     def _look(self, peer: Peer, given: Given, me: int) -> None:
         """Peek at what has come; if the call's value is there, and is simple, publish it."""
@@ -186,7 +186,7 @@ class Leading:
             except RuntimeError:
                 pass  # it is another thread's: then that one looks at the queue
             finally:
-                if calls.waiting() or dispatching.is_watched or dispatching.has_news or peer.dead:
+                if calls.waiting() or dispatching.is_watched or peer.dead:
                     dispatching.ring()  # (*) who found the gate shut has queued its call
 
 

@@ -5,6 +5,7 @@ What the reader of a process pool does with what its workers send, and with thei
                     ├──▶ answers: it gets its next message, then the calls are settled
                     ├──▶ calls that it gives back: see `looking`
                     ├──▶ segments that it has released: see `baggage`
+                    ├──▶ a log record: see `logs`
                     └──▶ its initializer raised: the pool is broken
            └─▶ end ────▶ dead: what stands in its journal is settled, the call that it was in is blamed, the others are
                          queued again; replaced if needed
@@ -33,7 +34,7 @@ from parallel.pools.process.looking import Looking
 from parallel.pools.process.peer import Given, Peer
 from parallel.pools.process.reactor import READ, WRITE
 from parallel.pools.process.replies import error_of, outcome_of
-from parallel.pools.process.wire import ANSWERS, BROKEN, HELLO, RELEASED, Frame, Part
+from parallel.pools.process.wire import ANSWERS, BROKEN, HELLO, LOG, RELEASED, Frame, Part
 
 STILLBORN: Final = 3
 """Workers in a row that may die before they are ready. One is an accident, and each costs 0.1 s under spawn."""
@@ -137,6 +138,8 @@ class Listening:
         (kind, *parts), large = frame
         if kind == ANSWERS:
             self._on_answers(peer, parts[1], parts[2], large)
+        elif kind == LOG:
+            self._books.relay.take(parts[0])
         elif kind == HELLO:
             self._on_hello(peer)
         elif kind == RELEASED:

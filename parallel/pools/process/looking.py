@@ -134,15 +134,22 @@ class Looking:
         self._books.drop_if_cancelling()
         self._dispatching.dispatch()
 
-    # -- calls that are ended by force --------------------------------------------------------------------------------
+    # -- calls that are to end ----------------------------------------------------------------------------------------
+
+    def ask(self, future: Future[Any]) -> None:
+        """Tell the worker that has the call of *future* that this is to stop."""
+        for peer, number in self._having(future):
+            self._dispatching.ask(peer, number)
 
     def kill(self, future: Future[Any]) -> None:
         """End the call of *future*, which a worker has, with the worker: no other call is to be in it then."""
-        for peer in list(self._books.roster.staff):
-            for given in list(peer.inflight):
-                if given.future is future:
-                    self._condemn(peer, given.number)
-                    return
+        for peer, number in self._having(future):
+            self._condemn(peer, number)
+
+    def _having(self, future: Future[Any]) -> list[tuple[Peer, int]]:
+        """Return the worker that has the call of *future*, and its number there; empty: none has."""
+        peers = list(self._books.roster.staff)
+        return [(peer, given.number) for peer in peers for given in list(peer.inflight) if given.future is future][:1]
 
     def _condemn(self, peer: Peer, number: int) -> None:
         if len(peer.inflight) == 1 or not peer.board.is_shared:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 import pickle
 from collections.abc import Callable
+from contextvars import Context
 from types import CodeType, FunctionType, MethodType
 from typing import Any, Final, TypeAlias
 from weakref import WeakKeyDictionary
@@ -23,6 +24,7 @@ from weakref import WeakKeyDictionary
 from parallel.context import name_of, plain_function
 from parallel.outcomes import Outcome
 from parallel.pools.process.buffers import has_large_bytes
+from parallel.pools.process.carrying import Carrier, Values
 from parallel.pools.process.constants import Constant, Sharing, met
 from parallel.pools.process.costs import Known
 from parallel.pools.process.parcels import Parcel, encode_arguments
@@ -67,36 +69,60 @@ class Packer:
         known: The functions by their numbers on the wire.
     """
 
-    def __init__(self, main_by_value: bool, store: Store) -> None:
+    def __init__(self, main_by_value: bool, store: Store, carrier: Carrier | None = None) -> None:
+        """
+        Make one that has packed nothing.
+
+        Args:
+            main_by_value: No worker can import `__main__`.
+            store: Where large data is written.
+            carrier: Knows the context variables that travel with a call; None: none do.
+        """
         self._main_by_value = main_by_value
         self._store = store
+        self._carrier = carrier
         self._numbers = itertools.count(1)
         self.known: dict[int, Known] = {}
         self._recent: dict[int, Known] = {}  # by the identity of their functions, which may have died meanwhile
         self._by_reference: dict[bytes, Known] = {}
         self._by_code: WeakKeyDictionary[CodeType, Known] = WeakKeyDictionary()
 
-    def pack_quickly(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> Packed | None:
+    def pack_quickly(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], context: Context | None = None
+    ) -> Packed | None:
         """Pack a call if that runs no code of the user's: a function that was called before, with atoms."""
         known = self._recent.get(id(fn))
         if known is None or known.reference is None or not known.reference.leads_to(fn):
             return None
         if args and not are_small_atoms(args):
             return None
+        if self._carrier is not None and self._carrier.values(context) is not None:
+            return None
         return Packed((known, args))
 
-    def pack(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed | Outcome:
-        """Return the call, or how it ended if it can't be sent."""
+    def pack(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: Context | None = None
+    ) -> Packed | Outcome:
+        """
+        Return the call, or how it ended if it can't be sent.
+
+        Args:
+            fn: What is called.
+            args: With what.
+            kwargs: Likewise, by name.
+            context: Where the call is made; None: here.
+        """
+        values = None if self._carrier is None else self._carrier.values(context)
         plain: Any = fn if type(fn) is FunctionType else plain_function(fn)
         if type(plain) is MethodType:
             # By its function, which may be sent by reference: the method's name may be bound to a task.
             plain, args = plain.__func__, (plain.__self__, *args)
         known = self._find(plain)
         if known is None:
-            return self._pack_by_value(plain, args, kwargs)
-        if not kwargs and are_small_atoms(args):
+            return self._pack_by_value(plain, args, kwargs, values)
+        if not kwargs and values is None and are_small_atoms(args):
             return Packed((known, args))
-        return self._packed(known, args, kwargs)
+        return self._packed(known, args, kwargs, values)
 
     def _find(self, plain: Any) -> Known | None:
         """Return what a function is known as; None if it has to travel by value."""
@@ -116,23 +142,29 @@ class Packer:
         self._recent[id(plain)] = known
         return known
 
-    def _pack_by_value(self, plain: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed | Outcome:
+    def _pack_by_value(
+        self, plain: Any, args: tuple[Any, ...], kwargs: dict[str, Any], values: Values | None
+    ) -> Packed | Outcome:
         known = self._known_by_code(plain)
         try:
             function = dumps(plain, self._main_by_value)
         except BaseException as error:  # the user's __reduce__ runs here
             return _unsendable(f"the function {known.name}", error)
-        return self._packed(known, (function, *args), kwargs)
+        return self._packed(known, (function, *args), kwargs, values)
 
-    def _packed(self, known: Known, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed | Outcome:
+    def _packed(
+        self, known: Known, args: tuple[Any, ...], kwargs: dict[str, Any], values: Values | None
+    ) -> Packed | Outcome:
         try:
-            return Packed((known, self._item(args, kwargs)))
+            return Packed((known, self._item(args, kwargs, values)))
         except BaseException as error:  # as above
             return _unsendable(f"the arguments of {known.name}", error)
 
-    def _item(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Item:
+    def _item(self, args: tuple[Any, ...], kwargs: dict[str, Any], values: Values | None) -> Item:
         packed: bytes | Parcel
-        if not kwargs and are_atoms(args) and not has_large_bytes(args, 1):
+        if values is not None:
+            packed = encode_arguments(args, kwargs, self._main_by_value, self._store, values)
+        elif not kwargs and are_atoms(args) and not has_large_bytes(args, 1):
             packed = pickle.dumps((args, kwargs), pickle.HIGHEST_PROTOCOL)
         else:
             packed = encode_arguments(args, kwargs, self._main_by_value, self._store)

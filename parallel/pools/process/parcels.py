@@ -81,11 +81,11 @@ def encode(value: object, main_by_value: bool, store: Store) -> bytes | Parcel:
 
 
 def encode_arguments(
-    args: tuple[object, ...], kwargs: dict[str, object], main_by_value: bool, store: Store
+    args: tuple[object, ...], kwargs: dict[str, object], main_by_value: bool, store: Store, *more: object
 ) -> bytes | Parcel:
-    """Pickle `(args, kwargs)` as `encode` does a value."""
+    """Pickle `(args, kwargs, *more)` as `encode` does a value."""
     at_once = has_large_bytes(args, 1) or bool(kwargs and has_large_bytes(kwargs, 1))
-    return _encode((args, kwargs), at_once, _DEEP + 2, main_by_value, store)
+    return _encode((args, kwargs, *more), at_once, _DEEP + 2, main_by_value, store)
 
 
 def _encode(value: object, takes_bytes: bool, depth: int, main_by_value: bool, store: Store) -> bytes | Parcel:

@@ -88,6 +88,7 @@ class Peer:
         references: The numbers of the functions whose references it has been sent. Changed under the gate.
         cost: Nanoseconds that one of its calls takes, as far as is known. Changed under the gate.
         outbox: What is left to be sent. Belongs to the sender, then to the reader.
+        asked: The numbers of calls that it is still to be told to stop. Changed under the gate.
         sender: The thread that is to send it something without the gate, or could be interrupted while it does;
             0: none. Nobody else gives it anything then.
         burst: The thread that has sent its last call itself; 0: the reader did.
@@ -121,6 +122,7 @@ class Peer:
         self.references: set[int] = set()
         self.cost = TARGET
         self.outbox: list[Part] = []
+        self.asked: list[int] = []
         self.sender = 0
         self.burst = 0
         self.sent_at = 0
@@ -250,13 +252,22 @@ def hire(context: BaseContext, setup: Setup, name: str, kept: int) -> Peer:
 
 
 def _start(context: BaseContext, setup: Setup, name: str, kept: int, memory: int | None) -> Peer:
+    baggage = Baggage(kept)
+    try:
+        return _start_with(baggage, context, setup, name, memory)
+    except BaseException:
+        baggage.close()
+        raise
+    finally:
+        baggage.packed_off()
+
+
+def _start_with(baggage: Baggage, context: BaseContext, setup: Setup, name: str, memory: int | None) -> Peer:
     board = Board(memory)
     ours, theirs = socketpair()
     keep_from_forks(ours)
     keep_from_forks(theirs)
-    baggage: Baggage | None = None
     try:
-        baggage = Baggage(kept)
         ours.setblocking(False)
         make = cast("Callable[..., BaseProcess]", context.Process)  # type: ignore[attr-defined]  # each context has it
         process = make(
@@ -270,13 +281,9 @@ def _start(context: BaseContext, setup: Setup, name: str, kept: int, memory: int
     except BaseException:
         close_kept(ours)
         board.close()
-        if baggage is not None:
-            baggage.close()
         raise
     finally:
         close_kept(theirs)
-        if baggage is not None:
-            baggage.packed_off()
     # The pool joins its workers itself, before multiprocessing would do it at exit, when their calls could not end.
     processes._children.discard(process)  # type: ignore[attr-defined]  # there is no public way to say so
     return Peer(process, ours, board, baggage)

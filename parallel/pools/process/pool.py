@@ -16,22 +16,24 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
 from multiprocessing.context import BaseContext
 from typing import Any, ClassVar, ParamSpec, TypeVar, cast
 
 from parallel.config import cpus
-from parallel.context import WITHIN, Dispatcher, default_registry
+from parallel.context import DEFAULT_CALLBACKS, WITHIN, Dispatcher, callbacks_within
 from parallel.futures import Future
 from parallel.gates import OnFull
 from parallel.outcomes import Outcome
 from parallel.pools.base import check_initializer, check_workers
 from parallel.pools.handing import Handing, HandingPool, Tally
 from parallel.pools.process.books import Settings
+from parallel.pools.process.carrying import Carrier
 from parallel.pools.process.constants import Constant
 from parallel.pools.process.engine import Staff
+from parallel.pools.process.logs import levels_now
 from parallel.pools.process.packing import Packed
 from parallel.pools.process.pickling import main_is_importable
 from parallel.pools.process.worker import Setup, run_chunk
@@ -59,12 +61,17 @@ class ProcessPool(HandingPool):
         on_full: What becomes of one more: its caller waits (`block`), gets a `PoolFullError` (`raise`) or runs it
             itself, in its own process (`run`).
         name: The pool's name, for messages.
+        context: Import strings, `package.module:variable`, of the context variables whose values travel with each
+            call; they have to be picklable.
+        forward_logs: Whether the log records of the workers are handled by the loggers of this process, as they are
+            when a worker starts. None: if one of these has a handler then; else a worker logs as any process does.
         callbacks: Who runs what follows a call; None: the registry's callback threads.
         configuration: For registries: their `Config`, pickled, which the workers' default registry has too. None:
             they find their own.
 
     Raises:
         TypeError, ValueError: An argument is none of these.
+        ImportError, AttributeError: An import string of *context* names nothing.
     """
 
     kind: ClassVar[str] = "process"
@@ -81,21 +88,27 @@ class ProcessPool(HandingPool):
         max_pending: int | None = None,
         on_full: OnFull = "block",
         name: str = "",
+        context: Sequence[str] = (),
+        forward_logs: bool | None = None,
         callbacks: Dispatcher | None = None,
         configuration: bytes | None = None,
     ) -> None:
         check_initializer(initializer)
         self._max_workers = check_workers(max_workers, cpus())
         self._context = _context(mp_context)
-        self._setup = Setup(initializer, initargs, not main_is_importable(), configuration)
         self._max_tasks = _check_tasks(max_tasks_per_child)
+        self._carrier = Carrier(context) if context else None
+        levels = partial(levels_now, forward_logs)
+        self._setup = Setup(initializer, initargs, not main_is_importable(), configuration, levels)
         super().__init__(name, callbacks, max_pending, on_full)
 
     def _new_engine(self) -> Staff:
         thread_name = f"parallel-{self.name or 'process'}"
         self._handed = Tally()
+        self._setup.label = self.label
         self._staff = Staff(
-            Settings(self.label, thread_name, self._max_workers, self._context, self._setup, self._max_tasks)
+            Settings(self.label, thread_name, self._max_workers, self._context, self._setup, self._max_tasks),
+            self._carrier,
         )
         return self._staff
 
@@ -109,7 +122,7 @@ class ProcessPool(HandingPool):
         handing = super().handing(tally)
         if handing.kill is None:
             staff = self._staff
-            handing.lead, handing.kill = staff.lead, staff.kill
+            handing.lead, handing.kill, handing.ask = staff.lead, staff.kill, staff.ask
         return handing
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -119,7 +132,7 @@ class ProcessPool(HandingPool):
         staff = self._staff
         packed: Packed | Outcome = (None if kwargs else staff.pack_quickly(fn, args)) or staff.pack(fn, args, kwargs)
         within = WITHIN.get()
-        callbacks = self._callbacks or ((within and within.registry) or default_registry()).callbacks
+        callbacks = self._callbacks or (DEFAULT_CALLBACKS if within is None else callbacks_within(within))
         handing = self._handing
         if handing is None or handing.callbacks is not callbacks or handing.tally is not self._handed:
             handing = self.handing(self._handed)

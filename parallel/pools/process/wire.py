@@ -4,17 +4,20 @@ The wire between a pool and one of its workers: frames on a stream socket.
     | two lengths | marshalled: many calls, or many answers | one large payload, or nothing |     one frame
 
     from      marshalled
-    pool      (first number, [function, [item, ...], function, [item, ...]], [(function, its reference), ...])
+    pool      (first number, [function, [item, ...], function, [item, ...]], [(function, its reference), ...], facts)
+    pool      (number, None, None, None)  the call of that number is to stop
     pool      (NEWS, [released, ...], [constant that is gone, ...], constant or None)     see `baggage`
     worker    (ANSWERS, first number, [result, ...], [function, calls, nanoseconds, ...])
     worker    (HELLO,)                    ready for calls
     worker    (BROKEN, error, words)      the initializer failed; see `failures`
     worker    (RETURNED, number)          calls from that number on are given back: see `looking`
+    worker    (LOG, record)               a log record, pickled: see `logs`
     worker    (RELEASED, [number, ...])   see `baggage`
 
+    facts     None                        about a call that travels alone: (id, attempt, moment of its deadline or None)
     item      a tuple of atoms            the arguments themselves
               bytes                       (args, kwargs), pickled; if no reference was sent, the first of args is the
-                                          function, pickled
+                                          function, pickled; behind them the values of context variables, if any are set
               [bytes, ...]                the same, and where its large data is: see `parcels`
     result    an atom                     the value itself
               (RESULT, bytes)             the value, pickled
@@ -55,15 +58,16 @@ ANSWERS: Final = 1
 HELLO: Final = 2
 BROKEN: Final = 3
 RETURNED: Final = 4
+LOG: Final = 5
 
-RESULT: Final = 5
-FAILED: Final = 6
-NOT_FOUND: Final = 7
-UNREADABLE: Final = 8
-UNSENDABLE: Final = 9
-POSTED: Final = 10
+RESULT: Final = 6
+FAILED: Final = 7
+NOT_FOUND: Final = 8
+UNREADABLE: Final = 9
+UNSENDABLE: Final = 10
+POSTED: Final = 11
 
-RELEASED: Final = 11
+RELEASED: Final = 12
 NEWS: Final = 0
 """Stands where else the number of a call does, which is never 0."""
 

@@ -26,15 +26,21 @@ import marshal
 import os
 import select
 import signal
+import sys
 import time
 from _thread import start_new_thread
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from contextvars import Context, copy_context
+from importlib import import_module
+from selectors import EVENT_READ, BaseSelector, DefaultSelector
 from socket import socket
+from threading import TIMEOUT_MAX, RLock
 from types import CoroutineType, FrameType
-from typing import Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from parallel.context import enter_worker_process, plain_function, this
+from parallel.context import WITHIN, enter_worker_process, name_of, plain_function, this
 from parallel.coroutines import run_coroutine
 from parallel.kept import close_kept
 from parallel.pools.process.baggage import Luggage, Unpacking
@@ -61,6 +67,7 @@ from parallel.pools.process.wire import (
     BROKEN,
     FAILED,
     HELLO,
+    LOG,
     LONG,
     NEWS,
     NOT_FOUND,
@@ -70,11 +77,16 @@ from parallel.pools.process.wire import (
     SMALL,
     UNREADABLE,
     UNSENDABLE,
+    Frame,
     Inbox,
     Part,
     keep_from_forks,
     pack,
 )
+
+if TYPE_CHECKING:
+    from parallel.pools.process.inside import Inside
+    from parallel.pools.process.logs import Levels
 
 FLUSH: Final = 2_000_000
 """Nanoseconds after which results are sent though the message has not come to its end: so late are they at most."""
@@ -103,17 +115,23 @@ class Setup:
         initargs: tuple[Any, ...],
         main_by_value: bool,
         configuration: bytes | None,
+        levels: Callable[[], Levels | None],
     ) -> None:
         self._load: Callable[[], Any] = lambda: (initializer, initargs)
         self.main_by_value = main_by_value
         self.configuration = configuration
+        self.label = ""  # what messages call the pool
+        self.levels = levels
 
-    def __getstate__(self) -> tuple[bytes, bool, bytes | None]:
-        return dumps(self._load(), self.main_by_value), self.main_by_value, self.configuration
+    def __getstate__(self) -> tuple[Any, ...]:
+        levels = self.levels()
+        plain = None if levels is None else tuple(levels)  # to load its type would load logging
+        return dumps(self._load(), self.main_by_value), self.main_by_value, self.configuration, self.label, plain
 
-    def __setstate__(self, state: tuple[bytes, bool, bytes | None]) -> None:
-        packed, self.main_by_value, self.configuration = state
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        packed, self.main_by_value, self.configuration, self.label, levels = state
         self._load = lambda: loads(packed)
+        self.levels = lambda: levels
 
     def run(self) -> None:
         """Call the initializer; what it raises comes out."""
@@ -142,42 +160,99 @@ def _work(sock: socket, luggage: Luggage, carried: Carried, setup: Setup) -> Non
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see `starting.without_interrupts`
     _report_crashes()
     enter_worker_process(setup.configuration)
-    this.worker = _Sleeper()
+    outlet = Outlet(sock)
+    _prepare_streams(outlet, setup)
+    server = Server(sock, outlet, board, Unpacking(luggage, setup.main_by_value), setup)
+    this.worker = _Sleeper(server)
     start_new_thread(_watch, (sock.fileno(),))
     try:
-        if _set_up(sock, setup):
-            Server(sock, board, Unpacking(luggage, setup.main_by_value), setup.main_by_value).serve()
+        if _set_up(outlet, setup):
+            server.serve()
     except ConnectionError:
         pass  # nobody is there any more who wants to know
     finally:
         close_kept()
 
 
-def _set_up(sock: socket, setup: Setup) -> bool:
+def _prepare_streams(outlet: Outlet, setup: Setup) -> None:
+    """Have what this process prints, and logs, come out in one piece, and soon."""
+    with suppress(AttributeError, OSError, ValueError):  # it may be closed, or anything
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # if it is a text stream, as is usual
+    levels = setup.levels()
+    if levels is not None:
+        # Its room loads `logging`, which takes 4 ms.
+        logs = import_module("parallel.pools.process.logs")
+        logs.install(logs.Levels(*levels), setup.main_by_value, outlet.send_record)
+
+
+def _set_up(outlet: Outlet, setup: Setup) -> bool:
     """Run the initializer and say hello, or why not."""
     try:
         setup.run()
     except BaseException as error:  # whatever it is, the pool has to tell whoever waits
-        _send(sock, pack((BROKEN, *pack_error(error, setup.main_by_value))))
+        outlet.send(pack((BROKEN, *pack_error(error, setup.main_by_value))))
         return False
-    _send(sock, pack((HELLO,)))
+    outlet.send(pack((HELLO,)))
     return True
 
 
-def _send(sock: socket, parts: list[Part]) -> None:
-    for part in parts:
-        sock.sendall(part)
+class Outlet:
+    """
+    The worker's end of the stream, where frames go out, one after the other, whoever sends them.
+
+    State: `_waiting`, guarded by `_lock`, which is re-entrant: a signal handler may log while a frame goes out.
+    """
+
+    def __init__(self, sock: socket) -> None:
+        self._sock = sock
+        self._lock = RLock()
+        self._waiting: deque[list[Part]] = deque()
+        self._is_sending = False
+
+    def send(self, frame: list[Part]) -> None:
+        """
+        Send a frame; one that comes in the middle of another, after that.
+
+        Raises:
+            ConnectionError: Nobody is on the other end.
+        """
+        with self._lock:
+            self._waiting.append(frame)
+            if self._is_sending:
+                return
+            self._is_sending = True
+            try:
+                while self._waiting:
+                    for part in self._waiting.popleft():
+                        self._sock.sendall(part)
+            finally:
+                self._is_sending = False
+
+    def send_record(self, record: bytes) -> None:
+        """Send a log record, pickled; as `send`."""
+        self.send(pack((LOG, record)))
 
 
 class Server:
     """Runs the calls that come in, and answers."""
 
-    def __init__(self, sock: socket, board: Board, unpacking: Unpacking, main_by_value: bool) -> None:
+    def __init__(self, sock: socket, outlet: Outlet, board: Board, unpacking: Unpacking, setup: Setup) -> None:
         self._sock = sock
+        self._send = outlet.send
+        self._inbox = Inbox()
         self._unpacking = unpacking
+        self._frames: deque[Frame] = deque()  # read, and not seen to
+        self._asked: set[int] = set()  # calls that are to stop
+        self._function: int | None = None  # that of the present call; None: none has come
+        self._by_value: Any = None  # if it came by value
+        self._facts: tuple[int, int, float | None] | None = None  # about the present call
+        self._selector: BaseSelector | None = None  # for what comes while a call runs
+        self._has_ended = False  # the stream, in the middle of a call
+        self._inside: Inside | None = None  # the run of the present call, or of an earlier one
         self._words = board.words
         self._bytes = board.bytes
-        self._main_by_value = main_by_value
+        self._label = setup.label
+        self._main_by_value = setup.main_by_value
         self._functions: dict[int, Any] = {}  # by their numbers: the function, or its reference
         self._large: Part = b""  # what comes with the present message
         self._results: list[Any] = []  # not sent yet
@@ -188,24 +263,56 @@ class Server:
 
     def serve(self) -> None:
         """Serve until the stream ends."""
-        sock, inbox, unpacking = self._sock, Inbox(), self._unpacking
-        while inbox.read(sock):
-            while (frame := inbox.cut()) is not None:
-                (number, runs, references, *rest), self._large = frame
-                del frame
-                if number == NEWS:
-                    unpacking.hear(runs, references, rest[0], self._large)
+        frames, unpacking = self._frames, self._unpacking
+        while self._receive():
+            while frames:
+                message, self._large = frames.popleft()
+                if message[0] == NEWS:
+                    _, released, gone, constant = message
+                    unpacking.hear(released, gone, constant, self._large)
                 else:
-                    self._functions.update(references)
-                    self._run(number, runs)
+                    self._run_message(*message)
                 self._large = b""
                 if unpacking.untold:
-                    _send(sock, unpacking.released())
-            unpacking.rest(sock)
+                    self._send(unpacking.released())
+            unpacking.rest(self._sock)
+
+    def _receive(self) -> bool:
+        """Read once; False at the end of the stream, which may have come earlier."""
+        if self._has_ended or not self._inbox.read(self._sock):
+            return False
+        while (frame := self._inbox.cut()) is not None:
+            if frame[0][1] is None:
+                self._asked.add(frame[0][0])
+            else:
+                self._frames.append(frame)
+        return True
+
+    def _run_message(
+        self,
+        number: int,
+        runs: list[Any],
+        references: list[tuple[int, bytes]],
+        facts: tuple[int, int, float | None] | None,
+    ) -> None:
+        """Run the calls of one message, with what is known about them."""
+        self._functions.update(references)
+        self._facts = facts
+        if facts is None or facts[2] is None:
+            self._run(number, runs)
+        else:
+            copy_context().run(self._run_by, facts[2], number, runs)
+
+    def _run_by(self, deadline: float, number: int, runs: list[Any]) -> None:
+        """In a context of its own, run a call that has to have ended at that moment, with all that it calls."""
+        WITHIN.set(_inside_room().within_deadline(deadline))
+        self._run(number, runs)
 
     def _run(self, number: int, runs: list[Any]) -> None:
         """Run the calls of one message, the first of which has that number, and answer."""
         self._flushed_at = time.monotonic_ns()
+        if self._asked:
+            self._asked = {one for one in self._asked if one >= number}
         self._empty_journal(number)
         left = sum(map(len, runs[1::2]))
         for index in range(0, len(runs), 2):
@@ -221,6 +328,7 @@ class Server:
     def _run_all(self, function: int, items: list[Any], number: int, left: int) -> bool:
         """Run calls of one function, after which *left* of others come; False if the pool wants the rest back."""
         words, call = self._words, self._call
+        self._function = function
         begun = now = time.monotonic_ns()
         last = number + len(items) - 1 + left
         first = number
@@ -260,10 +368,13 @@ class Server:
                 value = context.run(fn, *item)
                 kwargs = None
             else:
-                args, kwargs = self._load(item)
+                args, kwargs, *carried = self._load(item)
+                if carried:
+                    context.run(import_module("parallel.pools.process.carrying").enter, carried[0])
                 if fn is None:
                     problem = NOT_FOUND
                     fn, args = loads(args[0]), args[1:]
+                    self._by_value = fn
                 item = args
                 problem = FAILED
                 value = context.run(fn, *args, **kwargs)
@@ -294,6 +405,53 @@ class Server:
         if isinstance(item, list):
             self._unpacking.skip(item)
 
+    # -- what a function asks about its call --------------------------------------------------------------------------
+
+    def inside(self) -> Any:
+        """Return the run of the present call; None: no call has come."""
+        if self._function is None:
+            return None
+        number = self._words[STARTED]
+        if self._inside is None or self._inside.number_here != number:
+            function = self._functions.get(self._function, self._by_value)
+            room = _inside_room()
+            facts = self._facts or (os.getpid() << 32 | number, 1, None)
+            about = room.About(name_of(function), self._label)
+            self._inside = room.Inside(self, number, about, room.Facts(*facts))
+        return self._inside
+
+    def is_asked(self, number: int) -> bool:
+        """Tell whether the call of that number is to stop."""
+        self._look(0)
+        return number in self._asked
+
+    def pause(self, number: int, seconds: float) -> bool:
+        """Wait so long, or until that call is to stop: then the answer is True."""
+        end = time.monotonic() + min(max(seconds, 0), TIMEOUT_MAX)
+        while not self.is_asked(number):
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            if self._has_ended:
+                time.sleep(left)
+            else:
+                self._look(left)
+        return True
+
+    def _look(self, seconds: float) -> None:
+        """Read what the pool has sent meanwhile; if nothing is there, wait so long for it."""
+        if self._has_ended:
+            return
+        if self._selector is None:
+            self._selector = DefaultSelector()
+            self._selector.register(self._sock, EVENT_READ)
+        while self._selector.select(seconds) and not self._has_ended:
+            seconds = 0
+            try:
+                self._has_ended = not self._receive()
+            except ConnectionError:
+                self._has_ended = True
+
     def _write_down(self, result: Any) -> bool:
         """Write a result into the journal; False if there is no room."""
         data = marshal.dumps(result)
@@ -316,7 +474,7 @@ class Server:
             if kind is tuple and last[0] in _VALUES and len(last[1]) >= SMALL:
                 name, large, *rest = last
                 results[-1] = (name, None, *rest)
-            _send(self._sock, pack((ANSWERS, following - len(results), results, spent), large))
+            self._send(pack((ANSWERS, following - len(results), results, spent), large))
             self._results, self._spent = [], []
         self._empty_journal(following)
 
@@ -331,7 +489,7 @@ class Server:
         self._words[STARTED] = number - 1
         self._flush(number)
         self._left_behind = None
-        _send(self._sock, pack((RETURNED, number)))
+        self._send(pack((RETURNED, number)))
 
     def _note_cost(self, function: int, calls: int, nanoseconds: int) -> None:
         if calls:
@@ -341,7 +499,18 @@ class Server:
 class _Sleeper:
     """How a worker process waits for a future of some pool of its own: it sleeps, and its place stays empty."""
 
-    running: Any = None
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._set: Any = None  # what runs here besides the calls of the pool
+
+    @property
+    def running(self) -> Any:
+        """What it runs now."""
+        return self._server.inside() if self._set is None else self._set
+
+    @running.setter
+    def running(self, running: Any) -> None:
+        self._set = None if running is self._server.inside() else running
 
     def wait(self, future: Any, timeout: float | None) -> bool:
         return bool(future.sleep(timeout))
@@ -360,6 +529,11 @@ class _Sleeper:
 
     def come_back(self) -> None:
         """It was not replaced."""
+
+
+def _inside_room() -> Any:
+    """Return the room of what a function asks about its call, 20 ms of loading that most workers do without."""
+    return import_module("parallel.pools.process.inside")
 
 
 def _leave_it_to_the_pool(signum: int, frame: FrameType | None) -> None:
