@@ -1,1 +1,1 @@
-"""The parts of `overhead.py`: each is a module whose `rows` measures, and yields the lines of a table."""
+"""The parts of `overhead.py` and `arrays.py`: each is a module that measures, and yields the lines of a table."""

@@ -121,7 +121,7 @@ def test_killed_in_the_middle_of_a_message(one: ProcessPool) -> None:
     """A worker that dies with half of a message read has begun none of it: another one runs it."""
     worker = one.submit(jobs.pid).result(PATIENCE)
     os.kill(worker, signal.SIGSTOP)
-    futures = [one.submit(process_jobs.size, bytes(8 << 20)) for _ in range(3)]
+    futures = [one.submit(process_jobs.size, "x" * (8 << 20)) for _ in range(3)]
     wait_until(lambda: any(peer.outbox for peer in one._staff._roster.staff))
     os.kill(worker, signal.SIGKILL)
     assert [future.result(PATIENCE) for future in futures] == [8 << 20] * 3

@@ -28,6 +28,7 @@ from parallel.pools.process.logs import Relay
 from parallel.pools.process.peer import Peer
 from parallel.pools.process.reactor import Reactor
 from parallel.pools.process.roster import Roster
+from parallel.pools.process.segments import KEPT, LEAST_KEPT, Store
 from parallel.pools.process.worker import Setup
 
 LOGGER = logging.getLogger("parallel")
@@ -49,6 +50,11 @@ class Settings(NamedTuple):
     kill_grace: float
     idle_timeout: float | None
 
+    @property
+    def kept_by_each(self) -> int:
+        """The most bytes of free segments that each worker keeps."""
+        return max(KEPT // self.max_workers, LEAST_KEPT)
+
 
 class Books:
     """
@@ -56,6 +62,7 @@ class Books:
 
     Attributes:
         closing: No calls are taken any more.
+        store: The segments of the pool.
         cancelling: Nor are those run that wait for a worker, or are given back by one.
         interrupted: Nor is any started again, as the workers that run calls are being killed.
         broken: Why the pool can't go on, and what caused it.
@@ -75,6 +82,8 @@ class Books:
         self.dispatching = Dispatching(self.calls)
         self.dispatching.ring = self.calls.wake = self.reactor.ring
         self.dispatching.tell = self.reactor.tell
+        self.store = Store(patient=True)
+        self.store.wake = self.reactor.ring
         self.closing = False
         self.cancelling = False
         self.interrupted = False

@@ -33,9 +33,10 @@ from parallel.gates import GatedFuture
 from parallel.outcomes import failure
 from parallel.pools.process.calls import Calls, Waiting
 from parallel.pools.process.costs import LEAST, LOOK, TARGET, Known, most
-from parallel.pools.process.packing import Packed
+from parallel.pools.process.packing import Item, Packed
+from parallel.pools.process.parcels import Parcel
 from parallel.pools.process.peer import Given, Peer
-from parallel.pools.process.wire import SMALL, pack
+from parallel.pools.process.wire import SMALL, Part, pack
 
 _get_ident: Final = threading.get_ident
 
@@ -55,6 +56,7 @@ class Dispatching:
         lacking: More workers may be started.
         is_watched: The reader is to be told of each end: somebody waits for all of them, or the pool is closing.
         armed: Some worker's board is to be looked at: see `looking`.
+        has_news: Some worker may have to be told what it is not told with its calls: see `baggage`.
     """
 
     ring: Callable[[], object]
@@ -83,6 +85,7 @@ class Dispatching:
         self.lacking = True
         self.is_watched = False
         self.armed = False
+        self.has_news = False
 
     def is_owned(self) -> bool:
         """Tell whether this thread has the gate: then it is a finalizer, or a signal handler, in the middle of this."""
@@ -277,7 +280,7 @@ class Dispatching:
         runs: list[Any] = []
         items: list[Any] = []
         references: list[tuple[int, bytes]] = []
-        large = b""
+        large: Part = b""
         last: Known | None = None
         inflight, first = peer.inflight, peer.sent + 1
         number, cost, size = first, 0, 0
@@ -312,18 +315,18 @@ class Dispatching:
                 items = []
                 runs += (known.number, items)
                 last = known
-            if type(item) is bytes:
-                size += len(item)
-                if len(item) >= SMALL:
-                    large = item
-            items.append(None if large else item)
+            wired: Any = item
+            if type(item) is not tuple:
+                wired, large = _wired(peer, item)
+                size += SMALL if type(wired) is not bytes else len(wired)
+            items.append(wired)
             inflight.append(_new_given(Given, (number, call, known, item, None)))
             number += 1
             cost += known.cost or TARGET
         if last is not None:
             peer.sent = number - 1
             peer.cost = max(cost // (number - first), 1)
-            peer.outbox = pack((first, runs, references, None), large)
+            peer.outbox = peer.baggage.frames() + pack((first, runs, references, None), large)
             self._send(peer, number - first)
         return False
 
@@ -346,13 +349,13 @@ class Dispatching:
         if known.reference is not None and known.number not in peer.references:
             peer.references.add(known.number)
             references.append((known.number, known.reference.key))
-        is_large = type(begun.item) is bytes and len(begun.item) >= SMALL
+        wired, large = _wired(peer, begun.item)
         number = peer.sent + 1
         peer.inflight.append(begun._replace(number=number))
         peer.sent = number
         peer.cost = TARGET
-        message = (number, [known.number, [None if is_large else begun.item]], references, _facts(begun))
-        peer.outbox = pack(message, begun.item if is_large else b"")  # type: ignore[arg-type]  # bytes, if it is large
+        message = (number, [known.number, [wired]], references, _facts(begun))
+        peer.outbox = peer.baggage.frames() + pack(message, large)
 
     def send_claimed(self, peer: Peer) -> None:
         """Send a worker the call that it was given for itself, on the thread that gave it, without the gate."""
@@ -411,10 +414,29 @@ class Dispatching:
 
     def welcome(self, peer: Peer) -> None:
         """On the reader: give a worker calls from now on."""
+        peer.baggage.wake(self.note_news)
         with self.gate:
             peer.ready = True
             self.peers.append(peer)
             self.attention = True
+
+    def note_news(self) -> None:
+        """From anywhere: note that some worker has to be told something, with its next calls or without."""
+        self.has_news = True
+        self.ring()
+
+    def tell_news(self) -> None:
+        """On the reader: tell the workers that have no calls; to those that have some it will be told later."""
+        self.has_news = False  # (*) before they are asked: who notes something does it the other way round
+        with self.gate:
+            for peer in self.peers:
+                if not peer.baggage.has_news():
+                    continue
+                if peer.sent == peer.answered and peer.takes_calls() and not peer.leader:
+                    peer.outbox = peer.baggage.frames()
+                    self._send(peer, 0)
+                else:
+                    self.has_news = True
 
     def retire(self, *peers: Peer) -> None:
         """Give these workers no more calls; those that they have, they keep."""
@@ -434,6 +456,15 @@ class Dispatching:
     def sent_by(self, thread: int) -> bool:
         """Tell whether that thread is sending to a worker, or about to."""
         return any(peer.sender == thread for peer in list(self.peers))
+
+
+def _wired(peer: Peer, item: Item) -> tuple[Any, Part]:
+    """Under the gate: return what stands for an item in the message, and what follows the message."""
+    if isinstance(item, Parcel):
+        return peer.baggage.put(item)
+    if isinstance(item, bytes) and len(item) >= SMALL:
+        return None, item
+    return item, b""
 
 
 def _facts(given: Given) -> tuple[int, int, float | None] | None:

@@ -29,6 +29,7 @@ State, changed under the lock of the books: `_life`, `_opener`, `_watchers`.
 
 from __future__ import annotations
 
+import math
 import threading
 from enum import Enum
 from functools import partial
@@ -77,13 +78,14 @@ class Staff(Engine):
         self._reactor = books.reactor
         self._launcher = settings.launcher
         self._hiring = Hiring(books)
-        self._packer = Packer(settings.setup.main_by_value, carrier)
+        self._packer = Packer(settings.setup.main_by_value, books.store, carrier)
         self._listening = Listening(books, self._hiring, self._packer.known)
         self._leading = Leading(books.dispatching, books.calls)
         # Each answer of a worker that retires is the reader's: it counts them.
         self.lead = None if settings.max_tasks_per_child is not None else self._leading.lead
         self.pack = self._packer.pack
         self.pack_quickly = self._packer.pack_quickly
+        self.constant = self._packer.constant
         self._quiet = threading.Condition(self._lock)  # told of each round while there are watchers, and of the end
         self._watchers = 0  # threads in `idle`
         self._life = Life.NEW
@@ -238,6 +240,8 @@ class Staff(Engine):
         """On the reader, after each round: see to what is due; return the seconds until more is, None at the end."""
         if self._listening.has_unburied:
             self._listening.bury_dead()
+        if self._dispatching.has_news:
+            self._dispatching.tell_news()  # (*) before the queue is looked at, as it takes the gate
         if self._calls.waiting() and self._dispatching.attention:
             self._hiring.see_to_workers()
         self._calls.settle_all()
@@ -249,9 +253,9 @@ class Staff(Engine):
             self._dismiss()
             if self._is_finished():
                 return None
-        return min(
-            looks.all_due() for looks in (self._listening.looking, self._listening.departures, self._books.killing)
-        )
+        books = self._books
+        parts = (self._listening.looking, self._listening.departures, books.killing)
+        return min(*(part.all_due() for part in parts), books.store.expire() or math.inf)
 
     def _dismiss(self) -> None:
         """Once nothing is queued, tell those workers to leave that have no call."""
@@ -280,6 +284,7 @@ class Staff(Engine):
         with self._lock:
             self._life = Life.GONE
             self._quiet.notify_all()
+        self._books.store.close()
         return True
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -294,6 +299,7 @@ class Staff(Engine):
             if self._life is Life.NEW:
                 self._life = Life.GONE
                 self._quiet.notify_all()
+                self._books.store.close()
         for future in dropped:
             self._calls.end_here(future, (None, CANCELLED, None))
         self._reactor.tell(self._hiring.see_to_workers)

@@ -99,7 +99,7 @@ class Hiring:
 
     def _hire(self) -> None:
         settings = self._books.settings
-        peer = hire(settings.launcher, settings.setup, settings.thread_name)
+        peer = hire(settings.launcher, settings.setup, settings.thread_name, settings.kept_by_each)
         peer.limit = settings.max_tasks_per_child
         with self._books.lock:
             self._books.roster.add(peer)

@@ -118,8 +118,8 @@ class Leading:
                 except OSError:
                     pass  # handed back already, or closed
                 finally:
-                    if peer.dead:
-                        self._dispatching.ring()  # type: ignore[unreachable]  # it has died since it was looked at
+                    if peer.dead or self._dispatching.has_news:
+                        self._dispatching.ring()  # it has died since it was looked at; or it is idle, and to be told
 
     def _look(self, peer: Peer, given: Given, me: int) -> None:
         """Peek at what has come; if the call's value is there, and is simple, publish it."""

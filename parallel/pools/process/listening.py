@@ -4,6 +4,7 @@ What the reader of a process pool does with what its workers send, and with thei
     socket ──▶ frame ──▶ hello: it gets calls
                     ├──▶ answers: it gets its next message, then the calls are settled
                     ├──▶ calls that it gives back: see `looking`
+                    ├──▶ segments that it has released: see `baggage`
                     ├──▶ a log record: see `logs`
                     └──▶ its initializer raised: the pool is broken
            └─▶ end ────▶ dead: what stands in its journal is settled, the call that it was in is blamed, or run again if
@@ -36,7 +37,7 @@ from parallel.pools.process.looking import Looking
 from parallel.pools.process.peer import Given, Peer
 from parallel.pools.process.reactor import READ, WRITE
 from parallel.pools.process.replies import error_of, outcome_of
-from parallel.pools.process.wire import ANSWERS, BROKEN, HEAVY, HELLO, LOG, Frame, Part
+from parallel.pools.process.wire import ANSWERS, BROKEN, HEAVY, HELLO, LOG, RELEASED, Frame, Part
 
 STILLBORN: Final = 3
 """Workers in a row that may die before they are ready. One is an accident, and each costs 0.1 s under spawn."""
@@ -110,6 +111,7 @@ class Listening:
         if events & WRITE and not peer.sender:
             with self._dispatching.gate:
                 peer.send()
+                self._dispatching.attention = True  # it may be idle: what was sent last may have been no calls
             self.listen(peer)
         if events & ~WRITE:
             self._read(peer)
@@ -150,6 +152,9 @@ class Listening:
             self._books.relay.take(parts[0])
         elif kind == HELLO:
             self._on_hello(peer)
+        elif kind == RELEASED:
+            with self._dispatching.gate:
+                peer.baggage.take_back(parts[0])
         elif kind == BROKEN:
             self._books.fail_to_start(parts[2], error_of(*parts[:2]))
         elif kind == HEAVY:
@@ -214,7 +219,7 @@ class Listening:
                 if fields.setdefault("_end", outcome) is outcome and "_first" not in fields:
                     continue
             try:
-                _end(given, result, large)
+                _end(peer, given, result, large)
             except Exception:  # nothing that follows one call may cost another its end
                 LOGGER.exception("a process pool could not hand on what follows a call")
         self._calls.settled += len(results)
@@ -282,6 +287,7 @@ class Listening:
         words = last_words(peer.board)
         error = self._blame_for_death(peer, exit_code, words)
         peer.board.close()
+        peer.baggage.close()
         if not (peer.killed or expected):
             how = how_it_died(exit_code) + quoted(words)
             if peer.ready or was_spare:
@@ -374,11 +380,13 @@ class Listening:
         self._books.break_down(reason, None)
 
 
-def _end(given: Given, result: Any, large: Part) -> None:
+def _end(peer: Peer, given: Given, result: Any, large: Part) -> None:
     """Settle a call with what its worker has sent."""
     _, future, known, _, run = given
     kind: object = type(result)  # pyright: ignore[reportUnknownVariableType]  # of whatever it is
-    outcome: Outcome = outcome_of(known.name, result, large) if kind is tuple else (result, None, None)
+    outcome: Outcome = (result, None, None)
+    if kind is tuple:
+        outcome = outcome_of(known.name, result, large, peer.baggage)
     if run is not None:
         run.finish(outcome, may_block=False)
         return

@@ -2,7 +2,7 @@
 What a submit makes of a call: what brings it to a worker, whichever that will be.
 
     fn ──▶ find() ──▶ Known: by reference where a worker can look it up, else by value ─┐
-    arguments ──▶ atoms as they are, anything else pickled ─────────────────────────────┴──▶ Packed
+    arguments ──▶ atoms as they are, anything else pickled, a parcel if it is large ────┴──▶ Packed
 
 A call that can't be pickled has an outcome of its own instead. Pickling runs user code, so whatever comes out of it
 ends the call only; except a Ctrl-C that comes while the code here runs, which is the caller's.
@@ -14,6 +14,7 @@ one stays.
 from __future__ import annotations
 
 import itertools
+import pickle
 from collections.abc import Callable
 from contextvars import Context
 from types import CodeType, FunctionType, MethodType
@@ -22,15 +23,19 @@ from weakref import WeakKeyDictionary
 
 from parallel.context import name_of, plain_function
 from parallel.outcomes import Outcome
+from parallel.pools.process.buffers import has_large_bytes
 from parallel.pools.process.carrying import Carrier, Values
+from parallel.pools.process.constants import Constant, Sharing, met
 from parallel.pools.process.costs import Known
-from parallel.pools.process.pickling import dumps, dumps_arguments
+from parallel.pools.process.parcels import Parcel, encode_arguments
+from parallel.pools.process.pickling import are_atoms, dumps
 from parallel.pools.process.references import refer
 from parallel.pools.process.replies import cant_travel
+from parallel.pools.process.segments import Store
 from parallel.pools.process.wire import are_small_atoms
 
-Item: TypeAlias = tuple[Any, ...] | bytes
-"""The arguments on the wire: see `wire`."""
+Item: TypeAlias = tuple[Any, ...] | bytes | Parcel
+"""The arguments, as `wire` has them; or with large data, or constants: see `baggage`."""
 
 FEW: Final = 1000
 """Functions that are remembered for the short way. A program with more of them looks them up anew now and then."""
@@ -64,15 +69,17 @@ class Packer:
         known: The functions by their numbers on the wire.
     """
 
-    def __init__(self, main_by_value: bool, carrier: Carrier | None = None) -> None:
+    def __init__(self, main_by_value: bool, store: Store, carrier: Carrier | None = None) -> None:
         """
         Make one that has packed nothing.
 
         Args:
             main_by_value: No worker can import `__main__`.
+            store: Where large data is written.
             carrier: Knows the context variables that travel with a call; None: none do.
         """
         self._main_by_value = main_by_value
+        self._store = store
         self._carrier = carrier
         self._numbers = itertools.count(1)
         self.known: dict[int, Known] = {}
@@ -149,11 +156,24 @@ class Packer:
         self, known: Known, args: tuple[Any, ...], kwargs: dict[str, Any], values: Values | None
     ) -> Packed | Outcome:
         try:
-            if values is not None:
-                return Packed((known, dumps((args, kwargs, values), self._main_by_value)))
-            return Packed((known, dumps_arguments(args, kwargs, self._main_by_value)))
+            return Packed((known, self._item(args, kwargs, values)))
         except BaseException as error:  # as above
             return _unsendable(f"the arguments of {known.name}", error)
+
+    def _item(self, args: tuple[Any, ...], kwargs: dict[str, Any], values: Values | None) -> Item:
+        packed: bytes | Parcel
+        if values is not None:
+            packed = encode_arguments(args, kwargs, self._main_by_value, self._store, values)
+        elif not kwargs and are_atoms(args) and not has_large_bytes(args, 1):
+            packed = pickle.dumps((args, kwargs), pickle.HIGHEST_PROTOCOL)
+        else:
+            packed = encode_arguments(args, kwargs, self._main_by_value, self._store)
+        constants = met()  # those of a function that travels by value as well
+        return Sharing(packed, constants) if constants else packed
+
+    def constant(self, value: object) -> Constant:
+        """Pack what many calls share. What pickling it raises, comes out."""
+        return Constant(value, self._main_by_value, self._store)
 
     def _known_by_code(self, plain: Any) -> Known:
         """Return what a function that travels by value costs: closures of one code share that, others are new."""
@@ -167,6 +187,7 @@ class Packer:
 
 
 def _unsendable(what: str, error: BaseException) -> Outcome:
+    met()  # what it has of them is not needed
     if isinstance(error, KeyboardInterrupt) and _came_from_outside(error):
         raise error
     return (None, cant_travel(what, error, "send what it is made from, or something that can be pickled"), None)

@@ -21,6 +21,7 @@ from socket import SHUT_WR, socket, socketpair
 from typing import Any, Final, NamedTuple
 
 from parallel.futures import Future
+from parallel.pools.process.baggage import Baggage
 from parallel.pools.process.board import BASE, STARTED, Board, Carried, make_memory
 from parallel.pools.process.costs import TARGET, Known
 from parallel.pools.process.ears import Ear
@@ -104,18 +105,20 @@ class Peer:
         condemned: The number of the call that it is to be killed in.
         look_at: When the reader is to look at its board, by `time.monotonic_ns`; None: not at all.
         seen: How many results of its next message have been seen in its journal already.
+        baggage: What travels beside its calls and answers.
         ear: What a leader listens with; None: nobody leads it.
         leader: The thread that waits for its socket itself; 0: the reader does. See `leading`.
         reads: Counts what the reader does with its socket, twice each: odd while it is at it.
     """
 
-    def __init__(self, process: BaseProcess, sock: socket, board: Board) -> None:
+    def __init__(self, process: BaseProcess, sock: socket, board: Board, baggage: Baggage) -> None:
         self.process = process
         self.pid = process.pid or 0
         self.target = Target(self.pid)
         self.sock = sock
         self.board = board
         self.words = board.words
+        self.baggage = baggage
         self.inbox = Inbox()
         self.inflight: deque[Given] = deque()
         self.sent = 0
@@ -210,7 +213,12 @@ class Peer:
         return self.process.exitcode is not None and self.target.has_exited()
 
     def bury(self) -> int | None:
-        """Wait until the process has exited, free all that it took but its board and target; return its exit code."""
+        """
+        Wait until the process has exited, and free all that it took but its board, its target and its baggage.
+
+        Returns:
+            Its exit code.
+        """
         process = self.process
         self.target.has_exited(REAPING)  # a child that it has left behind may hold the sentinel, by which `join` waits
         if process.exitcode is None:
@@ -229,12 +237,19 @@ class Peer:
         self.kill()
         self.bury()
         self.board.close()
+        self.baggage.close()
         close_kept(self.target)
 
 
-def hire(launcher: Launcher, setup: Setup, name: str) -> Peer:
+def hire(launcher: Launcher, setup: Setup, name: str, kept: int) -> Peer:
     """
     Start a worker. Takes milliseconds: no lock may be held.
+
+    Args:
+        context: How it is started.
+        setup: What it does before its first call.
+        name: For its process.
+        kept: The most bytes of free segments that it may keep.
 
     Raises:
         OSError: There is no room for it. Nothing of it is left then.
@@ -243,25 +258,37 @@ def hire(launcher: Launcher, setup: Setup, name: str) -> Peer:
     check_room()
     memory = make_memory()
     try:
-        peer = _start(launcher, setup, name, memory)
+        peer = _start(launcher, setup, name, kept, memory)
     finally:
         if memory is not None:
             os.close(memory)
     if not setup.main_by_value and main_file_was_forgotten():
         peer.drop()  # the script came to its end in the middle of the start: this one may not know the main module
-        return hire(launcher, setup, name)
+        return hire(launcher, setup, name, kept)
     return peer
 
 
-def _start(launcher: Launcher, setup: Setup, name: str, memory: int | None) -> Peer:
+def _start(launcher: Launcher, setup: Setup, name: str, kept: int, memory: int | None) -> Peer:
+    baggage = Baggage(kept)
+    try:
+        return _start_with(baggage, launcher, setup, name, memory)
+    except BaseException:
+        baggage.close()
+        raise
+    finally:
+        baggage.packed_off()
+
+
+def _start_with(baggage: Baggage, launcher: Launcher, setup: Setup, name: str, memory: int | None) -> Peer:
     board = Board(memory)
     ours, theirs = socketpair()
     keep_from_forks(ours)
     keep_from_forks(theirs)
     try:
         ours.setblocking(False)
-        process = launcher.process(work, (theirs, Carried(memory), setup), f"{name}-worker-{next(_numbers)}")
-        with handing(theirs), hidden_main_file(setup.main_by_value), without_interrupts():
+        args = (theirs, baggage.luggage, Carried(memory), setup)
+        process = launcher.process(work, args, f"{name}-worker-{next(_numbers)}")
+        with handing(theirs, baggage.luggage.sock), hidden_main_file(setup.main_by_value), without_interrupts():
             process.start()
     except BaseException:
         close_kept(ours)
@@ -271,4 +298,4 @@ def _start(launcher: Launcher, setup: Setup, name: str, memory: int | None) -> P
         close_kept(theirs)
     # The pool joins its workers itself, before multiprocessing would do it at exit, when their calls could not end.
     processes._children.discard(process)  # type: ignore[attr-defined]  # there is no public way to say so
-    return Peer(process, ours, board)
+    return Peer(process, ours, board, baggage)

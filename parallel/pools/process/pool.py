@@ -38,6 +38,7 @@ from parallel.pools.base import check_initializer, check_workers
 from parallel.pools.handing import Handing, HandingPool, Tally
 from parallel.pools.process.books import Settings
 from parallel.pools.process.carrying import Carrier
+from parallel.pools.process.constants import Constant
 from parallel.pools.process.engine import Staff
 from parallel.pools.process.launching import Launcher
 from parallel.pools.process.logs import levels_now
@@ -226,6 +227,16 @@ class ProcessPool(HandingPool):
         else:
             staff.take_unsendable(future, cast(Outcome, packed))
         return future
+
+    def constant(self, value: object) -> Constant:
+        """
+        Return what may stand for *value* among the arguments of this pool's calls.
+
+        It is packed once, as it is now, and sent once to each worker, whose calls share it: what one of them writes
+        into it, later ones there see. The workers drop it when nobody refers to the constant, nor a call with it. What
+        pickling *value* raises, comes out.
+        """
+        return self._staff.constant(value)
 
     def launch(self, future: Future[Any], /) -> None:
         """Pack a call and queue it; see `Pool.launch`."""

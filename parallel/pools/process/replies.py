@@ -11,9 +11,10 @@ from typing import Any, Final
 
 from parallel.errors import RemoteError, RemoteTraceback, SerializationError
 from parallel.outcomes import Outcome
+from parallel.pools.process.baggage import Baggage
 from parallel.pools.process.failures import InWords, load_error, load_words
 from parallel.pools.process.pickling import loads
-from parallel.pools.process.wire import FAILED, NOT_FOUND, RESULT, UNREADABLE, UNSENDABLE, Part
+from parallel.pools.process.wire import FAILED, NOT_FOUND, POSTED, RESULT, UNREADABLE, UNSENDABLE, Part
 
 _WHAT: Final = {
     NOT_FOUND: (
@@ -26,7 +27,7 @@ _WHAT: Final = {
 """What it is that can't travel, and what to do about it."""
 
 
-def outcome_of(name: str, result: tuple[Any, ...], large: Part = b"") -> Outcome:
+def outcome_of(name: str, result: tuple[Any, ...], large: Part, baggage: Baggage) -> Outcome:
     """
     Return how the call of the function *name* ended.
 
@@ -34,10 +35,13 @@ def outcome_of(name: str, result: tuple[Any, ...], large: Part = b"") -> Outcome
         name: That of the function.
         result: What the worker sent, if it was no atom.
         large: What came with it, for the place that holds None.
+        baggage: What else comes from that worker.
     """
     kind, *parts = result
-    if kind == RESULT:
+    if kind in (RESULT, POSTED):
         try:
+            if kind == POSTED:
+                return (baggage.open(result[1:], large), None, None)
             return (loads(large if parts[0] is None else parts[0]), None, None)
         except BaseException as problem:  # the value's own code runs here
             return (None, cant_travel(f"the value of {name}", problem, "it can't be loaded here"), None)

@@ -28,7 +28,7 @@ from typing import Any, Final
 
 from parallel.context import MAIN_FILE
 
-ROOM: Final = 13
+ROOM: Final = 15
 """Descriptors that the start of a worker takes at most: its sockets and board, and the pipes of multiprocessing."""
 
 

@@ -6,26 +6,30 @@ The wire between a pool and one of its workers: frames on a stream socket.
     from      marshalled
     pool      (first number, [function, [item, ...], function, [item, ...]], [(function, its reference), ...], facts)
     pool      (number, None, None, None)  the call of that number is to stop
+    pool      (NEWS, [released, ...], [constant that is gone, ...], constant or None)     see `baggage`
     worker    (ANSWERS, first number, [result, ...], [function, calls, nanoseconds, ...])
     worker    (HELLO,)                    ready for calls
     worker    (BROKEN, error, words, what)  the initializer failed, or *what* else; see `failures`
     worker    (HEAVY,)                    it takes more memory than a worker may: it should be replaced
     worker    (RETURNED, number)          calls from that number on are given back: see `looking`
     worker    (LOG, record)               a log record, pickled: see `logs`
+    worker    (RELEASED, [number, ...])   see `baggage`
 
     facts     None                        about a call that travels alone: (id, attempt, moment of its deadline or None)
     item      a tuple of atoms            the arguments themselves
               bytes                       (args, kwargs), pickled; if no reference was sent, the first of args is the
                                           function, pickled; behind them the values of context variables, if any are set
+              [bytes, ...]                the same, and where its large data is: see `parcels`
     result    an atom                     the value itself
               (RESULT, bytes)             the value, pickled
+              (POSTED, bytes, ...)        the same, and where its large data is
               (FAILED, error, words)      the function raised; likewise
               (NOT_FOUND, ...)            no such function in the worker
               (UNREADABLE, ...)           the arguments can't be loaded
               (UNSENDABLE, ...)           the value can't be pickled
 
 Calls have no ids: a worker numbers those that it is sent, for ever, and answers in that order. In the place of a large
-item, or the bytes of a large result, stands None: it follows as it is. Only the last one of a frame may be large.
+item, or of the bytes of an item or result, stands None: it follows as it is. Only the last one of a frame may be large.
 
 Guarantees:
 - What is marshalled is made of tuples, lists and atoms of exactly these types: nothing of the user's runs, nothing can
@@ -63,6 +67,11 @@ FAILED: Final = 8
 NOT_FOUND: Final = 9
 UNREADABLE: Final = 10
 UNSENDABLE: Final = 11
+POSTED: Final = 12
+
+RELEASED: Final = 13
+NEWS: Final = 0
+"""Stands where else the number of a call does, which is never 0."""
 
 HEAD: Final = Struct("<IQ")
 """The lengths of both parts; 64 bits for the second, as a payload may well be larger than 4 GB."""
@@ -211,7 +220,7 @@ class Closable(Protocol):
 class _Handed(threading.local):
     """What this thread hands to the process that it is about to start."""
 
-    socket: socket | None = None
+    sockets: tuple[socket | None, ...] = ()
 
 
 _kept: dict[int, Closable] = {}
@@ -230,21 +239,21 @@ def close_kept(closable: Closable) -> None:
 
 
 @contextmanager
-def handing(sock: socket) -> Generator[None]:
-    """While in this block, a child that this thread forks keeps *sock*, whatever `keep_from_forks` was told."""
-    _handed.socket = sock
+def handing(*sockets: socket | None) -> Generator[None]:
+    """While in this block, a child that this thread forks keeps these, whatever `keep_from_forks` was told."""
+    _handed.sockets = sockets
     try:
         yield
     finally:
-        _handed.socket = None
+        _handed.sockets = ()
 
 
 def _close_in_child() -> None:
     for closable in list(_kept.values()):
-        if closable is not _handed.socket:
+        if not any(closable is sock for sock in _handed.sockets):
             closable.close()
     _kept.clear()
-    _handed.socket = None
+    _handed.sockets = ()
 
 
 if hasattr(os, "register_at_fork"):

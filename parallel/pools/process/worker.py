@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from parallel.context import WITHIN, enter_worker_process, name_of, plain_function, this
 from parallel.coroutines import run_coroutine
 from parallel.kept import close_kept
+from parallel.pools.process.baggage import Luggage, Unpacking
 from parallel.pools.process.board import (
     BASE,
     BEGAN,
@@ -71,7 +72,9 @@ from parallel.pools.process.wire import (
     HELLO,
     LOG,
     LONG,
+    NEWS,
     NOT_FOUND,
+    POSTED,
     RESULT,
     RETURNED,
     SMALL,
@@ -92,6 +95,7 @@ FLUSH: Final = 2_000_000
 """Nanoseconds after which results are sent though the message has not come to its end: so late are they at most."""
 
 _STRINGS: Final = (str, bytes)
+_VALUES: Final = (RESULT, POSTED)
 
 
 T = TypeVar("T")
@@ -146,13 +150,13 @@ def run_chunk(fn: Callable[..., T], chunk: list[tuple[Any, ...]]) -> list[T]:
     return [plain(*args) for args in chunk]
 
 
-def work(sock: socket, carried: Carried, setup: Setup) -> None:
+def work(sock: socket, luggage: Luggage, carried: Carried, setup: Setup) -> None:
     """Serve the pool at the other end of *sock*, with that board; the target of the process."""
     # Under fork, the context is that of the thread that forked: nobody's business here.
-    Context().run(_work, sock, carried, setup)
+    Context().run(_work, sock, luggage, carried, setup)
 
 
-def _work(sock: socket, carried: Carried, setup: Setup) -> None:
+def _work(sock: socket, luggage: Luggage, carried: Carried, setup: Setup) -> None:
     _lead_a_session()
     board = carried.open()
     keep_from_forks(sock)
@@ -168,7 +172,7 @@ def _work(sock: socket, carried: Carried, setup: Setup) -> None:
         return
     outlet, scale = Outlet(sock), Scale(setup.surroundings.soft_limit)
     _prepare_streams(outlet, setup)
-    server = Server(sock, outlet, board, lifeline, setup, scale)
+    server = Server(sock, outlet, board, lifeline, Unpacking(luggage, setup.main_by_value), setup, scale)
     this.worker = _Sleeper(server)
     try:
         if _set_up(outlet, setup, scale):
@@ -262,12 +266,20 @@ class Server:
     """Runs the calls that come in, and answers."""
 
     def __init__(
-        self, sock: socket, outlet: Outlet, board: Board, lifeline: Lifeline, setup: Setup, scale: Scale
+        self,
+        sock: socket,
+        outlet: Outlet,
+        board: Board,
+        lifeline: Lifeline,
+        unpacking: Unpacking,
+        setup: Setup,
+        scale: Scale,
     ) -> None:
         self._sock = sock
         self._send = outlet.send
         self._lifeline = lifeline
         self._inbox = Inbox()
+        self._unpacking = unpacking
         self._frames: deque[Frame] = deque()  # read, and not seen to
         self._asked: set[int] = set()  # calls that are to stop
         self._function: int | None = None  # that of the present call; None: none has come
@@ -291,19 +303,22 @@ class Server:
 
     def serve(self) -> None:
         """Serve until the stream ends."""
-        frames, lifeline = self._frames, self._lifeline
+        frames, lifeline, unpacking = self._frames, self._lifeline, self._unpacking
         lifeline.loosen()
         while self._receive():
             lifeline.tighten()
             while frames:
-                (number, runs, references, facts), self._large = frames.popleft()
-                self._functions.update(references)
-                self._facts = facts
-                if facts is None or facts[2] is None:
-                    self._run(number, runs)
+                message, self._large = frames.popleft()
+                if message[0] == NEWS:
+                    _, released, gone, constant = message
+                    unpacking.hear(released, gone, constant, self._large)
                 else:
-                    copy_context().run(self._run_by, facts[2], number, runs)
+                    self._run_message(*message)
+                self._large = b""
+                if unpacking.untold:
+                    self._send(unpacking.released())
             lifeline.loosen()
+            unpacking.rest(self._sock)
 
     def _receive(self) -> bool:
         """Read once; False at the end of the stream, which may have come earlier."""
@@ -315,6 +330,21 @@ class Server:
             else:
                 self._frames.append(frame)
         return True
+
+    def _run_message(
+        self,
+        number: int,
+        runs: list[Any],
+        references: list[tuple[int, bytes]],
+        facts: tuple[int, int, float | None] | None,
+    ) -> None:
+        """Run the calls of one message, with what is known about them."""
+        self._functions.update(references)
+        self._facts = facts
+        if facts is None or facts[2] is None:
+            self._run(number, runs)
+        else:
+            copy_context().run(self._run_by, facts[2], number, runs)
 
     def _run_by(self, deadline: float, number: int, runs: list[Any]) -> None:
         """In a context of its own, run a call that has to have ended at that moment, with all that it calls."""
@@ -332,6 +362,7 @@ class Server:
             function, items = runs[index : index + 2]
             left -= len(items)
             if not self._run_all(function, items, number, left):
+                self._skip(runs[-1][-1])
                 return
             number += len(items)
         self._flush(number)
@@ -368,7 +399,7 @@ class Server:
 
     def _call(self, function: int, item: Any) -> Any:
         """Run one call and return its result, as it is sent."""
-        problem = NOT_FOUND
+        given, problem = item, NOT_FOUND
         try:
             context = copy_context()
             fn: Any = self._functions.get(function)
@@ -380,9 +411,7 @@ class Server:
                 value = context.run(fn, *item)
                 kwargs = None
             else:
-                if item is None:
-                    item, self._large = self._large, b""
-                args, kwargs, *carried = loads(item)
+                args, kwargs, *carried = self._load(item)
                 if carried:
                     context.run(import_module("parallel.pools.process.carrying").enter, carried[0])
                 if fn is None:
@@ -399,10 +428,25 @@ class Server:
                 value = context.run(run_coroutine, cast("Coroutine[Any, Any, Any]", value))
             problem = UNSENDABLE
             self._left_behind = item, kwargs, value
-            return (RESULT, dumps(value, self._main_by_value))
+            return self._unpacking.pack(value)
         except BaseException as error:  # each is an answer; this process goes on
+            self._skip(given)
             self._left_behind = item, error
             return (problem, *pack_error(error, self._main_by_value))
+
+    def _load(self, item: list[Any] | bytes | None) -> Any:
+        """Return the arguments of a call, `(args, kwargs)`."""
+        if isinstance(item, bytes):
+            return loads(item)
+        large: Part = b""
+        if item is None or item[0] is None:
+            large, self._large = self._large, b""
+        return loads(large) if item is None else self._unpacking.open(item, large)
+
+    def _skip(self, item: list[Any] | tuple[Any, ...] | bytes | None) -> None:
+        """Let go of what came for a call, if its arguments were not loaded."""
+        if isinstance(item, list):
+            self._unpacking.skip(item)
 
     # -- what a function asks about its call --------------------------------------------------------------------------
 
@@ -469,9 +513,10 @@ class Server:
         if results:
             large: Part = b""
             last: Any = results[-1]
-            if isinstance(last, tuple) and last[0] == RESULT and len(cast(bytes, last[1])) >= SMALL:
-                large = cast(bytes, last[1])
-                results[-1] = (RESULT, None)
+            kind: object = type(last)  # pyright: ignore[reportUnknownVariableType]  # of whatever it is
+            if kind is tuple and last[0] in _VALUES and len(last[1]) >= SMALL:
+                name, large, *rest = last
+                results[-1] = (name, None, *rest)
             self._send(pack((ANSWERS, following - len(results), results, spent), large))
             self._results, self._spent = [], []
             if self._scale.is_over():
