@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import threading
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -17,6 +18,7 @@ from parallel.context import this
 from parallel.pools.process.wire import Part
 
 KEPT: list[Any] = []
+CARRIED: ContextVar[Any] = ContextVar("large_jobs.CARRIED")
 
 
 @dataclass
@@ -46,6 +48,10 @@ def overwrite(data: Any) -> int:
     """Change the data, and return what stands in it then."""
     data[0] += 1
     return int(data[0])
+
+
+def carried(place: int) -> int:
+    return int(CARRIED.get()[place])
 
 
 def length(data: Any) -> int:

@@ -230,6 +230,16 @@ def test_many_at_a_time() -> None:
         wait_until(lambda: not in_use(pool))
 
 
+def test_context_variables() -> None:
+    """What a context variable carries may be large as well."""
+    with ProcessPool(1, context=["pools.large_jobs:CARRIED"]) as pool:
+        token = large_jobs.CARRIED.set(memoryview(os.urandom(SIZE)))
+        try:
+            assert pool.submit(large_jobs.carried, 5).result(PATIENCE) == large_jobs.CARRIED.get()[5]
+        finally:
+            large_jobs.CARRIED.reset(token)
+
+
 def test_maps() -> None:
     """A map of large items, chunk by chunk, has all the values in order."""
     with ProcessPool(2) as pool:
@@ -330,6 +340,27 @@ def test_values_in_a_forked_child(one: ProcessPool, in_fork: Callable[..., Any])
     for _ in range(3):
         one.submit(large_jobs.make, SIZE, 8).result(PATIENCE)
     wait_until(lambda: not one._staff._dispatching.peers[0].baggage.has_news())
+
+
+@pytest.mark.parametrize("end", ["pool.shutdown()", "del pool", "os._exit(0) if os.fork() == 0 else os.wait()", ""])
+def test_values_outlive_the_program(run_script: Callable[..., Any], end: str) -> None:
+    """A program that ends with values, views and constants alive ends without a word, however its pool ends."""
+    found = run_script(f"""
+import os, warnings
+from parallel import ProcessPool
+from pools import large_jobs
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore", DeprecationWarning)  # of the fork
+    pool = ProcessPool(1)
+    values = [pool.submit(large_jobs.make, {SIZE}, byte).result() for byte in range(3)]
+    values.append(values)
+    constant = pool.constant(values[0])
+    print(pool.submit(large_jobs.length, constant).result())
+    {end}
+    print(bytes(values[2][:2]))
+""")
+    assert (found.stdout, found.stderr) == (f"{SIZE}\nb'\\x02\\x02'\n", "")
 
 
 # -- calls that don't come to their end -------------------------------------------------------------------------------
