@@ -6,8 +6,8 @@ Which worker gets which calls, and how many at a time.
     reader: answers have come, somebody rang ──▶ dispatch(): messages of many calls, to whoever has little left to do
 
 Guarantees:
-- A submitter never waits for the gate: who finds it shut queues the call, and whoever has it looks at the queue again
-  after letting go (*). So no call is overlooked.
+- A submitter never waits for the gate: who finds it shut queues the call, and rings. So no call is overlooked, whatever
+  the gate was shut for.
 - Whole messages are sent by the reader only, which runs no signal handler: one that raises in the middle of a submit
   costs that call, and the worker that it was for (`repair`).
 - Calls without terms travel together. One with terms gets an idle worker for itself: its time counts from the sending,
@@ -96,7 +96,8 @@ class Dispatching:
     def direct(self, future: Future[Any], known: Known) -> None:
         """Send a call to an idle worker; if there is none, queue it."""
         if self.is_owned():
-            self._calls.queue(future)  # (*) who has the gate looks at the queue when he has let go
+            self._calls.queue(future)
+            self.ring()
             return
         try:
             ring, claimed = self._try_directly(future, known)
@@ -121,7 +122,7 @@ class Dispatching:
             if gate.acquire(False):
                 return self._place(future, known)
             calls.queue(future)
-            return gate.acquire(False), None  # (*) shut still: who has it has not looked yet
+            return True, None  # whoever has it may have looked at the queue already
         finally:
             # Whatever happened: an interrupt may have come right after an acquire. It comes after calls, and where a
             # function of Python begins; so the release is the first that is called here.

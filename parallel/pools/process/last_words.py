@@ -20,6 +20,7 @@ import faulthandler
 import io
 import os
 import sys
+from contextlib import suppress
 from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
@@ -68,12 +69,13 @@ def tell_last_words(board: Board, descriptor: int | None) -> None:
     os.lseek(descriptor, REPORT_AT, os.SEEK_SET)
     _report_to(descriptor)
     if _is_plain(sys.stderr):
-        sys.stderr = io.TextIOWrapper(
-            io.BufferedWriter(_Tee(board)),
-            encoding=sys.stderr.encoding,
-            errors=sys.stderr.errors,
-            line_buffering=True,
-        )
+        with suppress(OSError):  # its descriptor has been closed
+            sys.stderr = io.TextIOWrapper(
+                io.BufferedWriter(_Tee(board)),
+                encoding=sys.stderr.encoding,
+                errors=sys.stderr.errors,
+                line_buffering=True,
+            )
 
 
 def _report_to(descriptor: int | None) -> None:
