@@ -100,7 +100,12 @@ class Lifeline:
 
     def _watch(self) -> None:
         """On a thread of its own: end this process, and what its calls have started, when the pool's end is gone."""
-        _wait_for_end(self._sock.fileno())
+        if hasattr(select, "poll"):
+            _wait_for_end(self._sock.fileno())
+        else:  # Windows, where multiprocessing has a handle of that process
+            parent = multiprocessing.parent_process()
+            assert parent is not None, "it has started this one"
+            parent.join()
         time.sleep(GRACE)
         if self._leads:
             os.killpg(0, signal.SIGKILL)
