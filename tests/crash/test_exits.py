@@ -344,7 +344,6 @@ def test_interrupt_says_no_more(tmp_path: Path, method: str) -> None:
     assert ended.err.splitlines()[-1] == "KeyboardInterrupt"
 
 
-@pytest.mark.xfail(reason="forkserver, spawn: what is started dies of it in its imports, with a traceback")
 @by_each_method
 def test_interrupted_while_workers_start(tmp_path: Path, method: str) -> None:
     """A Ctrl-C that meets workers in the middle of their start makes them no less silent."""

@@ -18,7 +18,7 @@ ABSENT = {
     },
     "windows": {
         "os": "memfd_create pidfd_open eventfd eventfd_read eventfd_write sched_getaffinity killpg getpgrp setpgrp "
-        "setpgid setsid getsid",
+        "setpgid setsid getsid fork register_at_fork",
         "select": "epoll poll",
         "signal": "pidfd_send_signal SIGRTMIN SIGRTMAX sigwaitinfo sigtimedwait pthread_sigmask SIGKILL SIGIO SIGSTOP "
         "SIGCONT setitimer",

@@ -16,6 +16,7 @@ import itertools
 import os
 from collections import deque
 from multiprocessing import process as processes
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from socket import SHUT_WR, socket, socketpair
 from typing import Any, Final, NamedTuple
@@ -288,6 +289,8 @@ def _start_with(baggage: Baggage, launcher: Launcher, setup: Setup, name: str, m
         ours.setblocking(False)
         args = (theirs, baggage.luggage, Carried(memory), setup)
         process = launcher.process(work, args, f"{name}-worker-{next(_numbers)}")
+        if not launcher.forks:
+            resource_tracker.ensure_running()  # the start of that would let interrupts through again
         with handing(theirs, baggage.luggage.sock), hidden_main_file(setup.main_by_value), without_interrupts():
             process.start()
     except BaseException:
