@@ -42,9 +42,11 @@ def last_words(board: Board) -> str:
 
 
 def _users_part(report: str) -> str:
-    """Leave out of the report of a crash the frames between the worker's loop and the user's function."""
+    """Leave out the frames between the worker's loop and the user's function, and the list of extension modules."""
     kept: list[str] = []
     for part in report.split("\n\n"):
+        if part.startswith("Extension modules: "):
+            continue
         head, *frames = part.replace("\n  <no Python frame>", "").split("\n")
         theirs = list(takewhile(lambda line: not line.startswith(_OURS), frames))
         if theirs or not (frames or head.startswith("Thread")):

@@ -209,6 +209,7 @@ class Reactor:
                     else:  # somebody has put it back who had it for too long: it may be another file by now
                         with suppress(OSError):
                             self.poller.unregister(descriptor)
+                    del handler  # it holds a worker, which may be dead by now
         finally:
             self.close()
 
