@@ -39,6 +39,9 @@ for module, names in {absent!r}.items():
     for name in names.split():
         if hasattr(found, name):
             delattr(found, name)
+if "sched_getaffinity" in {absent!r}["os"]:
+    import os
+    os.process_cpu_count = os.cpu_count  # as it is there, from CPython 3.13 on
 """
 
 SCRIPT = """
