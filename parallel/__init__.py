@@ -166,4 +166,4 @@ def _default_registry() -> Home:
     return home
 
 
-registry_source(_default_registry)
+registry_source(_default_registry, is_loaded=False)

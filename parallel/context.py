@@ -241,6 +241,7 @@ MAIN_FILE: Final[str | None] = getattr(sys.modules.get("__main__"), "__file__", 
 _NOTHING: Final = Within()
 
 _source: Callable[[], Home] | None = None
+_source_is_loaded = False
 _era = 0
 
 
@@ -259,10 +260,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_next_era)
 
 
-def registry_source(source: Callable[[], Home]) -> None:
-    """Say how the program's default registry is reached; the package does, when it is imported."""
-    global _source
+def registry_source(source: Callable[[], Home], *, is_loaded: bool) -> None:
+    """
+    Say how the program's default registry is reached.
+
+    Args:
+        source: Returns it.
+        is_loaded: The room that makes it is loaded: it says so itself. Before, the package says how to load it.
+    """
+    global _source, _source_is_loaded
     _source = source
+    _source_is_loaded = is_loaded
 
 
 def entered(*, registry: Home | None = None, group: Group | None = None, deadline: Deadline | None = None) -> Within:
@@ -295,6 +303,15 @@ def current_registry() -> Home:
     """Return the registry of this block, or else the program's default one."""
     within = WITHIN.get()
     return (within and within.registry) or default_registry()
+
+
+def default_registry_if_loaded() -> Home | None:
+    """
+    Return the program's default registry; None if nothing has asked for it: then nothing was configured.
+
+    For what runs at the interpreter's end: to load anything then takes time, and may change the exit status.
+    """
+    return default_registry() if _source_is_loaded else None
 
 
 def default_registry() -> Home:

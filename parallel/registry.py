@@ -452,6 +452,6 @@ def _after_fork_in_child() -> None:
         registry.after_fork_in_child()
 
 
-registry_source(default_registry)
+registry_source(default_registry, is_loaded=True)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)

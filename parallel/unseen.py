@@ -35,7 +35,7 @@ from typing import Any, Final
 from weakref import ref
 
 from parallel.chains import Chain, Made, add_note, chain_of, full_name, is_made_here, note_chain, place, written
-from parallel.context import Home, Within, default_registry
+from parallel.context import Home, Within, default_registry_if_loaded
 from parallel.errors import PoolShutdownError
 
 LOGGER = logging.getLogger("parallel")
@@ -190,19 +190,21 @@ def _next_to_tell() -> Failure | None:
             except IndexError:
                 return None
             home = _home_of(failure)
-            if home.unobserved != "raise":
+            if home is None or home.unobserved != "raise":
                 return failure
             _collected.append((home, failure))
 
 
-def _home_of(failure: Failure) -> Home:
+def _home_of(failure: Failure) -> Home | None:
+    """Return the registry of a failed call; None: no configuration has been asked for, so it is logged."""
     within = failure.within
-    return (within and within.registry) or default_registry()
+    return (within and within.registry) or default_registry_if_loaded()
 
 
 def _tell(failure: Failure) -> None:
     try:
-        how = _home_of(failure).unobserved
+        home = _home_of(failure)
+        how = "log" if home is None else home.unobserved
         if how == "log":
             error = BaseException.with_traceback(failure.error, failure.traceback)
             LOGGER.error("%s", _text(failure), exc_info=(type(error), error, failure.traceback))

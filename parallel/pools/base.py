@@ -28,7 +28,7 @@ from typing import Any, ClassVar, ParamSpec, TypeVar, cast, get_args
 
 from attrs import frozen
 
-from parallel.context import WITHIN, Dispatcher, callbacks_within, default_registry, era, plain_function
+from parallel.context import WITHIN, Dispatcher, callbacks_within, era, plain_function
 from parallel.futures import Future
 from parallel.gates import Gate, GatedFuture, OnFull
 from parallel.outcomes import Work
@@ -135,8 +135,6 @@ class Pool(concurrent.futures.Executor):
         self.name = name
         self.gate = None if max_pending is None else Gate(self.label, check_pending(max_pending), check_full(on_full))
         self._callbacks = callbacks
-        if callbacks is None:
-            default_registry()  # loaded now: to load anything at the interpreter's end may change its exit status
         self._closed = False
         self._engine: Engine | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
