@@ -9,10 +9,10 @@ from contextvars import copy_context
 from types import FunctionType
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
-from parallel.config import cpus
 from parallel.context import Dispatcher, plain_function
 from parallel.futures import Future
 from parallel.gates import OnFull
+from parallel.machine import cpus
 from parallel.pools.base import Pool, check_initializer, check_workers
 from parallel.pools.crew import Crew
 

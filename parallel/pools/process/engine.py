@@ -42,10 +42,12 @@ from parallel.errors import PoolBrokenError, PoolShutdownError
 from parallel.futures import Future
 from parallel.outcomes import CANCELLED, Outcome, Work
 from parallel.pools.base import Engine, PoolStats
-from parallel.pools.process.books import GUARD_HINT, Books, Settings
+from parallel.pools.process.books import GUARD_HINT, Books
+from parallel.pools.process.books import Settings as Settings
 from parallel.pools.process.carrying import Carrier
 from parallel.pools.process.costs import Known
 from parallel.pools.process.hiring import Hiring
+from parallel.pools.process.launching import Launcher as Launcher
 from parallel.pools.process.leading import Leading
 from parallel.pools.process.listening import Listening
 from parallel.pools.process.packing import Packed, Packer

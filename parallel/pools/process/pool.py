@@ -12,6 +12,9 @@ Guarantees:
 - `shutdown()` may be called twice; with wait=True every worker has exited on return.
 
 How the calls come to the workers is in `engine`, the bytes in `wire`, the child's side in `worker`.
+
+A worker loads this module if the program's main module names the class, but not the engine, which is twice as much: it
+is loaded when a pool is made.
 """
 
 from __future__ import annotations
@@ -22,31 +25,32 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from itertools import chain, islice
 from multiprocessing.context import BaseContext
 from os import PathLike
-from typing import Any, ClassVar, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, cast
 
-from parallel.config import cpus
 from parallel.context import DEFAULT_CALLBACKS, WITHIN, Dispatcher, callbacks_within
 from parallel.durations import Duration, pause
 from parallel.futures import Future
 from parallel.gates import OnFull
 from parallel.kinds import Workplace
+from parallel.machine import cpus
 from parallel.outcomes import Outcome
 from parallel.pools.base import check_initializer, check_workers
 from parallel.pools.handing import Handing, HandingPool, Tally
-from parallel.pools.process.books import Settings
 from parallel.pools.process.carrying import Carrier
 from parallel.pools.process.constants import Constant
-from parallel.pools.process.engine import Staff
-from parallel.pools.process.launching import Launcher
-from parallel.pools.process.logs import levels_now
 from parallel.pools.process.packing import Packed
 from parallel.pools.process.pickling import main_is_importable
 from parallel.pools.process.surroundings import Surroundings, thread_variables
 from parallel.pools.process.worker import Setup, run_chunk
 from parallel.sizes import Size
+
+if TYPE_CHECKING:
+    from parallel.pools.process.engine import Staff
+    from parallel.pools.process.logs import Levels
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -148,14 +152,15 @@ class ProcessPool(HandingPool):
         self._max_tasks = _check_tasks(max_tasks_per_child)
         self._kill_grace = _check_grace(kill_grace)
         self._carrier = Carrier(context) if context else None
-        self._levels = partial(levels_now, forward_logs)
+        self._levels = partial(_levels, forward_logs)
         super().__init__(name, callbacks, max_pending, on_full)
 
     def _new_engine(self) -> Staff:
         thread_name = f"parallel-{self.name or 'process'}"
         self._handed = Tally()
         asks_for_threads = self._workplace.threads_per_worker is not None
-        launcher = Launcher(self.label, self._context, self._surroundings, asks_for_threads)
+        room: Any = import_module("parallel.pools.process.engine")
+        launcher = room.Launcher(self.label, self._context, self._surroundings, asks_for_threads)
         setup = Setup(
             *self._initializer,
             not main_is_importable(),
@@ -165,8 +170,8 @@ class ProcessPool(HandingPool):
             self._levels,
         )
         idle_timeout = self._workplace.idle_timeout
-        self._staff = Staff(
-            Settings(
+        staff: Staff = room.Staff(
+            room.Settings(
                 self.label,
                 thread_name,
                 self._max_workers,
@@ -178,7 +183,8 @@ class ProcessPool(HandingPool):
             ),
             self._carrier,
         )
-        return self._staff
+        self._staff = staff
+        return staff
 
     @property
     def max_workers(self) -> int:
@@ -275,6 +281,12 @@ class ProcessPool(HandingPool):
     def idle(self) -> int:
         """Wait until no accepted call is left, nor anything that follows one; see `Engine.idle`."""
         return super().idle() + self._handed.wait()
+
+
+def _levels(forward: bool | None) -> Levels | None:
+    """Return what workers are to log: see `logs`, a room that a worker loads only if it forwards its records."""
+    levels: Levels | None = import_module("parallel.pools.process.logs").levels_now(forward)
+    return levels
 
 
 def _surroundings(workplace: Workplace, workers: int) -> Surroundings:
