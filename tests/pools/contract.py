@@ -658,10 +658,12 @@ class PoolContract:
         job = kind.job(jobs.double)
         stop = threading.Event()
         results: list[Any] = []
+        at_work = threading.Event()  # workers that are forked later would hold the pipe of `in_fork`
 
         def submit() -> None:
             while not stop.is_set():
                 results.append(pool.submit(job, 1).result(timeout=LONG))
+                at_work.set()
 
         thread = threading.Thread(target=submit)
         thread.start()
@@ -673,6 +675,7 @@ class PoolContract:
                 pool.shutdown()
 
         try:
+            assert at_work.wait(LONG)
             for _ in range(3 if kind.remote else 10):
                 assert in_fork(child) == 4
         finally:
