@@ -121,3 +121,38 @@ def test_ends_that_race(method: str) -> None:
                 assert isinstance(future.result(0), int)
             except (CancelledError, WorkerDiedError):
                 continue
+
+
+@by_each_method
+def test_start_while_others_fork(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that is forked while a worker starts, and lives on, holds up nothing, whatever it has inherited."""
+    children: list[int] = []
+    open_pipe = os.pipe
+
+    def fork() -> None:
+        child = os.fork()
+        if child == 0:
+            time.sleep(2 * PATIENCE)
+            os._exit(0)
+        children.append(child)
+
+    def pipe_and_fork() -> tuple[int, int]:
+        ends = open_pipe()
+        if len(children) < 100:
+            forker = threading.Thread(target=fork)
+            forker.start()
+            forker.join()
+        return ends
+
+    # An environment of its own has a fork server started as well.
+    pool = ProcessPool(1, method, env={"A": "1"}, max_tasks_per_child=1)
+    try:
+        monkeypatch.setattr(os, "pipe", pipe_and_fork)
+        assert [pool.submit(jobs.double, i).result(PATIENCE) for i in range(2)] == [0, 2]
+        monkeypatch.undo()
+        pool.shutdown()
+        assert children
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)

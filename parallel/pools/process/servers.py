@@ -4,6 +4,8 @@ Fork servers, and processes that are started in an environment and a directory o
     ServedProcess ───▶ Server ──socket──▶ `nursery` ──▶ fork
     SpawnedProcess ──▶ a fresh interpreter
 
+Both are started by `programs`.
+
 The protocol, on a socket that only this process and the server have:
 
     server     (threads,)                       once: it is ready, and has so many threads
@@ -27,8 +29,8 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import forkserver, popen_forkserver, popen_spawn_posix, resource_tracker, spawn, util
 from multiprocessing import process as processes
 from multiprocessing import reduction as reductions
@@ -37,14 +39,12 @@ from multiprocessing.context import ForkServerProcess, SpawnProcess, set_spawnin
 from multiprocessing.context import SpawnContext as SpawnContext
 from multiprocessing.process import BaseProcess
 from socket import SHUT_RDWR, send_fds, socket, socketpair
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, NamedTuple
 
+from parallel.pools.process.programs import Program, start
 from parallel.pools.process.replies import error_of
 from parallel.pools.process.surroundings import PreloadFailed, Surroundings
 from parallel.pools.process.wire import Inbox, close_kept, keep_from_forks
-
-if TYPE_CHECKING:
-    import subprocess
 
 LOGGER = logging.getLogger("parallel")
 
@@ -76,7 +76,7 @@ class Server:
         self._surroundings = surroundings
         self._lock = threading.Lock()
         self._sock: socket | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Program | None = None
         self._closed = False
         _servers.add(self)
 
@@ -96,24 +96,19 @@ class Server:
             PreloadFailed: It will never be.
             RuntimeError: The server has been closed.
         """
-        with self._lock:
+        with self._lock, ExitStack() as undo:
             sock = self._open()
-            sentinel, teller = os.pipe()
-            source, data = os.pipe()
             try:
-                try:
-                    inherited = [source, teller, _tracker.getfd(), *descriptors]
+                with _pipes(undo) as pipes:
+                    inherited = [pipes.source, pipes.teller, _tracker.getfd(), *descriptors]
                     send_fds(sock, [marshal.dumps(dict(env))], inherited)
-                finally:
-                    os.close(source)
-                    os.close(teller)
-                return sentinel, data, _forkserver.read_signed(sentinel)
+                pid = _forkserver.read_signed(pipes.sentinel)
             except BaseException:
-                os.close(sentinel)
-                os.close(data)
-                if self._process is None or self._process.poll() is not None:
+                if self._process is None or self._process.has_ended():
                     self._drop()
                 raise
+            undo.pop_all()
+            return pipes.sentinel, pipes.data, pid
 
     def close(self) -> None:
         """End it, and start none any more."""
@@ -133,9 +128,7 @@ class Server:
         """In a forked child: it is the parent's. `wire` has the child close the socket."""
         self._lock = threading.Lock()
         self._sock = None
-        if self._process is not None:
-            self._process.returncode = 0  # else its finalizer complains
-            self._process = None
+        self._process = None
 
     def helper(self) -> tuple[int, int] | None:
         """Return its process id and the socket's descriptor; None if it is not running."""
@@ -146,7 +139,7 @@ class Server:
     def _open(self) -> socket:
         if self._closed:
             raise RuntimeError("the fork server has been closed")
-        if self._process is not None and self._process.poll() is not None:
+        if self._process is not None and self._process.has_ended():
             self._drop()
         if self._sock is None:
             try:
@@ -165,7 +158,7 @@ class Server:
         try:
             if self._closed:  # (*) after `_sock` was written: who gives up does it the other way round
                 raise RuntimeError("the fork server has been closed")
-            self._process = _server_process(theirs.fileno(), self._surroundings)
+            self._process = _start_server(theirs.fileno(), self._surroundings)
         finally:
             close_kept(theirs)
         inbox = Inbox()
@@ -188,31 +181,20 @@ class Server:
         self._sock = self._process = None
         if sock is not None:
             close_kept(sock)
-        if process is None:
-            return
-        import subprocess
-
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if process is not None:
+            process.end(patience)
 
 
-def _server_process(descriptor: int, surroundings: Surroundings) -> subprocess.Popen[bytes]:
-    import subprocess  # 6 ms, of a start that takes 60
-
+def _start_server(descriptor: int, surroundings: Surroundings) -> Program:
+    enter = "" if surroundings.cwd is None else f"import os; os.chdir({surroundings.cwd!r}); "
     code = (
-        f"import sys; sys.path[:] = {_search_path()!r}; from parallel.pools.process.nursery import main; "
+        f"{enter}import sys; sys.path[:] = {_search_path()!r}; from parallel.pools.process.nursery import main; "
         f"main({descriptor}, {surroundings.preload!r})"
     )
-    return subprocess.Popen(
-        [_spawn.get_executable(), *_util._args_from_interpreter_flags(), "-c", code],
-        stdin=subprocess.DEVNULL,
-        pass_fds=[descriptor],
-        cwd=surroundings.cwd,
-        env=None if surroundings.is_plain else {**os.environ, **surroundings.env},
-    )
+    command = [_spawn.get_executable(), *_util._args_from_interpreter_flags(), "-c", code]
+    # Nothing of *env* but defaults if it is plain: those are for each pool to say.
+    env = os.environ if surroundings.is_plain else {**os.environ, **surroundings.env}
+    return Program(start(command, [descriptor], env, quiet=True))
 
 
 def _search_path() -> list[str]:
@@ -292,29 +274,55 @@ class _SpawnedPopen(popen_spawn_posix.Popen):
     _fds: list[int]
 
     def _launch(self, process_obj: Any) -> None:
-        import subprocess
-
         tracker = _tracker.getfd()
         data = _pickled(self, process_obj)
         surroundings: Surroundings = process_obj.surroundings
-        sentinel, theirs = os.pipe()
-        source, ours = os.pipe()
-        self.finalizer = _util.Finalize(self, _util.close_fds, (sentinel, ours))
-        try:
-            process = subprocess.Popen(
-                _spawn.get_command_line(tracker_fd=tracker, pipe_handle=source),
-                executable=_spawn.get_executable(),
-                pass_fds=[*self._fds, tracker, source, theirs],
-                cwd=surroundings.cwd,
-                env={**os.environ, **surroundings.env},
-            )
-        finally:
-            os.close(source)
-            os.close(theirs)
-        self.pid, self.sentinel = process.pid, sentinel
-        process.returncode = 0  # it is for `poll`, of multiprocessing, to wait for its end
-        with open(ours, "wb", closefd=False) as pipe:
+        with ExitStack() as undo:
+            with _pipes(undo) as pipes:
+                command = _spawn.get_command_line(tracker_fd=tracker, pipe_handle=pipes.source)
+                descriptors = [*self._fds, tracker, pipes.source, pipes.teller]
+                self.pid = start(command, descriptors, {**os.environ, **surroundings.env})
+            self.sentinel = pipes.sentinel
+            undo.pop_all()
+        self.finalizer = _util.Finalize(self, _util.close_fds, (pipes.sentinel, pipes.data))
+        with open(pipes.data, "wb", closefd=False) as pipe:
             pipe.write(data)
+
+
+class _Pipes(NamedTuple):
+    """
+    The ends of two pipes, between this process and a worker.
+
+    Attributes:
+        sentinel: Ours, which ends with the worker.
+        data: Ours, through which it is told what to run.
+        teller: The worker's, at the other end of the sentinel.
+        source: The worker's, where the data come.
+    """
+
+    sentinel: int
+    data: int
+    teller: int
+    source: int
+
+
+@contextmanager
+def _pipes(undo: ExitStack) -> Generator[_Pipes]:
+    """Open two pipes. The worker's ends are closed after the block, ours by *undo*."""
+    with ExitStack() as theirs:
+        sentinel, teller = os.pipe()
+        undo.callback(os.close, sentinel)
+        _close_with(theirs, io.FileIO(teller, "w"))
+        source, data = os.pipe()
+        undo.callback(os.close, data)
+        _close_with(theirs, io.FileIO(source))
+        yield _Pipes(sentinel, data, teller, source)
+
+
+def _close_with(stack: ExitStack, end: io.FileIO) -> None:
+    """Have the end of a pipe closed with *stack*, and in forked children: these would keep it for as long as they live."""
+    keep_from_forks(end)
+    stack.callback(close_kept, end)
 
 
 _servers: weakref.WeakSet[Server] = weakref.WeakSet()

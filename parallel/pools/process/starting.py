@@ -28,8 +28,8 @@ from typing import Any, Final
 
 from parallel.context import MAIN_FILE
 
-ROOM: Final = 15
-"""Descriptors that the start of a worker takes at most: its sockets and board, and the pipes of multiprocessing."""
+ROOM: Final = 24
+"""Descriptors that the start of a worker takes at most: sockets, its board, pipes, and copies of what it inherits."""
 
 
 class _Hidden:
