@@ -295,7 +295,9 @@ class Menu:
         self._pause()
         if future.cancel():
             return Case(number, "cancelled", future, fails(CancelledError), (0, 0))
-        return Case(number, "cancelled too late", future, gives(number * 3))
+        # It was asked to stop; if its worker dies before it has begun, it is not given to another one.
+        judge = either(gives(number * 3), fails(CancelledError))
+        return Case(number, "cancelled too late", future, judge, (0, 1))
 
     def _cancel_running(self, number: int, pool: str) -> Case:
         seconds = self._chance.choice((0.01, 0.1, LONG))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from multiprocessing import spawn
 from typing import Any, Final
@@ -26,7 +26,7 @@ LONGEST: Final = 0.05
 """so many."""
 
 
-def start(arguments: Sequence[str], descriptors: Sequence[int], env: Mapping[str, str], quiet: bool = False) -> int:
+def start(arguments: list[str], descriptors: Iterable[int], env: Mapping[str, str], quiet: bool = False) -> int:
     """
     Start another interpreter.
 

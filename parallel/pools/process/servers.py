@@ -320,7 +320,7 @@ def _pipes(undo: ExitStack) -> Generator[_Pipes]:
 
 
 def _close_with(stack: ExitStack, end: io.FileIO) -> None:
-    """Have the end of a pipe closed with *stack*, and in forked children: these would keep it for as long as they live."""
+    """Have the end of a pipe closed with *stack*, and in forked children: these would hold it while they live."""
     keep_from_forks(end)
     stack.callback(close_kept, end)
 
