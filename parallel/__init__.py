@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from parallel.current import CurrentTask, checkpoint, current_task, sleep
     from parallel.deaths import WorkerDiedError
     from parallel.declaring import task
-    from parallel.durations import Rate
     from parallel.errors import (
         ConfigError,
         DeadlockError,
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
     from parallel.pools.loop import LoopPool
     from parallel.pools.process.pool import ProcessPool
     from parallel.pools.thread import ThreadPool
+    from parallel.rates import Rate
     from parallel.registry import Registry, configure, using
     from parallel.resources import PerWorker, per_worker
     from parallel.retries import Retry
@@ -124,7 +124,7 @@ _ROOMS: Final = {
     "UnknownPoolError UnsuitableFunctionError",
     "deaths": "WorkerDiedError",
     "unseen": "UnobservedErrorWarning",
-    "durations": "Rate",
+    "rates": "Rate",
     "retries": "Retry",
     "futures": "Future completed failed",
     "combine": "Settled as_completed first gather race settle wait",

@@ -11,10 +11,9 @@ import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
-import attrs
-from attrs import Attribute
-
 if TYPE_CHECKING:
+    import attrs
+    from attrs import Attribute
     from cattrs import Converter
 
 T = TypeVar("T")
@@ -205,6 +204,7 @@ def strict_converter() -> Converter:
     Of an attrs class, a field with a validator is converted and checked by the field's own functions alone, one without
     by its type.
     """
+    import attrs
     from cattrs import Converter  # 40 ms, needed only where a file is read
     from cattrs.gen import make_dict_structure_fn, override
 
@@ -264,5 +264,7 @@ def _option_in(error: Exception, cls: type) -> tuple[str, ...]:
     """
     Give the option that an error of a class itself begins with, as one about several options does; else nothing.
     """
+    import attrs
+
     name = str(error).partition(": ")[0]
     return (name,) if any(name == each.name for each in attrs.fields(cls)) else ()

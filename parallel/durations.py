@@ -1,8 +1,7 @@
 """
-How long and how often, as people write it: durations and rates.
+How long, as people write it: durations.
 
     2.5, timedelta(seconds=2.5), "1h30m" ──▶ seconds() ──▶ float ──▶ written() ──▶ "1h30m"
-                               "100/min" ──▶ rate() ─────▶ Rate ───▶ str() ──────▶ "100/min"
 
 What bounds something is more than 0, and `inf` is no bound (`seconds`). What is waited may be 0, but it ends (`pause`).
 """
@@ -16,9 +15,7 @@ from collections.abc import Callable, Mapping
 from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, TypeAlias
 
-from attrs import field, frozen
-
-from parallel.checks import checked, checked_by, converted, described, did_you_mean, is_count
+from parallel.checks import described, did_you_mean
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -27,14 +24,12 @@ Duration: TypeAlias = "float | timedelta | str"
 """Seconds, a `timedelta`, or a string of numbers with units: `250ms`, `10s`, `5m`, `1.5h`, `1d`, `1h30m`."""
 
 _DURATION = "a duration such as 2.5, '250ms' or '5m'"
-_RATE = "a rate such as '100/min' or '5/2s'"
 
-_UNITS: Mapping[str, int] = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
-_UNIT_OF: Mapping[str, str] = {"sec": "s", "second": "s", "min": "m", "minute": "m", "hour": "h", "day": "d"}
+UNITS: Mapping[str, int] = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+UNIT_OF: Mapping[str, str] = {"sec": "s", "second": "s", "min": "m", "minute": "m", "hour": "h", "day": "d"}
 
 # The units in this order, each at most once; an exponent, because `written` needs one for what is tiny.
-_PARTS = re.compile("".join(rf"(?:([0-9]+(?:\.[0-9]+)?(?:e-[0-9]+)?){unit})?" for unit in (*_UNITS, "ms")))
-_RATIO = re.compile(r"([1-9][0-9]{0,8})/(.+)")  # nine digits are more calls than any period has
+_PARTS = re.compile("".join(rf"(?:([0-9]+(?:\.[0-9]+)?(?:e-[0-9]+)?){unit})?" for unit in (*UNITS, "ms")))
 
 
 def seconds(value: Duration) -> float:
@@ -94,7 +89,7 @@ AS_DURATION: Mapping[str, Callable[[float], str]] = {"written": written}
 
 def _written_whole(duration: int) -> str:
     text = ""
-    for unit, size in _UNITS.items():
+    for unit, size in UNITS.items():
         count, duration = divmod(duration, size)
         text += f"{count}{unit}" if count else ""
     return text
@@ -132,7 +127,7 @@ def _parsed(text: str) -> float:
     if match is None or not text:
         raise ValueError(f"expected {_DURATION}, found {described(text)}{_nearest_duration(text)}")
     *whole, millis = (float(part or 0) for part in match.groups())
-    number = sum(count * size for count, size in zip(whole, _UNITS.values(), strict=True)) + millis / 1_000
+    number = sum(count * size for count, size in zip(whole, UNITS.values(), strict=True)) + millis / 1_000
     return min(number, sys.float_info.max)  # of too many digits it's infinite, but only `inf` is meant to be
 
 
@@ -140,76 +135,13 @@ def _nearest_duration(text: str) -> str:
     """
     Suggest `5m` for `5 minutes`, and `10s` for `10`.
     """
-    near = re.sub("[a-z]+", lambda word: _UNIT_OF.get(word[0].rstrip("s"), word[0]), _compact(text))
+    near = re.sub("[a-z]+", lambda word: UNIT_OF.get(word[0].rstrip("s"), word[0]), compact(text))
     near += "s" if near[-1:].isdigit() else ""
     return did_you_mean(near, [near]) if near and _PARTS.fullmatch(near) else ""
 
 
-def _compact(text: str) -> str:
+def compact(text: str) -> str:
+    """
+    Write a text in small letters, and without spaces.
+    """
     return "".join(text.lower().split())
-
-
-def _period(value: Duration) -> float:
-    return converted(period, value)
-
-
-@frozen
-class Rate:
-    """
-    So many calls in a period of time, such as `100/min`.
-
-    Args:
-        calls: The most calls that start in one period, at least 1.
-        period: Its length: seconds, a `timedelta`, or a string such as `2s`.
-
-    Raises:
-        TypeError: One of them is of another type.
-        ValueError: One of them has a value that it can't have.
-    """
-
-    calls: int = field(validator=checked("an integer of at least 1", is_count, types=int))
-    period: float = field(converter=_period, validator=checked_by(period), metadata=AS_DURATION)
-
-    def __str__(self) -> str:
-        text = written(self.period)
-        return f"{self.calls}/{_PERIODS.get(text, text)}"
-
-
-_PERIODS: Mapping[str, str] = {"1s": "s", "1m": "min", "1h": "h", "1d": "day"}
-
-
-def rate(value: object) -> Rate:
-    """
-    Read a rate: a number of calls, a slash, and a unit or a duration.
-
-    >>> rate("100/min")
-    Rate(calls=100, period=60.0)
-
-    Raises:
-        TypeError: *value* is no `Rate` and no string.
-        ValueError: It is another string.
-    """
-    if isinstance(value, Rate):
-        return value
-    if not isinstance(value, str):
-        raise TypeError(f"expected {_RATE}, found {described(value)}")
-    found = _ratio(value)
-    if found is None:
-        near = _compact(value).replace("per", "/")
-        hint = did_you_mean(near, [near]) if _ratio(near) else ""
-        raise ValueError(f"expected {_RATE}, found {described(value)}{hint}")
-    return found
-
-
-def _ratio(text: str) -> Rate | None:
-    """
-    Read `CALLS/PERIOD`; None if the text isn't that.
-    """
-    match = _RATIO.fullmatch(text)
-    if match is None:
-        return None
-    unit = _UNIT_OF.get(match[2], match[2])
-    try:
-        return Rate(int(match[1]), f"1{unit}" if unit in _UNITS else unit)
-    except ValueError:
-        return None

@@ -38,7 +38,7 @@ from parallel.states import hangs_on
 from parallel.timer import TIMER, Entry, Timer
 
 if TYPE_CHECKING:
-    from parallel.durations import Rate
+    from parallel.rates import Rate
 
 _SPARE: Final = 16
 """Turns that nobody waits for any more, and that may lie in the heap all the same; fewer: more tidying."""

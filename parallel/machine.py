@@ -16,19 +16,17 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from os import PathLike
 from typing import Final, TypeAlias
-
-_ROOT: Final = Path("/")
 
 _UNIFIED: Final = ("sys/fs/cgroup", "sys/fs/cgroup/unified")
 """Where version 2 is mounted: alone, or beside version 1."""
 
-Share: TypeAlias = Callable[[Path], Iterator[float]]
+Share: TypeAlias = Callable[[str], Iterator[float]]
 """Yields the quota of the control group in a folder, if it has one."""
 
 
-def cpus(root: Path = _ROOT) -> int:
+def cpus(root: str | PathLike[str] = "/") -> int:
     """
     Count the CPUs that this process may use; at least 1.
 
@@ -37,7 +35,7 @@ def cpus(root: Path = _ROOT) -> int:
     Args:
         root: Where the system's files begin.
     """
-    shares = [share for share in _shares(root) if share > 0]
+    shares = [share for share in _shares(os.fspath(root)) if share > 0]
     return max(1, min([_affinity(), *(math.ceil(share) for share in shares)]))
 
 
@@ -49,41 +47,44 @@ def _affinity() -> int:
     return os.cpu_count() or 1
 
 
-def _shares(root: Path) -> Iterator[float]:
+def _shares(root: str) -> Iterator[float]:
     """Yield the quotas of this process's control groups, and of those around them, in CPUs."""
-    for line in _read(root / "proc/self/cgroup").splitlines():
+    for line in _read(f"{root}/proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if controllers == "":
             for mount in _UNIFIED:
-                yield from _each(root / mount, path, _share_v2)
+                yield from _each(f"{root}/{mount}", path, _share_v2)
         elif "cpu" in controllers.split(","):
             for name in dict.fromkeys(("cpu", controllers)):
-                yield from _each(root / "sys/fs/cgroup" / name, path, _share_v1)
+                yield from _each(f"{root}/sys/fs/cgroup/{name}", path, _share_v1)
 
 
-def _each(mount: Path, path: str, share: Share) -> Iterator[float]:
+def _each(mount: str, path: str, share: Share) -> Iterator[float]:
     """Yield the quotas of a group and of all around it; in a container, some of the path may not be there."""
-    inside = PurePosixPath(path.lstrip("/"))
-    for group in (inside, *inside.parents):
-        yield from share(mount / group)
+    group = path.strip("/")
+    while group:
+        yield from share(f"{mount}/{group}")
+        group = group.rpartition("/")[0]
+    yield from share(mount)
 
 
-def _share_v2(group: Path) -> Iterator[float]:
-    quota, _, period = _read(group / "cpu.max").strip().partition(" ")
+def _share_v2(group: str) -> Iterator[float]:
+    quota, _, period = _read(f"{group}/cpu.max").strip().partition(" ")
     if quota.isdigit() and period.isdigit() and int(period):
         yield int(quota) / int(period)
 
 
-def _share_v1(group: Path) -> Iterator[float]:
-    quota, period = (_read(group / name).strip() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
+def _share_v1(group: str) -> Iterator[float]:
+    quota, period = (_read(f"{group}/{name}").strip() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
     if quota.isdigit() and period.isdigit() and int(period):  # a quota of -1 is none
         yield int(quota) / int(period)
 
 
-def _read(file: Path) -> str:
+def _read(path: str) -> str:
     """Read a file of the system; empty if there is none, or none that this process may read."""
     try:
-        return file.read_text()
+        with open(path, encoding="utf-8") as file:  # without pathlib, which takes as long to load as ten of these
+            return file.read()
     except OSError:
         return ""

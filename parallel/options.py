@@ -15,11 +15,12 @@ import attrs
 from attrs import field, frozen
 
 from parallel.checks import checked, checked_by, converted, described, did_you_mean, is_count
-from parallel.durations import AS_DURATION, rate
+from parallel.durations import AS_DURATION
 from parallel.durations import Duration as Duration  # what may be said can be had from here
-from parallel.durations import Rate as Rate
 from parallel.durations import seconds as seconds
 from parallel.imports import is_import_string, with_colon
+from parallel.rates import Rate as Rate
+from parallel.rates import rate
 from parallel.retries import Retry as Retry
 
 OnSuccess: TypeAlias = Callable[[Any], object] | str

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Mapping
-from decimal import Decimal
 from typing import Final, TypeAlias
 
 from parallel.checks import described, did_you_mean
@@ -72,6 +71,8 @@ def _parsed(text: str) -> int:
     match = _SIZE.fullmatch(text)
     if match is None:
         raise ValueError(f"expected {_EXPECTED}, found {described(text)}{_nearest(text)}")
+    from decimal import Decimal  # a millisecond
+
     return int(Decimal(match[1]) * _UNITS[match[2]])
 
 

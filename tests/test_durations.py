@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallel.durations import Duration, Rate, pause, period, rate, seconds, written
+from parallel.durations import Duration, pause, period, seconds, written
+from parallel.rates import Rate, rate
 
 READERS = [seconds, pause, period]
 

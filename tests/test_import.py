@@ -33,6 +33,21 @@ def test_a_call_on_threads_is_light(run_script: Callable[..., CompletedProcess[s
     )
 
 
+def test_a_process_pool_is_light(run_script: Callable[..., CompletedProcess[str]]) -> None:
+    """A process pool about which nothing special is said loads nothing that checks what is said."""
+    run_script(
+        dedent("""
+        import sys
+        from parallel import ProcessPool
+        if __name__ == "__main__":
+            with ProcessPool(1) as pool:
+                assert pool.submit(abs, -1).result() == 1
+            late = {"asyncio", "attr", "cattrs", "cloudpickle", "decimal", "inspect", "pathlib", "rich"}
+            assert not late & sys.modules.keys(), late & sys.modules.keys()
+        """)
+    )
+
+
 def test_import_starts_nothing(run_script: Callable[..., CompletedProcess[str]]) -> None:
     """Importing every name starts no thread, opens no file for good and sets no environment variable."""
     run_script(

@@ -33,6 +33,7 @@ HOUSE = [
     {"machine"},
     {"memory"},
     {"durations"},
+    {"rates"},
     {"sizes"},
     {"retries"},
     {"options"},
@@ -153,7 +154,7 @@ def test_a_worker_process_loads_only_the_ground_floor() -> None:
         path = path / "__init__" if (PACKAGE / path).is_dir() else path
         for statement in tree_of(path).body:  # not what is under TYPE_CHECKING
             ahead += imported_by(statement)
-    above = {"checks", "imports", "durations", "sizes", "retries", "options", "kinds", "config"}
+    above = {"checks", "imports", "durations", "rates", "sizes", "retries", "options", "kinds", "config"}
     above |= {"futures", "combine", "pools.base", "registry", "tasks"}
     assert not seen & above, seen
 

@@ -24,9 +24,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from types import TracebackType
-from typing import Any, ClassVar, ParamSpec, TypeVar, cast, get_args
-
-from attrs import frozen
+from typing import Any, ClassVar, NamedTuple, ParamSpec, TypeVar, cast, get_args
 
 from parallel.context import WITHIN, Dispatcher, callbacks_within, era, plain_function
 from parallel.futures import Future
@@ -38,8 +36,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@frozen
-class PoolStats:
+class PoolStats(NamedTuple):
     """
     What a pool does at this moment; the numbers are taken one after the other, while the pool goes on.
 

@@ -81,6 +81,22 @@ def test_a_server_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert first.submit(start_jobs.parent).result(PATIENCE) == shared
 
 
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_what_the_main_module_uses_of_this_library(run_script: Any, method: str) -> None:
+    """A fork server has loaded that before; a worker that had to would take several times as long to start."""
+    script = f"""
+import sys
+THERE = "parallel.streams" in sys.modules
+from parallel import MapFuture, ProcessPool
+def there():
+    return THERE
+if __name__ == "__main__":
+    with ProcessPool(1, {method!r}) as pool:
+        print(THERE, pool.submit(there).result())
+"""
+    assert run_script(script).stdout == f"False {method == 'forkserver'}\n"
+
+
 @pytest.mark.parametrize("preload", [[], ["colorsys"]])
 def test_the_server_is_started_again(preload: list[str]) -> None:
     """If it dies, the next worker gets a new one."""

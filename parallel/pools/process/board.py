@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 from multiprocessing import reduction
 from struct import Struct
 from typing import Any, Final
@@ -146,6 +145,8 @@ def make_memory() -> int | None:
 
 
 def _make_file() -> int:
+    import tempfile  # few systems need it, and it takes longer to load than all of this
+
     descriptor, path = tempfile.mkstemp(prefix="parallel-board-")
     os.unlink(path)
     return descriptor

@@ -24,6 +24,7 @@ import selectors
 import signal
 import sys
 import threading
+from importlib import import_module
 from multiprocessing import forkserver, resource_tracker, spawn, util
 from multiprocessing import process as processes
 from socket import recv_fds, socket
@@ -49,13 +50,22 @@ DESCRIPTORS: Final = 64
 """Of a request at most; a worker has three pipes and sockets, and what its arguments hold."""
 
 
-def main(descriptor: int, preload: tuple[str, ...]) -> NoReturn:
-    """Serve the pool at the other end of that socket; the target of the process."""
+def main(descriptor: int, rooms: tuple[str, ...], preload: tuple[str, ...]) -> NoReturn:
+    """
+    Serve the pool at the other end of that socket; the target of the process.
+
+    Args:
+        descriptor: The socket.
+        rooms: Modules of this library that the workers load with the main module.
+        preload: Modules that the pool wants to be loaded.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the children's, until they have a handler
     code = 1
     try:
         sock = socket(fileno=descriptor)
+        for name in rooms:
+            import_module(name)
         if _loads(sock, preload):
             Nursery(sock).serve()
         code = 0

@@ -35,7 +35,6 @@ from parallel.context import DEFAULT_CALLBACKS, WITHIN, Dispatcher, callbacks_wi
 from parallel.durations import Duration, pause
 from parallel.futures import Future
 from parallel.gates import OnFull
-from parallel.kinds import Workplace
 from parallel.machine import cpus
 from parallel.outcomes import Outcome
 from parallel.pools.base import check_initializer, check_workers
@@ -49,6 +48,7 @@ from parallel.pools.process.worker import Setup, run_chunk
 from parallel.sizes import Size
 
 if TYPE_CHECKING:
+    from parallel.kinds import Workplace
     from parallel.pools.process.engine import Staff
     from parallel.pools.process.logs import Levels
 
@@ -139,16 +139,18 @@ class ProcessPool(HandingPool):
         self._context = _context(mp_context)
         self._initializer = (initializer, initargs)
         self._configuration = configuration
-        self._workplace = Workplace(
-            preload=cast("tuple[str, ...]", preload),
+        self._asks_for_threads = threads_per_worker is not None
+        workplace = _workplace(
+            preload=preload,
             env=env,
-            cwd=cast("str | None", cwd),
+            cwd=cwd,
             threads_per_worker=threads_per_worker,
-            max_memory_per_child=cast("int | None", max_memory_per_child),
-            hard_memory_limit=cast("int | None", hard_memory_limit),
-            idle_timeout=cast("float | None", idle_timeout),
+            max_memory_per_child=max_memory_per_child,
+            hard_memory_limit=hard_memory_limit,
+            idle_timeout=idle_timeout,
         )
-        self._surroundings = _surroundings(self._workplace, self._max_workers)
+        self._surroundings = _surroundings(workplace, self._max_workers)
+        self._idle_timeout = None if workplace is None else workplace.idle_timeout
         self._max_tasks = _check_tasks(max_tasks_per_child)
         self._kill_grace = _check_grace(kill_grace)
         self._carrier = Carrier(context) if context else None
@@ -158,9 +160,8 @@ class ProcessPool(HandingPool):
     def _new_engine(self) -> Staff:
         thread_name = f"parallel-{self.name or 'process'}"
         self._handed = Tally()
-        asks_for_threads = self._workplace.threads_per_worker is not None
         room: Any = import_module("parallel.pools.process.engine")
-        launcher = room.Launcher(self.label, self._context, self._surroundings, asks_for_threads)
+        launcher = room.Launcher(self.label, self._context, self._surroundings, self._asks_for_threads)
         setup = Setup(
             *self._initializer,
             not main_is_importable(),
@@ -169,7 +170,6 @@ class ProcessPool(HandingPool):
             self.label,
             self._levels,
         )
-        idle_timeout = self._workplace.idle_timeout
         staff: Staff = room.Staff(
             room.Settings(
                 self.label,
@@ -179,7 +179,7 @@ class ProcessPool(HandingPool):
                 setup,
                 self._max_tasks,
                 self._kill_grace,
-                None if idle_timeout == math.inf else idle_timeout,
+                None if self._idle_timeout == math.inf else self._idle_timeout,
             ),
             self._carrier,
         )
@@ -289,12 +289,22 @@ def _levels(forward: bool | None) -> Levels | None:
     return levels
 
 
-def _surroundings(workplace: Workplace, workers: int) -> Surroundings:
+def _workplace(**said: object) -> Workplace | None:
+    """Check what is said about the processes of a pool; None if nothing is, as the room takes 25 ms to load."""
+    if all(value is None or value == () for value in said.values()):
+        return None
+    workplace: Workplace = import_module("parallel.kinds").Workplace(**said)
+    return workplace
+
+
+def _surroundings(workplace: Workplace | None, workers: int) -> Surroundings:
+    threads = max(1, cpus() // workers)
+    if workplace is None:
+        return Surroundings(thread_variables(threads, False, os.environ))
     said = workplace.env or {}
-    threads = workplace.threads_per_worker or max(1, cpus() // workers)
     asked = workplace.threads_per_worker is not None
     return Surroundings(
-        env={**thread_variables(threads, asked, os.environ), **said},
+        env={**thread_variables(workplace.threads_per_worker or threads, asked, os.environ), **said},
         cwd=None if workplace.cwd is None else os.path.abspath(workplace.cwd),
         preload=workplace.preload,
         soft_limit=workplace.max_memory_per_child,

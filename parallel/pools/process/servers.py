@@ -39,6 +39,7 @@ from multiprocessing.context import ForkServerProcess, SpawnProcess, set_spawnin
 from multiprocessing.context import SpawnContext as SpawnContext
 from multiprocessing.process import BaseProcess
 from socket import SHUT_RDWR, send_fds, socket, socketpair
+from types import FunctionType
 from typing import Any, Final, NamedTuple
 
 from parallel.pools.process.programs import Program, start
@@ -189,12 +190,23 @@ def _start_server(descriptor: int, surroundings: Surroundings) -> Program:
     enter = "" if surroundings.cwd is None else f"import os; os.chdir({surroundings.cwd!r}); "
     code = (
         f"{enter}import sys; sys.path[:] = {_search_path()!r}; from parallel.pools.process.nursery import main; "
-        f"main({descriptor}, {surroundings.preload!r})"
+        f"main({descriptor}, {_rooms_of_main()!r}, {surroundings.preload!r})"
     )
     command = [_spawn.get_executable(), *_util._args_from_interpreter_flags(), "-c", code]
     # Nothing of *env* but defaults if it is plain: those are for each pool to say.
     env = os.environ if surroundings.is_plain else {**os.environ, **surroundings.env}
     return Program(start(command, [descriptor], env, quiet=True))
+
+
+def _rooms_of_main() -> tuple[str, ...]:
+    """
+    Name the modules of this library whose names the main module uses.
+
+    Each worker would load them with that module, which takes longer than its start.
+    """
+    values = list(vars(sys.modules["__main__"]).values())
+    named = {getattr(value, "__module__", None) for value in values if isinstance(value, type | FunctionType)}
+    return tuple(sorted(name for name in named if isinstance(name, str) and name.startswith("parallel.")))
 
 
 def _search_path() -> list[str]:
