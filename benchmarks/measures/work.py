@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 
 def nothing() -> None:
@@ -34,3 +35,10 @@ def busy(seconds: float) -> None:
     end = time.process_time() + seconds
     while time.process_time() < end:
         sum(range(100))
+
+
+def timed(fn: Callable[[float], None], seconds: float) -> float:
+    """Call a function; return how many seconds that took."""
+    start = time.perf_counter()
+    fn(seconds)
+    return time.perf_counter() - start
