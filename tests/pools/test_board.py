@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import marshal
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def test_recall_across_the_end_of_the_numbers() -> None:
 def test_memory_of_a_file_has_no_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Where there is no memfd, a file is used that is gone from its folder at once."""
     monkeypatch.delattr(os, "memfd_create")
-    monkeypatch.setattr(board.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     memory = make_memory()
     assert memory is not None
     assert os.fstat(memory).st_size == board.WHOLE

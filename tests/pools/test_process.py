@@ -174,13 +174,14 @@ def test_calls_share_no_context(one: ProcessPool) -> None:
 def test_worker_loads_what_it_needs(run_script: Any, method: str) -> None:
     """A worker starts without what few calls need."""
     script = f"""
-if __name__ == "__main__":
-    import sys
+def main():  # what the main module itself has of this library, a fork server loads
     from parallel import ProcessPool
     with ProcessPool(1, {method!r}) as pool:
         loaded = set(pool.submit(eval, "[*__import__('sys').modules]").result())
     heavy = {{"rich", "asyncio", "attr", "cattrs", "cloudpickle", "logging", "concurrent.futures", "parallel.errors"}}
     print(sorted(loaded & heavy))
+if __name__ == "__main__":
+    main()
 """
     assert run_script(script).stdout == "[]\n"
 
