@@ -22,14 +22,12 @@ def run_coroutine(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run *coroutine* to its end and return its value; what it raises comes out."""
     import asyncio
 
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        if this.worker is None:
-            return asyncio.run(coroutine)
-        value: T = _runner(asyncio).run(coroutine, context=copy_context())  # else in that of the first one
-        return value
-    return _run_aside(asyncio, coroutine)
+    if runs_a_loop():
+        return _run_aside(asyncio, coroutine)
+    if this.worker is None:
+        return asyncio.run(coroutine)
+    value: T = _runner(asyncio).run(coroutine, context=copy_context())  # else in that of the first one
+    return value
 
 
 def close_loop() -> None:
