@@ -190,6 +190,7 @@ class Dispatching:
     def give_up(self, peer: Peer) -> None:
         """On the reader: end a worker that nobody can tell about what it was sent."""
         self.retire(peer)
+        peer.forsaken = True
         peer.sender = 0
         peer.kill()
         if peer.dead:

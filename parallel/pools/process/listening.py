@@ -314,7 +314,7 @@ class Listening:
             base, entries = peer.board.journal()
             fresh = entries[max(peer.answered + 1 - base, 0) :]
             self._settle(peer, [marshal.loads(entry) for entry in fresh])
-        if self._books.interrupted or not peer.inflight:
+        if self._books.interrupted or peer.forsaken or not peer.inflight:
             return
         lost = int(self._is_to_blame(peer) and not self._is_run_again(peer))
         with self._dispatching.gate:
@@ -328,8 +328,8 @@ class Listening:
         if not peer.inflight and peer.board.report():  # no error tells of it
             LOGGER.warning("worker process %d %s between two calls%s", peer.pid, how_it_died(exit_code), quoted(words))
         while peer.inflight:
-            if self._books.interrupted:
-                self._blame(peer, (None, CANCELLED, None))  # whoever interrupted the program knows
+            if self._books.interrupted or peer.forsaken:
+                self._blame(peer, (None, CANCELLED, None))  # whoever interrupted the program, or the submit, knows
                 continue
             name = peer.inflight[0].known.name
             error = WorkerDiedError(name, peer.pid, exit_code, words)

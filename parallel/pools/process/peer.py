@@ -96,6 +96,7 @@ class Peer:
         ready: It has said hello, and was not dismissed. Changed under the gate.
         dead: Its socket has ended. Written by the reader.
         killed: The pool ends it by force. Written by whoever does.
+        forsaken: Whoever was sending it a call was interrupted, and has no future of it. Written by the reader.
         unread: It died before it had read all that was sent.
         recall: What it was told not to begin, until it has said that it doesn't.
         taken: What it was told not to begin has been queued again.
@@ -135,6 +136,7 @@ class Peer:
         self.ready = False
         self.dead = False
         self.killed = False
+        self.forsaken = False
         self.unread = False
         self.recall: Recall | None = None
         self.taken = False
