@@ -190,8 +190,10 @@ class Attempt(Run):
         elif self._is_rewound and self._lane is not None:
             self._is_rewound = False
             self._lane.start(self)
-        if self.cancel_requested or self._was_given_up:
+        if self._was_given_up:
             self._stop()  # who gave it up may have been too early to do so
+        elif self.cancel_requested and self.stop is not None:
+            self.stop()  # as well; but nobody has asked for it to be killed
 
     def rewind(self) -> None:
         """See that its time begins anew when another worker starts it; see `Run.rewind`."""

@@ -152,12 +152,20 @@ class Calls:
         self.returned.appendleft(given.future)
 
     def drop(self) -> list[Future[Any]]:
-        """Under the gate: take all that wait; the caller ends each of them, by `end_dropped` or `end_here`."""
-        dropped: list[Future[Any]] = []
-        while (call := self.take()) is not None:
-            dropped.append(call.future if isinstance(call, Given) else call)  # its work is taken as it ends
-        self._dropped.update((id(future), future) for future in dropped)
-        return dropped
+        """Under the gate: take all that wait; the caller ends each of what `dropped` returns then."""
+        queues: tuple[Any, ...] = (self.returned, self.urgent, self.plain, self.lesser)
+        for queue in queues:
+            waiting: list[Waiting] = [*queue]
+            for call in waiting:  # noted before it is taken: an interrupt may come in between
+                future = call.future if isinstance(call, Given) else call  # its work is taken as it ends
+                self._dropped[id(future)] = future
+            for _ in waiting:
+                queue.popleft()
+        return self.dropped()
+
+    def dropped(self) -> list[Future[Any]]:
+        """Return what was dropped, and has not been ended: by `end_dropped`, or `end_here`."""
+        return list(self._dropped.values())
 
     def drop_ended(self) -> None:
         """Under the gate: forget those at the head of the queue that were cancelled."""
@@ -181,8 +189,9 @@ class Calls:
 
     def end_dropped(self, future: Future[Any], outcome: Callable[[], Outcome]) -> None:
         """On the reader: have `settle_all` end a dropped call."""
-        self._endings.append((partial(_end_unread, future, may_block=False), outcome))
-        self._dropped.pop(id(future), None)
+        if self._dropped.get(id(future)) is not None:
+            self._endings.append((partial(_end_unread, future, may_block=False), outcome))
+            self._dropped.pop(id(future), None)
 
     def end_here(self, future: Future[Any], outcome: Outcome) -> None:
         """End a dropped call on this thread, where callbacks may block."""
@@ -190,8 +199,8 @@ class Calls:
             _end_unread(future, outcome, may_block=True)
         finally:
             with self._lock:
-                self._dropped.pop(id(future), None)
-                self._done_here += 1
+                if self._dropped.pop(id(future), None) is not None:
+                    self._done_here += 1
 
     def count_stillborn(self) -> None:
         """Count a call that ended where it was made."""

@@ -151,18 +151,18 @@ class Dispatching:
 
     def _idle_for(self, known: Known) -> Peer | None:
         """Under the gate: choose an idle worker; None if there is none, or this thread's last one will be back soon."""
-        attention = self.lacking
+        self.attention = self.lacking  # (*) before the workers are asked: who frees one does it the other way round
         found = None
         me = _get_ident()
         for peer in reversed(self.peers):  # the latest first: its caches are warm
             if peer.is_idle():
                 if peer.takes_calls():
-                    attention = attention or found is not None
+                    if found is not None:
+                        self.attention = True
                     found = found or peer
             elif peer.burst == me and known.cost and len(peer.inflight) * (peer.cost + known.cost) < LEAST:
                 self.attention = True
                 return None  # a burst of short calls: it goes with the next message
-        self.attention = attention
         if found is not None:
             found.burst = me
         return found
@@ -214,6 +214,7 @@ class Dispatching:
         """Under the gate: give calls to workers; return those to which they are to be sent without it."""
         calls = self._calls
         claimed: list[Peer] = []
+        self.attention = self.lacking  # (*) as in `_idle_for`
         peers = [peer for peer in self.peers if peer.takes_calls()]
         peers.sort(key=_load)
         for peer in peers:
@@ -231,7 +232,8 @@ class Dispatching:
             if self._give(peer, calls.stream(), room):
                 peer.sender = _get_ident()
                 claimed.append(peer)
-        self.attention = self.lacking or any(peer.sent == peer.answered and not peer.sender for peer in peers)
+        if self.lacking or any(peer.sent == peer.answered and not peer.sender for peer in peers):
+            self.attention = True
         return claimed
 
     def _next_cost(self) -> int:
@@ -334,8 +336,8 @@ class Dispatching:
 
     def _send(self, peer: Peer, count: int) -> None:
         peer.sent_at = time.monotonic_ns()
-        if count > 1:
-            self._arm(peer, peer.sent_at)
+        if count > 1 or len(peer.inflight) > count:
+            self._arm(peer, peer.sent_at)  # some of them may have to wait for a long one
         if not peer.send():
             self.tell(partial(self.watch, peer))
 

@@ -115,16 +115,10 @@ class Staff(Engine):
     def _take_carefully(self, future: Future[Any], known: Known) -> None:
         """Open the engine if need be; send the call, if somebody is idle, or queue it."""
         try:
-            while self._life is Life.NEW and not self._books.closing:
-                with self._lock:
-                    opens = self._life is Life.NEW and not self._books.closing
-                    if opens:
-                        self._opener = threading.get_ident()
-                        self._life = Life.OPENING
-                if opens:
-                    self._open()
+            self._see_to_opening()
             if not self._books.closing:
                 self._dispatching.direct(future, known)
+                self._see_to_opening()  # (*) after it was queued: the thread that was opening it may have failed
         except (PoolShutdownError, PoolBrokenError):
             raise
         except BaseException:
@@ -132,6 +126,17 @@ class Staff(Engine):
                 self._undo_opening()
             self._reactor.tell(self._hiring.see_to_workers)
             raise
+
+    def _see_to_opening(self) -> None:
+        """Open the engine if nobody has, or is about to."""
+        while self._life is Life.NEW and not self._books.closing:
+            with self._lock:
+                opens = self._life is Life.NEW and not self._books.closing
+                if opens:
+                    self._opener = threading.get_ident()
+                    self._life = Life.OPENING
+            if opens:
+                self._open()
 
     def _refuse(self, future: Future[Any]) -> None:
         """
@@ -294,17 +299,32 @@ class Staff(Engine):
     def close(self, cancel_futures: bool) -> None:
         if self.era != era():
             return
+        if (
+            self._dispatching.is_owned()
+        ):  # by this thread, in the middle of a submit; and the lock comes before the gate
+            self._reactor.tell(partial(self.close, cancel_futures))
+            return
         with self._lock:
             self._books.closing = True
             self._dispatching.is_watched = self._dispatching.attention = True
-            dropped = self._drop() if cancel_futures else []
+            if cancel_futures or self._life is Life.NEW:
+                self._drop()
+            dropped = self._calls.dropped()  # with those that an interrupted thread has left
             if self._life is Life.NEW:
                 self._life = Life.GONE
                 self._quiet.notify_all()
                 self._books.store.close()
-        for future in dropped:
-            self._calls.end_here(future, (None, CANCELLED, None))
-        self._reactor.tell(self._hiring.see_to_workers)
+        try:
+            for future in dropped:
+                self._calls.end_here(future, (None, CANCELLED, None))
+        finally:
+            self._reactor.tell(self._close_behind)
+
+    def _close_behind(self) -> None:
+        """On the reader: cancel what an interrupted thread has left, and see to the workers."""
+        for future in self._calls.dropped():
+            self._calls.end_dropped(future, lambda: (None, CANCELLED, None))
+        self._hiring.see_to_workers()
 
     def join(self) -> None:
         if self.era != era():
@@ -322,6 +342,9 @@ class Staff(Engine):
 
     def resize(self, max_workers: int) -> None:
         """Have at most so many workers from now on; those too many leave when their calls have ended."""
+        if self._dispatching.is_owned():
+            self._reactor.tell(partial(self.resize, max_workers))  # as in `close`
+            return
         with self._lock:
             self._books.roster.most = max_workers
             self._books.note_room()
@@ -388,12 +411,11 @@ class Staff(Engine):
         return self._dispatching.sent_by(threading.get_ident())
 
     def stats(self) -> PoolStats:
-        with self._lock:
-            sent = [len(peer.inflight) for peer in self._roster.staff]
-            running = sum(map(bool, sent))
-            return PoolStats(
-                workers=len(self._roster),
-                queued=self._calls.waiting() + sum(sent) - running,
-                running=running,
-                done=self._calls.done,
-            )
+        sent = [len(peer.inflight) for peer in list(self._roster.staff)]  # no lock: a signal handler may ask
+        running = sum(map(bool, sent))
+        return PoolStats(
+            workers=len(self._roster),
+            queued=self._calls.waiting() + sum(sent) - running,
+            running=running,
+            done=self._calls.done,
+        )

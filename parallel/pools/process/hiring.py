@@ -76,11 +76,11 @@ class Hiring:
             self._start_workers()
 
     def _start_workers(self) -> None:
-        failure: Exception | None = None
+        failure: BaseException | None = None
         try:
             while self._lacks_workers():
                 self._hire_patiently()
-        except Exception as error:  # the system refuses, or the initializer can't be pickled
+        except BaseException as error:  # the system refuses, or the initializer can't be pickled: user code runs there
             failure = error
         self._books.reactor.tell(partial(self._starter_left, threading.current_thread(), failure))
 
@@ -106,7 +106,7 @@ class Hiring:
             self._books.note_room()
         self._books.reactor.tell(partial(self._books.watch, peer))
 
-    def _starter_left(self, starter: threading.Thread, error: Exception | None) -> None:
+    def _starter_left(self, starter: threading.Thread, error: BaseException | None) -> None:
         """On the reader: see to what has come up while the starter ended."""
         books = self._books
         if starter is not threading.current_thread():

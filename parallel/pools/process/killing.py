@@ -214,13 +214,13 @@ class Killing:
         now = time.monotonic()
         for target in _overdue(self._expected, now):
             del self._expected[target]
+            self.begin(target)  # before that is told: a filter of the user's may raise
             LOGGER.warning(
                 "worker process %d is ended by force: it should have left %g s ago, and a thread that a call has left "
                 "there, or something that is done at its exit, keeps it",
                 target.pid,
                 LEAVE,
             )
-            self.begin(target)
         for target in _overdue(self._due, now):
             self._finish(target)
         return min((due - now for dues in (self._due, self._expected) for due in dues.values()), default=math.inf)

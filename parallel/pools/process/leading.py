@@ -192,7 +192,7 @@ class Leading:
 
 def _may_tidy(peer: Peer, number: int, me: int) -> bool:
     """Under the gate: tell whether this thread still leads a worker, whose one call is that of *number*."""
-    if peer.leader != me or peer.reads & 1 or peer.sender:
+    if peer.leader != me or peer.reads & 1 or peer.sender or peer.recall is not None:
         return False
     return peer.sent == number == peer.answered + 1
 

@@ -135,7 +135,8 @@ class Listening:
                 self._on_frame(peer, frame)
         except MemoryError as error:  # the rest of the stream can't be read: it is given up, with the worker
             came = False
-            self._give_up(peer, error)
+            peer.problem = error
+            peer.kill()
         finally:
             peer.reads += 1
             if peer.leader and peer.ear is not None:
@@ -237,16 +238,11 @@ class Listening:
 
     # -- their deaths -------------------------------------------------------------------------------------------------
 
-    def _give_up(self, peer: Peer, error: BaseException) -> None:
-        """End a worker and, with *error*, the call that it has."""
-        if peer.inflight:
-            self._blame(peer, (None, error, None))
-        peer.kill()
-
     def _blame(self, peer: Peer, outcome: Outcome) -> None:
         """End the first of a worker's calls with *outcome*."""
         peer.answered += 1
-        self._calls.end(peer.inflight.popleft(), lambda: outcome)
+        self._calls.end(peer.inflight[0], lambda: outcome)  # before it is nobody's any more: see `Calls.all_ended`
+        peer.inflight.popleft()
 
     def _stream_ended(self, peer: Peer) -> None:
         if peer.dead:
@@ -270,7 +266,7 @@ class Listening:
             if peer.ear is not None:
                 peer.ear.ring()
             return  # its leader rings when it is through
-        while self._read(peer):
+        while peer.problem is None and self._read(peer):
             continue  # what it has sent before its end; there may be no end of the stream
         with books.lock:
             was_spare = peer in books.roster.spares
@@ -316,7 +312,7 @@ class Listening:
             self._settle(peer, [marshal.loads(entry) for entry in fresh])
         if self._books.interrupted or peer.forsaken or not peer.inflight:
             return
-        lost = int(self._is_to_blame(peer) and not self._is_run_again(peer))
+        lost = int(peer.problem is not None or (self._is_to_blame(peer) and not self._is_run_again(peer)))
         with self._dispatching.gate:
             while len(peer.inflight) > lost:
                 self._calls.give_back(peer.inflight.pop())
@@ -330,6 +326,9 @@ class Listening:
         while peer.inflight:
             if self._books.interrupted or peer.forsaken:
                 self._blame(peer, (None, CANCELLED, None))  # whoever interrupted the program, or the submit, knows
+                continue
+            if peer.problem is not None:
+                self._blame(peer, (None, peer.problem, None))
                 continue
             name = peer.inflight[0].known.name
             error = WorkerDiedError(name, peer.pid, exit_code, words)

@@ -162,8 +162,9 @@ class Looking:
 
     def _having(self, future: Future[Any]) -> list[tuple[Peer, int]]:
         """Return the worker that has the call of *future*, and its number there; empty: none has."""
-        peers = list(self._books.roster.staff)
-        return [(peer, given.number) for peer in peers for given in list(peer.inflight) if given.future is future][:1]
+        with self._dispatching.gate:  # who gives it to one is through then
+            peers = list(self._books.roster.staff)
+            return [(peer, given.number) for peer in peers for given in peer.inflight if given.future is future][:1]
 
     def _condemn(self, peer: Peer, number: int) -> None:
         if self._dispatching.retire_with(peer, number):

@@ -97,6 +97,7 @@ class Peer:
         dead: Its socket has ended. Written by the reader.
         killed: The pool ends it by force. Written by whoever does.
         forsaken: Whoever was sending it a call was interrupted, and has no future of it. Written by the reader.
+        problem: What has come of it can't be read, because of this; the call that it belongs to fails so.
         unread: It died before it had read all that was sent.
         recall: What it was told not to begin, until it has said that it doesn't.
         taken: What it was told not to begin has been queued again.
@@ -137,6 +138,7 @@ class Peer:
         self.dead = False
         self.killed = False
         self.forsaken = False
+        self.problem: BaseException | None = None
         self.unread = False
         self.recall: Recall | None = None
         self.taken = False

@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 import math
 import select
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
 from socket import socket, socketpair
 from typing import Final, Protocol, TypeAlias
 
-from parallel.pools.process.wire import close_kept, keep_from_forks
+from parallel.pools.process.wire import LONGEST, close_kept, keep_from_forks
 
 LOGGER = logging.getLogger("parallel")
 
@@ -37,6 +38,10 @@ WRITE: Final = 4
 
 Handler: TypeAlias = Callable[[int], object]
 """Called with the events that came: `WRITE`, and anything else, which says that there is something to read."""
+
+
+AGAIN: Final = 0.1
+"""Seconds until the next round after one that has failed."""
 
 
 class Poller(Protocol):
@@ -181,7 +186,8 @@ class Reactor:
         try:
             self.poller.modify(descriptor, events)
         except FileNotFoundError:
-            self.poller.register(descriptor, events)
+            with suppress(FileExistsError):  # who led it has put it back meanwhile
+                self.poller.register(descriptor, events)
 
     def forget(self, descriptor: int) -> None:
         """Watch a descriptor no longer, if it is. On the thread, and while it is open."""
@@ -202,7 +208,7 @@ class Reactor:
     def _run(self) -> None:
         try:
             while (wait := self._round()) is not None:
-                for descriptor, events in self.poller.poll(None if wait == math.inf else wait):
+                for descriptor, events in self.poller.poll(None if wait == math.inf else min(wait, LONGEST)):
                     handler = self._handlers.get(descriptor)
                     if handler is not None:
                         _guarded(handler, events)
@@ -216,7 +222,11 @@ class Reactor:
     def _round(self) -> float | None:
         while self._errands:
             _guarded(self._errands.popleft())
-        return self._round_done()
+        try:
+            return self._round_done()
+        except BaseException:  # as in `_guarded`
+            _tell("the round")
+            return AGAIN
 
     def _drain(self, events: int) -> None:
         with suppress(BlockingIOError):
@@ -227,4 +237,12 @@ def _guarded(job: Callable[..., object], *args: object) -> None:
     try:
         job(*args)
     except BaseException:  # the thread is all that ends the pool's futures
-        LOGGER.exception("process pool: %r failed", job)
+        _tell(repr(job))
+
+
+def _tell(what: str) -> None:
+    """Tell of an error of this library; what tells of it may be what has raised: a filter of the user's."""
+    try:
+        LOGGER.exception("process pool: %s failed", what)
+    except Exception:
+        sys.excepthook(*sys.exc_info())

@@ -55,6 +55,9 @@ from socket import socket
 from struct import Struct
 from typing import Any, Final, Protocol, TypeAlias
 
+LONGEST: Final = 86_400.0
+"""Seconds that one wait for a socket takes at most: the system takes no more than 2**31 milliseconds."""
+
 ANSWERS: Final = 1
 HELLO: Final = 2
 BROKEN: Final = 3

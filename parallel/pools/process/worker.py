@@ -72,6 +72,7 @@ from parallel.pools.process.wire import (
     HELLO,
     LOG,
     LONG,
+    LONGEST,
     NEWS,
     NOT_FOUND,
     POSTED,
@@ -229,7 +230,8 @@ class Outlet:
     """
     The worker's end of the stream, where frames go out, one after the other, whoever sends them.
 
-    State: `_waiting`, guarded by `_lock`, which is re-entrant: a signal handler may log while a frame goes out.
+    State: `_waiting`, guarded by `_lock`, which is re-entrant: a signal handler may log, or raise, while a frame goes
+    out. The first frame in it loses what has been sent: whoever comes next goes on where an interrupted one stopped.
     """
 
     def __init__(self, sock: socket) -> None:
@@ -252,8 +254,12 @@ class Outlet:
             self._is_sending = True
             try:
                 while self._waiting:
-                    for part in self._waiting.popleft():
-                        self._sock.sendall(part)
+                    frame = self._waiting[0]
+                    while frame:
+                        frame[0] = memoryview(frame[0])[self._sock.send(frame[0]) :]
+                        if not frame[0]:
+                            del frame[0]
+                    self._waiting.popleft()
             finally:
                 self._is_sending = False
 
@@ -478,7 +484,7 @@ class Server:
             if self._has_ended:
                 time.sleep(left)
             else:
-                self._look(left)
+                self._look(min(left, LONGEST))
         return True
 
     def _look(self, seconds: float) -> None:
