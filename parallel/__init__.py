@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         DeadlockError,
         ForkedError,
         GroupClosedError,
+        MapHaltedError,
         NestedPoolError,
         NoTaskError,
         ParallelError,
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from parallel.registry import Registry, configure, using
     from parallel.resources import PerWorker, per_worker
     from parallel.retries import Retry
-    from parallel.streams import MapFuture
+    from parallel.streams import Halt, MapFuture, Stream
     from parallel.tasks import Task
     from parallel.unseen import UnobservedErrorWarning
 
@@ -68,9 +69,11 @@ __all__ = [
     "ForkedError",
     "Future",
     "GroupClosedError",
+    "Halt",
     "InlinePool",
     "LoopPool",
     "MapFuture",
+    "MapHaltedError",
     "NestedPoolError",
     "NoTaskError",
     "ParallelError",
@@ -89,6 +92,7 @@ __all__ = [
     "SerializationError",
     "Settled",
     "StarvationError",
+    "Stream",
     "Task",
     "TaskGroup",
     "TaskTimeoutError",
@@ -119,9 +123,9 @@ __all__ = [
 ]
 
 _ROOMS: Final = {
-    "errors": "ConfigError DeadlockError ForkedError GroupClosedError NestedPoolError NoTaskError ParallelError "
-    "PoolBrokenError PoolFullError PoolShutdownError RemoteError SerializationError StarvationError TaskTimeoutError "
-    "UnknownPoolError UnsuitableFunctionError",
+    "errors": "ConfigError DeadlockError ForkedError GroupClosedError MapHaltedError NestedPoolError NoTaskError "
+    "ParallelError PoolBrokenError PoolFullError PoolShutdownError RemoteError SerializationError StarvationError "
+    "TaskTimeoutError UnknownPoolError UnsuitableFunctionError",
     "deaths": "WorkerDiedError",
     "unseen": "UnobservedErrorWarning",
     "rates": "Rate",
@@ -136,7 +140,7 @@ _ROOMS: Final = {
     "pools.loop": "LoopPool",
     "pools.process.pool": "ProcessPool",
     "registry": "Registry configure using",
-    "streams": "MapFuture",
+    "streams": "Halt MapFuture Stream",
     "tasks": "Task",
     "declaring": "task",
     "mapping": "ParallelMap parallel_map",

@@ -8,6 +8,7 @@ import signal
 from concurrent.futures.process import BrokenProcessPool
 from textwrap import indent
 
+from parallel.chunks import Kept
 from parallel.errors import ParallelError
 
 
@@ -22,6 +23,9 @@ class WorkerDiedError(ParallelError, BrokenProcessPool):
         last_words: The last lines that Python wrote there to standard error, and the traceback if a signal such as
             SIGSEGV or SIGABRT killed it; empty if there are none.
     """
+
+    kept: Kept | None = None
+    """If the call was a chunk of a map: how far it had come. For the map."""
 
     def __init__(self, task: str, pid: int, exit_code: int | None, last_words: str = "") -> None:
         self.task = task

@@ -321,7 +321,7 @@ def end_of(future: State[Any], outcome: Outcome) -> Ended | None:
 def _dispatch_link(dispatcher: Dispatcher, link: Link, outcome: Outcome) -> tuple[State[Any], Outcome] | None:
     """Hand *link* on; return its target and its end if that can't be done."""
     try:
-        _dispatch(dispatcher, _LinkStep(link, outcome))
+        dispatch(dispatcher, _LinkStep(link, outcome))
     except Exception as error:  # there is no thread any more, or none could be started
         if link.target.take_work() is not None:
             return link.target, (None, error, None)
@@ -330,12 +330,12 @@ def _dispatch_link(dispatcher: Dispatcher, link: Link, outcome: Outcome) -> tupl
 
 def _dispatch_callback(callback: Callback, future: State[Any]) -> None:
     try:
-        _dispatch(alive(future.dispatcher) or current_registry().callbacks, _CallbackStep(callback, future))
+        dispatch(alive(future.dispatcher) or current_registry().callbacks, _CallbackStep(callback, future))
     except Exception:
         LOGGER.exception("no callback thread could be had for %r: a callback was not called", future)
 
 
-def _dispatch(dispatcher: Dispatcher, step: Step) -> None:
+def dispatch(dispatcher: Dispatcher, step: Step) -> None:
     """Have *dispatcher* run *step*; after its shutdown, the callback threads of the default registry."""
     try:
         dispatcher.dispatch(step)

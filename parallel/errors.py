@@ -64,6 +64,26 @@ class UnknownPoolError(ParallelError, LookupError):
         return f"no pool named {self.name!r}{nearest}{asked}; known: {known}; a table [pools.{self.name}] would make it"
 
 
+class MapHaltedError(ParallelError):
+    """
+    So many items of a map have failed that it was ended, as its `Halt` says; the cause is the last failure.
+
+    Args:
+        name: The function, `module:qualname`.
+        failed: How many items have failed.
+        ended: How many have ended.
+    """
+
+    def __init__(self, name: str, failed: int, ended: int) -> None:
+        self.name = name
+        self.failed = failed
+        self.ended = ended
+        super().__init__(name, failed, ended)
+
+    def __str__(self) -> str:
+        return f"the map of {self.name} was ended: {self.failed} of {self.ended} items have failed"
+
+
 class PoolShutdownError(ParallelError, RuntimeError):
     """
     The pool, or the registry, has been shut down and takes no more calls.

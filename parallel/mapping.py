@@ -7,17 +7,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from inspect import iscoroutinefunction
 from types import CoroutineType
-from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, cast, overload
+from typing import Any, Generic, Literal, ParamSpec, Protocol, Self, TypeVar, Unpack, cast, overload
 
+from parallel.combine import Settled
 from parallel.context import Declared
 from parallel.declaring import task
 from parallel.futures import Future
 from parallel.naming import dress, find_again, resolve
 from parallel.options import Said
-from parallel.streams import MapFuture, map_eagerly
+from parallel.streams import MapCommon, MapFuture, MapSaid, Stream, StreamCommon, StreamSaid
 from parallel.tasks import Task, caller
 
 P = ParamSpec("P")
@@ -87,25 +88,107 @@ class ParallelMap(Declared, Generic[P, R]):
         return self.task.name
 
     @overload
-    def __call__(self: OfOne[A, T], items: Iterable[A], /) -> MapFuture[T]: ...
+    def __call__(self: OfOne[A, T], items: Iterable[A], /, **said: Unpack[MapSaid]) -> MapFuture[T]: ...
     @overload
-    def __call__(self: OfTwo[A, B, T], items: Iterable[A], more: Iterable[B], /) -> MapFuture[T]: ...
+    def __call__(
+        self: OfTwo[A, B, T], items: Iterable[A], more: Iterable[B], /, **said: Unpack[MapSaid]
+    ) -> MapFuture[T]: ...
     @overload  # more are not checked
     def __call__(
-        self: OfMany[T], a: Iterable[Any], b: Iterable[Any], c: Iterable[Any], /, *more: Iterable[Any]
+        self: OfMany[T],
+        a: Iterable[Any],
+        b: Iterable[Any],
+        c: Iterable[Any],
+        /,
+        *more: Iterable[Any],
+        **said: Unpack[MapSaid],
     ) -> MapFuture[T]: ...
-    def __call__(self: Any, *iterables: Iterable[Any]) -> MapFuture[Any]:
+    @overload
+    def __call__(
+        self: OfMany[T],
+        *iterables: Iterable[Any],
+        constants: Mapping[str, object],
+        unpack: bool = False,
+        **said: Unpack[MapSaid],
+    ) -> MapFuture[T]: ...
+    @overload
+    def __call__(
+        self: OfMany[T], rows: Iterable[Iterable[Any]], /, *, unpack: Literal[True], **said: Unpack[MapSaid]
+    ) -> MapFuture[T]: ...
+    @overload
+    def __call__(
+        self: OfOne[A, T], items: Iterable[A], /, *, errors: Literal["collect"], **said: Unpack[MapCommon]
+    ) -> MapFuture[Settled[T]]: ...
+    @overload
+    def __call__(
+        self: OfMany[T],
+        *iterables: Iterable[Any],
+        errors: Literal["collect"],
+        constants: Mapping[str, object] = ...,
+        unpack: bool = False,
+        **said: Unpack[MapCommon],
+    ) -> MapFuture[Settled[T]]: ...
+    def __call__(self: Any, *iterables: Iterable[Any], **said: Any) -> MapFuture[Any]:
         """
         Call the function with each item, or each tuple of items of several iterables; the shortest ends it.
 
+        Args:
+            iterables: What it is called with.
+            said: See `MapSaid`, and `constants`, `unpack`; `errors="collect"` gives a `Settled` for each item.
+
         Returns:
             The future of the list of all values, in input order; iterating it yields them as they come. The first
-            item that fails fails the whole.
+            item that fails fails the whole, unless *errors* says otherwise.
 
         Raises:
-            What an iterable raises, and what calling the task raises.
+            What an iterable raises at once, and what calling the task raises.
         """
-        return map_eagerly(self.task.for_each(caller()), iterables)
+        return MapFuture(self.task, caller(), iterables, said)
+
+    @overload
+    def stream(self: OfOne[A, T], items: Iterable[A], /, **said: Unpack[StreamSaid]) -> Stream[T]: ...
+    @overload
+    def stream(
+        self: OfTwo[A, B, T], items: Iterable[A], more: Iterable[B], /, **said: Unpack[StreamSaid]
+    ) -> Stream[T]: ...
+    @overload  # more are not checked
+    def stream(
+        self: OfMany[T],
+        a: Iterable[Any],
+        b: Iterable[Any],
+        c: Iterable[Any],
+        /,
+        *more: Iterable[Any],
+        **said: Unpack[StreamSaid],
+    ) -> Stream[T]: ...
+    @overload
+    def stream(
+        self: OfMany[T],
+        *iterables: Iterable[Any],
+        constants: Mapping[str, object],
+        unpack: bool = False,
+        **said: Unpack[StreamSaid],
+    ) -> Stream[T]: ...
+    @overload
+    def stream(
+        self: OfMany[T], rows: Iterable[Iterable[Any]], /, *, unpack: Literal[True], **said: Unpack[StreamSaid]
+    ) -> Stream[T]: ...
+    @overload
+    def stream(
+        self: OfOne[A, T], items: Iterable[A], /, *, errors: Literal["collect"], **said: Unpack[StreamCommon]
+    ) -> Stream[Settled[T]]: ...
+    @overload
+    def stream(
+        self: OfMany[T],
+        *iterables: Iterable[Any],
+        errors: Literal["collect"],
+        constants: Mapping[str, object] = ...,
+        unpack: bool = False,
+        **said: Unpack[StreamCommon],
+    ) -> Stream[Settled[T]]: ...
+    def stream(self: Any, *iterables: Iterable[Any], **said: Any) -> Stream[Any]:
+        """Call the function with each item, and return an iterator over the values; see `Task.stream`."""
+        return Stream(self.task, caller(), iterables, said)
 
     @overload  # pyright infers CoroutineType for `async def`, mypy Coroutine
     def submit(self: ParallelMap[P, CoroutineType[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextvars import Context, copy_context
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from parallel.arguments import ATOMS, Arguments, values_of
 from parallel.call import Call
@@ -28,6 +28,9 @@ from parallel.timed import TimedFuture
 
 LOGGER = logging.getLogger("parallel")
 
+RERUNS: Final = 2
+"""How often an item of a map is run again in which a worker has died, if it may be; as often as a call."""
+
 
 class Plan:
     """
@@ -39,10 +42,25 @@ class Plan:
 
     Attributes:
         about: What messages call the task, and its pool.
+        pool: Where they run.
+        chunks: Whether many items of a map may run as one call.
+        reruns: How often a call is run again whose worker has died in it.
         submits_lightly: Whether making a call only queues it: no code of the user's runs, and nothing blocks.
     """
 
-    __slots__ = ("_is_idempotent", "_is_plain", "_is_short", "_lane", "_launch", "_terms", "about", "submits_lightly")
+    __slots__ = (
+        "_is_idempotent",
+        "_is_plain",
+        "_is_short",
+        "_lane",
+        "_launch",
+        "_terms",
+        "about",
+        "chunks",
+        "pool",
+        "reruns",
+        "submits_lightly",
+    )
 
     def __init__(self, terms: Terms, *, is_bare: bool) -> None:
         self.about = About(terms.name, terms.pool.label)
@@ -54,6 +72,9 @@ class Plan:
         self._lane = terms.lane if is_bare and terms.pool.gate is None and terms.pool.has_threads else None
         self._is_short = terms.only_bounds_attempts and terms.pool.gate is None
         self._launch = terms.pool.launch
+        self.pool = terms.pool
+        self.chunks = is_plain or self._is_idempotent
+        self.reruns = RERUNS if terms.idempotent else 0
         self.submits_lightly = terms.pool.gate is None and not terms.pool.launches_here
 
     def call(

@@ -1,77 +1,547 @@
 """
-`MapFuture`: one function over many items.
+What comes out of a map: all of it, or one value after the other.
 
-    items ──▶ one call each, submitted at once ──▶ futures in input order ──▶ the list of all values
+    items ──▶ Flow ──┬── MapFuture: driven by callback threads, as fast as it goes; keeps the values
+                     └── Stream: driven by who asks for the next value, no further than its window; keeps nothing
 
-The input is read to its end before the first result is asked for: use a bounded iterable.
+What an item's failure does is said by *errors*: it ends the whole, stands in the place of the value, or is left out.
+
+State: of a `MapFuture`, `_slots`, `_ready`, `_arrivals` and what counts, written by the one thread at a time that
+drives it, and read by anybody; `_turn`, held by that one; `_bells`, by single steps. A `Stream` belongs to who asks it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from typing import Any, TypeVar
+from contextlib import suppress
+from contextvars import copy_context
+from operator import length_hint
+from typing import Any, Final, Generic, Literal, NamedTuple, Protocol, Self, TypeAlias, TypedDict, TypeVar, cast
 
-from parallel.context import current_registry
+from parallel.checks import described, is_count
+from parallel.combine import Settled
+from parallel.context import Dispatcher, current_registry, take_in
+from parallel.delivery import Errand, dispatch, settle
+from parallel.errors import MapHaltedError
+from parallel.flows import Flow, Pace, Part, PieceCancelledError, Route
 from parallel.futures import Future
-from parallel.meetings import all_or_error, meet
-from parallel.states import BARE
+from parallel.outcomes import CANCELLED, failed_with
+from parallel.states import BARE, State
 
 R = TypeVar("R")
+
+Errors: TypeAlias = Literal["raise", "collect", "skip"]
+
+_MISSING: Final = object()
+"""In the place of a value that has not come."""
+_SKIPPED: Final = object()
+"""In the place of one that is left out."""
+
+
+class Halt(NamedTuple):
+    """
+    When failures end a map that would go on after each of them.
+
+    Attributes:
+        when: `"soon"`: nothing more is begun, what runs comes to its end; `"now"`: what runs is ended too.
+        fail: After so many failures; or so much of all items, as in `"10%"`.
+    """
+
+    when: Literal["soon", "now"] = "soon"
+    fail: int | str = 1
+
+
+class MapCommon(TypedDict, total=False):
+    """
+    What may be said about any map, besides `constants` and `unpack`, and what a failure does.
+
+    Attributes:
+        strict: Iterables of different lengths are a `ValueError`.
+        chunksize: Items that are sent together; left out: as many as it turns out to be best.
+        halt: When failures end it that would not.
+        total: How many items there are, if the iterable doesn't know.
+    """
+
+    strict: bool
+    chunksize: int | None
+    halt: Halt | None
+    total: int | None
+
+
+class MapSaid(MapCommon, total=False):
+    """
+    What may be said about a map whose values are plain.
+
+    Attributes:
+        errors: What a failure does: `"raise"` ends the whole, which is the usual; `"skip"` leaves the item out.
+    """
+
+    errors: Literal["raise", "skip"]
+
+
+class StreamCommon(MapCommon, total=False):
+    """
+    What may be said about a stream, besides.
+
+    Attributes:
+        buffersize: Items that may have been read, and not handed out; left out: as many as keep the workers busy.
+        ordered: Values come in the order of the items, which is the usual; else as soon as they are there.
+    """
+
+    buffersize: int | None
+    ordered: bool
+
+
+class StreamSaid(StreamCommon, total=False):
+    """As `MapSaid`, for a stream."""
+
+    errors: Literal["raise", "skip"]
+
+
+class Mapped(Protocol):
+    """What is called with each item."""
+
+    @property
+    def name(self) -> str:
+        """The name of the function."""
+        ...
+
+    def route(self, place: Any, spread: bool, constants: Mapping[str, object] | None, /) -> Route:
+        """Return how items are sent, when it is mapped at *place*."""
+        ...
+
+
+class _Rules:
+    """What is said about a map, checked."""
+
+    def __init__(self, said: Mapping[str, Any], iterables: Sequence[Iterable[Any]], known_words: Iterable[str]) -> None:
+        known = {*known_words, "constants", "unpack"}
+        for name in said:
+            if name not in known:
+                raise TypeError(f"a map has no option {name!r}: expected one of {', '.join(sorted(known))}")
+        self.errors: Errors = said.get("errors", "raise")
+        if self.errors not in ("raise", "collect", "skip"):
+            raise ValueError(f"errors: expected 'raise', 'collect' or 'skip', found {described(self.errors)}")
+        self.chunksize = _count("chunksize", said.get("chunksize"))
+        self.buffersize = _count("buffersize", said.get("buffersize"))
+        self.constants: Mapping[str, object] | None = said.get("constants")
+        self.ordered: bool = said.get("ordered", True)
+        self.spread = len(iterables) != 1 or bool(said.get("unpack"))
+        if len(iterables) != 1 and said.get("unpack"):
+            raise TypeError("unpack=True is for one iterable of rows; several iterables give one argument each")
+        self.total = said.get("total")
+        if self.total is None:
+            self.total = _total_of(iterables)
+        self.halts = _Halting(said.get("halt"), self.total)
+        one = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=bool(said.get("strict")))
+        self.source: Iterator[Any] = one
+
+    def flow(self, mapped: Mapped, place: Any, target: State[Any], wake: Callable[[], State[Any] | None]) -> Flow:
+        """Make the flow of the items."""
+        route = mapped.route(place, self.spread, self.constants)
+        pace = Pace(self.chunksize, self.total, route.capacity)
+        return Flow(self.source, route, pace, self.buffersize, mapped.name, target, wake)
+
+
+def _count(name: str, value: object) -> int | None:
+    if value is None or is_count(value):
+        return cast("int | None", value)
+    raise ValueError(f"{name}: expected an integer of at least 1, found {described(value)}")
+
+
+def _total_of(iterables: Sequence[Iterable[Any]]) -> int | None:
+    """Return how many items there will be, if all of the iterables know their length, or have an idea of it."""
+    hints = [length_hint(each, -1) for each in iterables]
+    return min(hints) if hints and min(hints) >= 0 else None
+
+
+class _Halting:
+    """Counts failures, and says when they are too many."""
+
+    def __init__(self, halt: Halt | None, total: int | None) -> None:
+        self._halt = halt
+        self._share: float | None = None
+        self._most = 0
+        self._total = total
+        self.failures = 0
+        if halt is None:
+            return
+        if halt.when not in ("soon", "now"):
+            raise ValueError(f"halt: expected 'soon' or 'now', found {described(halt.when)}")
+        if isinstance(halt.fail, str):
+            self._share = _share(halt.fail)
+        else:
+            self._most = cast(int, _count("halt", halt.fail))
+
+    def count(self, failures: int, ended: int) -> bool:
+        """Note that so many more have failed, of so many that have ended by now; True if that is too many."""
+        self.failures += failures
+        if self._halt is None or not self.failures:
+            return False
+        if self._share is None:
+            return self.failures >= self._most
+        return self.failures >= self._share * max(self._total or ended, 1)
+
+    @property
+    def at_once(self) -> bool:
+        """Whether what runs is ended too."""
+        return self._halt is not None and self._halt.when == "now"
+
+
+def _share(text: str) -> float:
+    with suppress(ValueError):
+        percent = float(text.removesuffix("%"))
+        if text.endswith("%") and 0 < percent <= 100:
+            return percent / 100
+    raise ValueError(f"halt: expected a number of failures, or a share such as '10%', found {described(text)}")
+
+
+# -- all values -------------------------------------------------------------------------------------------------------
 
 
 class MapFuture(Future[list[R]]):
     """
     The future of the list of all values, one per item, in input order; iterating yields each as soon as it is there.
 
-    The first item that fails fails the whole, and the others are cancelled, as by `gather`. Iterating raises the failed
-    item's exception at its place. Leaving a loop over it early cancels nothing.
+    It goes on by itself, whoever waits, and keeps the values. A failure ends the whole, unless *errors* says otherwise:
+    what runs is asked to stop, and what has not begun is cancelled. Iterating raises the failed item's exception when
+    the values before it have come. Leaving a loop over it early cancels nothing.
     """
 
-    def __init__(self, futures: Sequence[Future[R]]) -> None:
+    def __init__(self, mapped: Mapped, place: Any, iterables: Sequence[Iterable[Any]], said: Mapping[str, Any]) -> None:
+        """Begin it, on this thread; what an iterable raises at once, and what calling the task raises, comes out."""
         super().__init__(BARE, current_registry().callbacks)
-        self._futures = tuple(futures)
-        meet(self._futures, all_or_error(selects=True), self)
+        self._name = mapped.name
+        self._rules = rules = _Rules(said, iterables, MapSaid.__annotations__)
+        self._slots: list[Any] = []
+        self._ready = 0  # so many of the first slots are filled
+        self._arrivals: list[tuple[int, int]] = []  # first index and count, as they came
+        self._count = 0  # items that have ended
+        self._bells: deque[Future[None]] = deque()
+        self._turn = threading.Lock()
+        self._context = copy_context()
+        self._flow = rules.flow(mapped, place, self, self._wake)
+        take_in(self)
+        self._turn.acquire()
+        self._go_on()
+
+    # -- who drives it ------------------------------------------------------------------------------------------------
+
+    def _wake(self) -> State[Any] | None:
+        """On any thread: have a callback thread go on, unless somebody is at it."""
+        if self._turn.acquire(blocking=False):
+            dispatch(cast(Dispatcher, self.dispatcher), Errand(self._go_on))
+        return None
+
+    def _go_on(self, here: Dispatcher | None = None) -> None:
+        """Holding the turn: see to what has ended, and send more, until there is nothing to do; then let go of it."""
+        while True:
+            try:
+                self._context.copy().run(self._step)
+            except BaseException as error:  # nobody else would end it
+                self._flow.fail(error)
+            self._tell(here)
+            self._turn.release()
+            # (*) who comes now finds it free; who came before has left what is to be done
+            if not self._flow.ended or not self._turn.acquire(blocking=False):
+                return
+
+    def _step(self) -> None:
+        flow = self._flow
+        while True:
+            for part in flow.take():
+                self._store(part)
+            flow.fill()
+            if flow.broken is not None:
+                flow.fail(flow.broken)
+            if not flow.ended:  # those of an inline pool have ended by now
+                return
+
+    def _store(self, part: Part) -> None:
+        first, values, failures = part
+        slots = self._slots
+        end = first + len(values)
+        if failures and self._rules.errors == "raise":
+            self._flow.fail(failures[0][1])
+        if self._rules.errors == "collect":
+            values = [Settled(value, None) for value in values]
+        for index, error in failures:
+            values[index - first] = Settled(None, error) if self._rules.errors == "collect" else _SKIPPED
+        if len(slots) < end:
+            slots.extend([_MISSING] * (end - len(slots)))
+        slots[first:end] = values
+        if failures and self._rules.errors == "raise":
+            slots[failures[0][0] : end] = [_MISSING] * (end - failures[0][0])
+        self._arrivals.append((first, end - first))
+        self._count += end - first
+        ready = self._ready
+        while ready < len(slots) and slots[ready] is not _MISSING:
+            ready = end if first <= ready < end and not failures else ready + 1
+        self._ready = ready
+        if self._rules.halts.count(len(failures), self._count) and self._flow.error is None:
+            self._halt(failures)
+
+    def _halt(self, failures: list[tuple[int, BaseException]]) -> None:
+        error = MapHaltedError(self._name, self._rules.halts.failures, self._count)
+        error.__cause__ = failures[-1][1] if failures else None
+        self._flow.fail(error)
+        if self._rules.halts.at_once:
+            self._flow.stop(running=True)
+
+    def _tell(self, here: Dispatcher | None) -> None:
+        """End it if it is over, and tell those who wait for values."""
+        flow = self._flow
+        error = flow.error
+        if isinstance(error, PieceCancelledError):
+            settle(self, (None, CANCELLED, None), here)
+        elif error is not None:
+            settle(self, failed_with(error), here)
+        elif flow.is_over:
+            settle(self, ([value for value in self._slots if value is not _SKIPPED], None, None), here)
+        while self._bells:
+            settle(self._bells.popleft(), (None, None, None), here)
+
+    def cancel(self, *, running: bool = False) -> bool:
+        """Cancel what has not begun, and what follows; what runs is asked to stop, or killed: see `Future.cancel`."""
+        cancelled = settle(self, (None, CANCELLED, None))
+        if cancelled:
+            self._flow.stop(running)
+            self._tell(None)
+        return cancelled or self.cancelled()
+
+    # -- who wants the values -----------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return len(self._futures)
+        """Return how many items there are; as long as that is not known, how many have been read."""
+        total = self._rules.total
+        return self._flow.read if self._flow.is_read or total is None else total
 
     def __bool__(self) -> bool:
         """True: a future is one, of however many items."""
         return True
 
     def __iter__(self) -> Iterator[R]:
-        for future in self._futures:
-            try:
-                value = future.result()
-            except CancelledError:
-                self._raise_why(future)
-                raise
-            yield value
+        index = 0
+        while True:
+            while index < self._ready:
+                value = self._slots[index]
+                index += 1
+                if value is not _SKIPPED:
+                    yield value
+            bell = self._bell(lambda index=index: index < self._ready)  # type: ignore[misc]  # mypy: no type of a default
+            if bell is not None:
+                bell.outcome()
+            elif index >= self._ready:
+                self._finish()
+                return
 
-    def _raise_why(self, future: Future[R]) -> None:
-        """Raise the failure that made the others be cancelled, if that is why *future* was."""
-        if not self.cancelled():
-            self.result()
+    async def __aiter__(self) -> AsyncIterator[R]:
+        index = 0
+        while True:
+            while index < self._ready:
+                value = self._slots[index]
+                index += 1
+                if value is not _SKIPPED:
+                    yield value
+            bell = self._bell(lambda index=index: index < self._ready)  # type: ignore[misc]  # as above
+            if bell is not None:
+                await bell
+            elif index >= self._ready:
+                self._finish()
+                return
+
+    def as_completed(self) -> Iterator[tuple[int, R]]:
+        """Yield the index and the value of each item, as soon as they come; what fails the whole is raised then."""
+        seen = 0
+        while True:
+            while seen < len(self._arrivals):
+                first, count = self._arrivals[seen]
+                seen += 1
+                for index in range(first, first + count):
+                    value = self._slots[index]
+                    if value is not _SKIPPED and value is not _MISSING:
+                        yield index, value
+            bell = self._bell(lambda seen=seen: seen < len(self._arrivals))  # type: ignore[misc]  # as above
+            if bell is not None:
+                bell.outcome()
+            elif seen >= len(self._arrivals):
+                self._finish()
+                return
+
+    def _bell(self, is_there: Callable[[], bool]) -> Future[None] | None:
+        """Return a future that ends when there is news; None if there is some now, or nothing more will come."""
+        bell: Future[None] = Future(BARE, self.dispatcher)
+        self._bells.append(bell)
+        if is_there() or self.done():  # (*) after it was hung up: who brings news does it the other way round
+            with suppress(ValueError):
+                self._bells.remove(bell)
+            return None
+        return bell
+
+    def _finish(self) -> None:
+        """Raise what has ended it before its time."""
+        if self.cancelled():
+            raise CancelledError
+        self.result()
 
 
-def map_eagerly(submit: Callable[..., Future[R]], iterables: Sequence[Iterable[Any]]) -> MapFuture[R]:
+# -- one value after the other ----------------------------------------------------------------------------------------
+
+
+class Stream(Generic[R]):
     """
-    Submit one call per item, or per tuple of items, and return their future.
+    The values of a map, one after the other: an iterator, for `for` and for `async for`.
 
-    Args:
-        submit: Makes the call.
-        iterables: As for `map`: with several, the shortest ends it.
-
-    Raises:
-        What an iterable raises; the calls submitted so far are cancelled then.
+    The items are read no further than the window reaches, by who asks for the next value; and nothing is kept. Leaving
+    the loop ends it: what has not begun is cancelled, and what runs is asked to stop.
     """
-    futures: list[Future[R]] = []
-    try:
-        for arguments in zip(*iterables, strict=False):
-            futures.append(submit(*arguments))
-    except BaseException:
-        for future in futures:
-            future.cancel()
-        raise
-    return MapFuture(futures)
+
+    def __init__(self, mapped: Mapped, place: Any, iterables: Sequence[Iterable[Any]], said: Mapping[str, Any]) -> None:
+        """Make one that has read nothing."""
+        self._name = mapped.name
+        self._rules = rules = _Rules(said, iterables, StreamSaid.__annotations__)
+        self._bell = _Bell(current_registry().callbacks)
+        self._flow = rules.flow(mapped, place, Future(BARE, self._bell.dispatcher), self._bell.ring)
+        self._parts: dict[int, Part] = {}  # those that came before their turn
+        self._next = 0  # the index whose turn it is
+        self._count = 0  # items that have ended
+        self._values: Generator[R] | None = None
+        self._values_later: AsyncGenerator[R] | None = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> R:
+        if self._values is None:
+            self._values = self._run()
+        return next(self._values)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> R:
+        if self._values_later is None:
+            self._values_later = self._run_later()
+        return await anext(self._values_later)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it: nothing more is begun, and what runs is asked to stop."""
+        self._flow.stop()
+        if self._values is not None:
+            self._values.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_flow"):
+            self._flow.stop()
+
+    def _run(self) -> Generator[R]:
+        flow = self._flow
+        try:
+            flow.fill()
+            while True:
+                for part in self._due():
+                    yield from self._shown(part)
+                    self._hand_out(part)
+                if not flow.ended:
+                    if flow.is_over:
+                        return self._finish()
+                    bell = self._bell.hang()
+                    if not flow.ended:  # (*) after it was hung up: who ends a piece does it the other way round
+                        bell.outcome()
+        finally:
+            flow.stop()
+
+    async def _run_later(self) -> AsyncGenerator[R]:
+        flow = self._flow
+        try:
+            flow.fill()
+            while True:
+                for part in self._due():
+                    for value in self._shown(part):
+                        yield value
+                    self._hand_out(part)
+                if not flow.ended:
+                    if flow.is_over:
+                        self._finish()
+                        return
+                    bell = self._bell.hang()
+                    if not flow.ended:  # (*) as above
+                        await bell
+        finally:
+            flow.stop()
+
+    def _due(self) -> Iterator[Part]:
+        """Yield those parts whose turn it is."""
+        parts = self._flow.take()
+        self._flow.fill()  # before they are handed out, which may take long
+        if not self._rules.ordered:
+            yield from parts
+            return
+        self._parts.update((part.first, part) for part in parts)
+        while (part := self._parts.pop(self._next, None)) is not None:
+            self._next += len(part.values)
+            yield part
+
+    def _shown(self, part: Part) -> Iterable[Any]:
+        """Return what comes out for the items of a part."""
+        errors, failures = self._rules.errors, dict(part.failures)
+        if errors == "collect":
+            return [Settled(value, failures.get(index)) for index, value in enumerate(part.values, part.first)]
+        if not failures:
+            return part.values
+        if errors == "skip":
+            return [value for index, value in enumerate(part.values, part.first) if index not in failures]
+        return self._shown_up_to(part)
+
+    def _shown_up_to(self, part: Part) -> Iterator[Any]:
+        index, error = part.failures[0]
+        yield from part.values[: index - part.first]
+        raise error
+
+    def _hand_out(self, part: Part) -> None:
+        """Note that the values of a part have been taken, and send more."""
+        self._flow.kept -= len(part.values)
+        self._count += len(part.values)
+        halts = self._rules.halts
+        if halts.count(len(part.failures), self._count) and self._flow.error is None:
+            error = MapHaltedError(self._name, halts.failures, self._count)
+            error.__cause__ = part.failures[-1][1] if part.failures else None
+            self._flow.fail(error)
+            if halts.at_once:
+                self._flow.stop(running=True)
+        self._flow.fill()
+
+    def _finish(self) -> None:
+        """Raise what has ended it before its time."""
+        error = self._flow.error or self._flow.broken
+        if isinstance(error, PieceCancelledError):
+            raise CancelledError
+        if error is not None:
+            raise error
+
+
+class _Bell:
+    """What rings when a piece has ended; apart from its stream, which nobody else is to keep alive."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher = dispatcher
+        self._future: Future[None] | None = None
+
+    def hang(self) -> Future[None]:
+        """Return a future that ends when it rings next."""
+        bell: Future[None] = Future(BARE, self.dispatcher)
+        self._future = bell
+        return bell
+
+    def ring(self) -> State[Any] | None:
+        """On any thread: return the future that ends now."""
+        return self._future

@@ -15,21 +15,25 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextvars import copy_context
 from types import CodeType, CoroutineType, MethodType
-from typing import Any, Generic, ParamSpec, Protocol, Self, TypeAlias, TypeVar, Unpack, cast, overload
+from typing import Any, Final, Generic, Literal, ParamSpec, Protocol, Self, TypeAlias, TypeVar, Unpack, cast, overload
 
 from parallel.chains import short_name
+from parallel.combine import Settled
 from parallel.context import WITHIN, Declared, default_registry, name_of, plain_function
 from parallel.errors import PoolShutdownError
+from parallel.flows import Chunks, Route, Singles, constants_of
 from parallel.futures import Future, what_to_catch
 from parallel.here import Tie, run_here
 from parallel.limits import Limits
 from parallel.naming import dress, find_again, resolve
 from parallel.options import Rate, Said, TaskOptions, declared_options
 from parallel.plans import Plan
+from parallel.pools.base import Pool
 from parallel.registry import Registry
-from parallel.streams import MapFuture, map_eagerly
+from parallel.streams import MapCommon, MapFuture, MapSaid, Stream, StreamCommon, StreamSaid
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -47,6 +51,9 @@ C = TypeVar("C")
 _Route: TypeAlias = list[tuple[object, Plan | None]]
 """One item: a registry's edition, and the plan that the task has there."""
 
+
+SINGLES: Final = 1000
+"""Items at most that are called one by one at a time: a loop may run any number, and each takes memory."""
 
 Place: TypeAlias = tuple[CodeType, int]
 """Where a task is called: the caller's code, and the offset in it of the instruction that calls."""
@@ -175,25 +182,158 @@ class Task(Declared, Generic[P, R]):
         return cast("Task[..., Any]", self).call_from(caller(), args, {})
 
     @overload
-    def map(self: Callable[[A], Future[T]], items: Iterable[A], /) -> MapFuture[T]: ...
+    def map(self: Callable[[A], Future[T]], items: Iterable[A], /, **said: Unpack[MapSaid]) -> MapFuture[T]: ...
     @overload
-    def map(self: Callable[[A, B], Future[T]], items: Iterable[A], more: Iterable[B], /) -> MapFuture[T]: ...
+    def map(
+        self: Callable[[A, B], Future[T]], items: Iterable[A], more: Iterable[B], /, **said: Unpack[MapSaid]
+    ) -> MapFuture[T]: ...
     @overload  # more are not checked
     def map(
-        self: Callable[..., Future[T]], a: Iterable[Any], b: Iterable[Any], c: Iterable[Any], /, *more: Iterable[Any]
+        self: Callable[..., Future[T]],
+        a: Iterable[Any],
+        b: Iterable[Any],
+        c: Iterable[Any],
+        /,
+        *more: Iterable[Any],
+        **said: Unpack[MapSaid],
     ) -> MapFuture[T]: ...
-    def map(self: Any, *iterables: Iterable[Any]) -> MapFuture[Any]:
+    @overload
+    def map(
+        self: Callable[..., Future[T]],
+        *iterables: Iterable[Any],
+        constants: Mapping[str, object],
+        unpack: bool = False,
+        **said: Unpack[MapSaid],
+    ) -> MapFuture[T]: ...
+    @overload
+    def map(
+        self: Callable[..., Future[T]],
+        rows: Iterable[Iterable[Any]],
+        /,
+        *,
+        unpack: Literal[True],
+        **said: Unpack[MapSaid],
+    ) -> MapFuture[T]: ...
+    @overload
+    def map(
+        self: Callable[[A], Future[T]], items: Iterable[A], /, *, errors: Literal["collect"], **said: Unpack[MapCommon]
+    ) -> MapFuture[Settled[T]]: ...
+    @overload
+    def map(
+        self: Callable[..., Future[T]],
+        *iterables: Iterable[Any],
+        errors: Literal["collect"],
+        constants: Mapping[str, object] = ...,
+        unpack: bool = False,
+        **said: Unpack[MapCommon],
+    ) -> MapFuture[Settled[T]]: ...
+    def map(self: Any, *iterables: Iterable[Any], **said: Any) -> MapFuture[Any]:
         """
         Call the task once per item, or per tuple of items of several iterables, the shortest of which ends it.
 
+        Args:
+            iterables: What it is called with.
+            said: See `MapSaid`; `errors="collect"` gives a `Settled` for each item.
+
         Returns:
             The future of the list of all values, in input order; iterating it yields them as they come.
-        """
-        return map_eagerly(cast("Task[..., Any]", self).for_each(caller()), iterables)
 
-    def for_each(self, place: Place, /) -> Callable[..., Future[Any]]:
-        """Return what calls the task for somebody who maps it at *place*; see `call_from`."""
-        return lambda *items: self.call_from(place, items, {})
+        Raises:
+            What an iterable raises at once, and what calling the task raises.
+        """
+        return MapFuture(self, caller(), iterables, said)
+
+    @overload
+    def stream(self: Callable[[A], Future[T]], items: Iterable[A], /, **said: Unpack[StreamSaid]) -> Stream[T]: ...
+    @overload
+    def stream(
+        self: Callable[[A, B], Future[T]], items: Iterable[A], more: Iterable[B], /, **said: Unpack[StreamSaid]
+    ) -> Stream[T]: ...
+    @overload  # more are not checked
+    def stream(
+        self: Callable[..., Future[T]],
+        a: Iterable[Any],
+        b: Iterable[Any],
+        c: Iterable[Any],
+        /,
+        *more: Iterable[Any],
+        **said: Unpack[StreamSaid],
+    ) -> Stream[T]: ...
+    @overload
+    def stream(
+        self: Callable[..., Future[T]],
+        *iterables: Iterable[Any],
+        constants: Mapping[str, object],
+        unpack: bool = False,
+        **said: Unpack[StreamSaid],
+    ) -> Stream[T]: ...
+    @overload
+    def stream(
+        self: Callable[..., Future[T]],
+        rows: Iterable[Iterable[Any]],
+        /,
+        *,
+        unpack: Literal[True],
+        **said: Unpack[StreamSaid],
+    ) -> Stream[T]: ...
+    @overload
+    def stream(
+        self: Callable[[A], Future[T]],
+        items: Iterable[A],
+        /,
+        *,
+        errors: Literal["collect"],
+        **said: Unpack[StreamCommon],
+    ) -> Stream[Settled[T]]: ...
+    @overload
+    def stream(
+        self: Callable[..., Future[T]],
+        *iterables: Iterable[Any],
+        errors: Literal["collect"],
+        constants: Mapping[str, object] = ...,
+        unpack: bool = False,
+        **said: Unpack[StreamCommon],
+    ) -> Stream[Settled[T]]: ...
+    def stream(self: Any, *iterables: Iterable[Any], **said: Any) -> Stream[Any]:
+        """
+        Call the task once per item, as `map` does, and return an iterator over the values, for `for` and `async for`.
+
+        It reads the items only as far as its window reaches, and keeps nothing: they may be endless, and who takes the
+        values may be slow. Leaving the loop ends it.
+
+        Args:
+            iterables: What it is called with.
+            said: See `StreamSaid`; `errors="collect"` gives a `Settled` for each item.
+        """
+        return Stream(self, caller(), iterables, said)
+
+    def route(self, place: Place, spread: bool, constants: Mapping[str, object] | None, /) -> Route:
+        """Return how the items of a map are sent that is made at *place*; see `Mapped`."""
+        within = WITHIN.get()
+        registry = cast(Registry, (within is not None and within.registry) or default_registry())
+        plan = self._look_up(registry)
+        pool = cast(Pool, plan.pool)
+        on_terms = within is not None and (within.group is not None or within.deadline is not None)
+        if on_terms or not plan.chunks or inspect.iscoroutinefunction(plain_function(self.__wrapped__)):
+            kwargs = dict(constants or {})
+            return Singles(lambda *items: self.call_from(place, items, kwargs), spread, min(pool.capacity, SINGLES))
+        shared = constants_of(constants, pool.shared)
+        context = copy_context()
+
+        def launch(fn: Callable[..., Any], args: tuple[Any, ...]) -> Future[Any]:
+            future: Future[Any] = Future((fn, args, None, context.copy()))
+            future.__dict__["_made"] = (plan.about, *place)
+            pool.launch(future)
+            return future
+
+        return Chunks(
+            launch,
+            lambda items: pool.chunk(self, items, spread, shared),
+            functools.partial(pool.error_of_item, self.name),
+            lambda error: type(error)(self.name, error.pid, error.exit_code, error.last_words),
+            plan.reruns,
+            pool.capacity,
+        )
 
     @overload  # a Task matches here too: a Future is Awaitable
     def then(self: Callable[Q, Future[T]], fn: Callable[[T], Awaitable[U]], /) -> Task[Q, U]: ...
@@ -389,6 +529,14 @@ class TaskChain(Task[P, R]):
         for how, stage in ties:
             future = cast("Future[Any]", getattr(future, how)(*stage))
         return future
+
+    def route(self, place: Place, spread: bool, constants: Mapping[str, object] | None, /) -> Route:
+        """Return how items are sent through all stages: each in a call of its own; see `Task.route`."""
+        first, ties = self._parts()
+        stages = [first, *(stage[-1] for _, stage in ties if isinstance(stage[-1], Task))]
+        capacity = sum(cast("Task[..., Any]", stage).route(place, spread, None).capacity for stage in stages)
+        kwargs = dict(constants or {})
+        return Singles(lambda *items: self.call_from(place, items, kwargs), spread, min(capacity, SINGLES))
 
     def submits_lightly(self) -> bool:
         """Tell that it does more: it ties its stages too."""

@@ -34,6 +34,7 @@ SAMPLES: list[tuple[ParallelError, type[BaseException], str]] = [
     (errors.PoolFullError("thread pool 'io'", 8), queue.Full, "max_pending = 8"),
     (errors.NoTaskError(), RuntimeError, "no call is running here"),
     (errors.GroupClosedError(), RuntimeError, "with detached()"),
+    (errors.MapHaltedError("m:f", 3, 20), Exception, "3 of 20 items have failed"),
     (errors.NestedPoolError("big"), RuntimeError, "'big' was asked for in a worker process"),
     (errors.StarvationError("a pool", 256), RuntimeError, "256 workers of a pool wait"),
     (errors.UnsuitableFunctionError("m:f", "is no good"), TypeError, "m:f is no good"),

@@ -15,8 +15,9 @@ PACKAGE = Path(parallel.__file__).parent
 
 HOUSE = [
     {"errors"},
-    {"deaths"},
     {"context"},
+    {"chunks"},
+    {"deaths"},
     {"coroutines"},
     {"kept"},
     {"chains"},
@@ -66,6 +67,7 @@ HOUSE = [
     {"progress"},
     {"journal"},
     {"seeds"},
+    {"flows"},
     {"streams"},
     {"naming"},
     {"resources"},

@@ -21,11 +21,12 @@ import sys
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, ParamSpec, TypeVar, cast, get_args
 
+from parallel.chunks import Done, run_chunk
 from parallel.context import WITHIN, Dispatcher, callbacks_within, era, plain_function
 from parallel.futures import Future
 from parallel.gates import Gate, GatedFuture, OnFull
@@ -163,6 +164,25 @@ class Pool(concurrent.futures.Executor):
     @abstractmethod
     def follower(self) -> Dispatcher:
         """Who runs what follows its calls."""
+
+    def chunk(
+        self, fn: Callable[..., Any], items: Sequence[Any], spread: bool, constants: Mapping[str, Any]
+    ) -> tuple[Callable[..., Done], tuple[Any, ...]]:
+        """Return the function that runs many items in one call, and its arguments; see `run_chunk`."""
+        return run_chunk, (fn, items, spread, constants)
+
+    def error_of_item(self, name: str, failure: Any) -> BaseException:
+        """Return the exception of an item, from what stands among the failures of a chunk of the function *name*."""
+        return cast(BaseException, failure)
+
+    def shared(self, value: object) -> object:
+        """Return what stands for a value that many calls share, as an argument of each."""
+        return value
+
+    @property
+    def capacity(self) -> int:
+        """How many calls it runs at a time, at most."""
+        return 1
 
     @abstractmethod
     def launch(self, future: Future[Any], /) -> None:

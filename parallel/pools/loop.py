@@ -83,6 +83,11 @@ class LoopPool(HandingPool):
         self._max_workers = check_workers(max_workers, _UNBOUNDED)
         super().__init__(name, callbacks, max_pending, on_full)
 
+    @property
+    def capacity(self) -> int:
+        """How many calls it runs at a time, at most."""
+        return self._max_workers
+
     def _new_engine(self) -> LoopEngine:
         self._loop = LoopEngine(self.label, self._max_workers, f"parallel-{self.name or 'loop'}")
         return self._loop

@@ -61,6 +61,11 @@ class ThreadPool(Pool):
         self._helping = helping
         super().__init__(name, callbacks, max_pending, on_full)
 
+    @property
+    def capacity(self) -> int:
+        """How many calls it runs at a time, at most."""
+        return self._max_workers
+
     def _new_engine(self) -> Crew:
         self._crew = Crew(self.label, self._max_workers, self._prefix, *self._initializer, helping=self._helping)
         return self._crew

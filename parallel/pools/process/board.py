@@ -39,6 +39,10 @@ WRITTEN: Final = 4
 """Where the journal ends, in bytes from the board's beginning. Written after the entry."""
 TOLD: Final = 5
 """How many bytes of standard error are kept."""
+ITEM: Final = 6
+"""Of a chunk, the number of the item that is begun, counted from 1, and `ENDED` once that was the last; 0: no chunk."""
+NOTED: Final = 7
+"""Where the notes about a chunk end that stand behind the journal, in bytes from the board's beginning."""
 RECALL: Final = 8
 """`end << 32 | first`, each modulo 2**32: calls from *first* to before *end* are not to be begun; 0: none."""
 
@@ -63,6 +67,9 @@ LENGTH: Final = Struct("<I")
 
 SETTLED: Final = 1_000_000
 """Nanoseconds after which a store of one process is seen by all others, on any processor: it is microseconds."""
+
+ENDED: Final = 1 << 63
+"""The bit of `ITEM` that says that no other item is begun."""
 
 _MASK: Final = (1 << 32) - 1
 
@@ -90,14 +97,20 @@ class Board:
 
     def journal(self) -> tuple[int, list[bytes]]:
         """Return the number of the first entry, and all entries; of a living worker they may be torn: see `looking`."""
+        return self.words[BASE], self._entries(JOURNAL, self.words[WRITTEN])
+
+    def notes(self) -> list[bytes]:
+        """Return the notes about the chunk that a dead worker was in."""
+        return self._entries(self.words[WRITTEN], self.words[NOTED])
+
+    def _entries(self, at: int, end: int) -> list[bytes]:
         entries: list[bytes] = []
-        end = min(self.words[WRITTEN], SIZE)
-        at = JOURNAL
+        end = min(end, SIZE)
         while at + LENGTH.size <= end:
             start = at + LENGTH.size
             at = start + LENGTH.unpack_from(self.bytes, at)[0]
             entries.append(bytes(self.bytes[start:at]))
-        return self.words[BASE], entries
+        return entries
 
     def recall(self, first: int, end: int) -> bool:
         """Tell the worker to begin none of these calls; False if the word can't say so, once in 2**32 calls."""

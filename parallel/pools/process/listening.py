@@ -32,6 +32,7 @@ from parallel.pools.process.crashes import PERIOD, Crashes
 from parallel.pools.process.departures import Departures
 from parallel.pools.process.ears import make_ear
 from parallel.pools.process.hiring import Hiring
+from parallel.pools.process.items import kept_on
 from parallel.pools.process.last_words import last_words
 from parallel.pools.process.looking import Looking
 from parallel.pools.process.peer import Given, Peer
@@ -332,6 +333,7 @@ class Listening:
                 continue
             name = peer.inflight[0].known.name
             error = WorkerDiedError(name, peer.pid, exit_code, words)
+            error.kept = kept_on(peer.board)
             self._blame(peer, (None, error, None))
         return error
 

@@ -31,6 +31,7 @@ from multiprocessing.context import BaseContext
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, cast
 
+from parallel.chunks import Done
 from parallel.context import DEFAULT_CALLBACKS, WITHIN, Dispatcher, callbacks_within
 from parallel.durations import Duration, pause
 from parallel.futures import Future
@@ -41,8 +42,10 @@ from parallel.pools.base import check_initializer, check_workers
 from parallel.pools.handing import Handing, HandingPool, Tally
 from parallel.pools.process.carrying import Carrier
 from parallel.pools.process.constants import Constant
+from parallel.pools.process.items import run_items
 from parallel.pools.process.packing import Packed
 from parallel.pools.process.pickling import main_is_importable
+from parallel.pools.process.replies import error_of_item
 from parallel.pools.process.surroundings import Surroundings, thread_variables
 from parallel.pools.process.worker import Setup, run_chunk
 from parallel.sizes import Size
@@ -200,6 +203,25 @@ class ProcessPool(HandingPool):
     def max_workers(self, max_workers: int | None) -> None:
         self._max_workers = check_workers(max_workers, cpus())
         self._staff.resize(self._max_workers)
+
+    @property
+    def capacity(self) -> int:
+        """How many calls it runs at a time, at most."""
+        return self._max_workers
+
+    def chunk(
+        self, fn: Callable[..., Any], items: Sequence[Any], spread: bool, constants: Mapping[str, Any]
+    ) -> tuple[Callable[..., Done], tuple[Any, ...]]:
+        """Return the function that runs many items in one call; see `Pool.chunk`. It notes how far it has come."""
+        return run_items, (fn, items, spread, constants)
+
+    def error_of_item(self, name: str, failure: Any) -> BaseException:
+        """Return the exception of an item, which has travelled; see `Pool.error_of_item`."""
+        return error_of_item(name, failure)
+
+    def shared(self, value: object) -> object:
+        """Return what stands for a value that many calls share: it travels once to each worker."""
+        return self.constant(value)
 
     @property
     def follower(self) -> Dispatcher:

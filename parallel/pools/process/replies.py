@@ -52,6 +52,16 @@ def outcome_of(name: str, result: tuple[Any, ...], large: Part, baggage: Baggage
     return (None, error, None)
 
 
+def error_of_item(name: str, sent: tuple[Any, ...]) -> BaseException:
+    """Return the exception of an item of a chunk: what its function has raised, or that its value can't travel."""
+    first, second, *kind = sent
+    error = error_of(first, second)
+    if not kind:
+        return error
+    what, advice = _WHAT[kind[0]]
+    return cant_travel(what.format(name), error, advice)
+
+
 def error_of(first: bytes, second: bytes) -> BaseException:
     """Return the exception that a worker sent, its remote traceback as its cause; a stand-in if it can't be loaded."""
     words = load_words(second)

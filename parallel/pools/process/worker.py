@@ -46,6 +46,7 @@ from parallel.pools.process.board import (
     BASE,
     BEGAN,
     EPOCH,
+    ITEM,
     JOURNAL,
     LENGTH,
     RECALL,
@@ -294,10 +295,11 @@ class Server:
         self._selector: BaseSelector | None = None  # for what comes while a call runs
         self._has_ended = False  # the stream, in the middle of a call
         self._inside: Inside | None = None  # the run of the present call, or of an earlier one
+        self.board = board
         self._words = board.words
         self._bytes = board.bytes
         self._label = setup.label
-        self._main_by_value = setup.main_by_value
+        self.main_by_value = setup.main_by_value
         self._functions: dict[int, Any] = {}  # by their numbers: the function, or its reference
         self._large: Part = b""  # what comes with the present message
         self._results: list[Any] = []  # not sent yet
@@ -434,11 +436,27 @@ class Server:
                 value = context.run(run_coroutine, cast("Coroutine[Any, Any, Any]", value))
             problem = UNSENDABLE
             self._left_behind = item, kwargs, value
-            return self._unpacking.pack(value)
+            return self._pack(value)
         except BaseException as error:  # each is an answer; this process goes on
             self._skip(given)
             self._left_behind = item, error
-            return (problem, *pack_error(error, self._main_by_value))
+            return (problem, *pack_error(error, self.main_by_value))
+
+    def _pack(self, value: Any) -> Any:
+        """Return what a value travels as; what comes out of a chunk, without that which can't."""
+        try:
+            return self._unpacking.pack(value)
+        except BaseException:
+            if not hasattr(value, "only_sendable"):
+                raise
+        return self._unpacking.pack(value.only_sendable(self._try_to_send, self._refuse))
+
+    def _try_to_send(self, value: object) -> None:
+        dumps(value, self.main_by_value)
+
+    def _refuse(self, error: BaseException) -> tuple[Any, ...]:
+        """Return what the failure of an item travels as whose value can't, because of *error*."""
+        return (*pack_error(error, self.main_by_value), UNSENDABLE)
 
     def _load(self, item: list[Any] | bytes | None) -> Any:
         """Return the arguments of a call, `(args, kwargs)`."""
@@ -534,6 +552,7 @@ class Server:
         words[EPOCH] += 1
         words[WRITTEN] = self._journal_end = JOURNAL
         words[BASE] = following
+        words[ITEM] = 0
 
     def _give_back(self, number: int) -> None:
         """Drop the calls of this message from that one on, which has not been begun, and tell the pool."""
@@ -552,6 +571,8 @@ class _Sleeper:
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        self.board = server.board  # this and the next are for `items`
+        self.main_by_value = server.main_by_value
         self._set: Any = None  # what runs here besides the calls of the pool
 
     @property

@@ -1,0 +1,191 @@
+"""
+Chunks: many items of a map, which run as one call.
+
+    run_chunk(fn, items, ...) ──▶ Done: the values of the first so many items, and which of them failed
+                             └──▶ its worker is killed ──▶ Kept: what it had written down, and which item it was in
+
+A chunk that has taken long enough comes back with what it has done; who sent it sends the rest anew, to whoever is
+free. So long items hold up nothing but themselves, and nobody has to know beforehand how long they are.
+
+In a worker process each item is noted before it begins, and what items of some length return is written down at once
+(see `Board`). Whoever kills the worker costs the item that it is in: those before it are not run again, unless they
+were so short that writing them down would have taken as long as they did.
+
+Nothing here has state.
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from operator import itemgetter
+from typing import Any, Final, NamedTuple, Protocol
+
+from parallel.context import plain_function
+
+BUDGET: Final = 20_000_000
+"""
+Nanoseconds after which a chunk begins no other item. The sending of the rest costs less than a hundredth of that; the
+longer it is, the longer an item waits for the ones before it while another worker has nothing to do.
+"""
+
+SHORT: Final = 100_000
+"""Nanoseconds of work between two notes of what has been done: an item that takes longer is never run twice."""
+
+FEW: Final = 10
+"""Items in that time at most of which a note is taken: for shorter ones it would take longer than they do."""
+
+
+class Done(NamedTuple):
+    """
+    What has become of a chunk.
+
+    Attributes:
+        values: Those of its first items, in order; None in the place of one that failed.
+        failures: Which of these failed, counted from 0, and how: an exception, or what it travels as.
+        nanoseconds: What they took.
+    """
+
+    values: list[Any]
+    failures: list[tuple[int, Any]]
+    nanoseconds: int
+
+    def only_sendable(self, send: Callable[[Any], object], pack: Callable[[BaseException], Any]) -> Done:
+        """Return the same with a failure in the place of each value that *send* refuses."""
+        values, failures = list(self.values), list(self.failures)
+        for index, value in enumerate(values):
+            try:
+                send(value)
+            except BaseException as error:  # the value's own code runs here
+                values[index] = None
+                failures.append((index, pack(error)))
+        return Done(values, sorted(failures, key=itemgetter(0)), self.nanoseconds)
+
+
+class Kept(NamedTuple):
+    """
+    What is known of a chunk whose worker has died in it.
+
+    Attributes:
+        begun: How many of its items had been begun.
+        ended: Whether the last of these had ended; else it is the one that the worker died in.
+        notes: What it had written down, pickled: values and failures, as of `Done`, of its first items.
+    """
+
+    begun: int
+    ended: bool
+    notes: list[bytes]
+
+    def read(self) -> tuple[list[Any], list[tuple[int, Any]]]:
+        """Return the values and the failures that it had written down. Loading them runs the user's code."""
+        values: list[Any] = []
+        failures: list[tuple[int, Any]] = []
+        for note in self.notes:
+            more, failed = pickle.loads(note)
+            values += more
+            failures += failed
+        return values, failures
+
+
+class Notebook(Protocol):
+    """Where a worker process notes how far it has come."""
+
+    def begin(self) -> None:
+        """Start with an empty one, at the beginning of a chunk."""
+        ...
+
+    def begins(self, number: int, /) -> None:
+        """Note that the item of that number is begun now; counted from 1."""
+        ...
+
+    def ends(self) -> None:
+        """Note that the last one that was begun has ended, and that no other is."""
+        ...
+
+    def keep(self, values: list[Any], failures: list[tuple[int, Any]], /) -> bool:
+        """Write down what the next items have returned; False if that doesn't fit, or can't be written."""
+        ...
+
+    def pack(self, error: BaseException, /) -> Any:
+        """Return what an exception travels as."""
+        ...
+
+
+def run_chunk(
+    fn: Callable[..., Any],
+    items: Sequence[Any],
+    spread: bool,
+    constants: Mapping[str, Any],
+    notebook: Notebook | None = None,
+) -> Done:
+    """
+    Call a function with one item after the other.
+
+    Args:
+        fn: The function, or a task.
+        items: What it is called with.
+        spread: Each item is a tuple of arguments.
+        constants: Arguments by name, the same for all.
+        notebook: Where to note how far it has come; None: nobody could read it.
+
+    Returns:
+        How those have ended that were begun in `BUDGET`; one of them at least.
+    """
+    call = plain_function(fn)
+    if constants:
+        call = partial(call, **constants)
+    if spread:
+        call = partial(_call_spread, call)
+    if notebook is not None:
+        return _run_noting(call, items, notebook)
+    values: list[Any] = []
+    failures: list[tuple[int, Any]] = []
+    clock = time.monotonic_ns
+    began = clock()
+    stop = began + BUDGET
+    for item in items:
+        try:
+            value = call(item)
+        except Exception as error:
+            value = None
+            failures.append((len(values), error))
+        values.append(value)
+        if clock() >= stop:
+            break
+    return Done(values, failures, clock() - began)
+
+
+def _run_noting(call: Callable[[Any], Any], items: Iterable[Any], notebook: Notebook) -> Done:
+    """Do the same in a worker process; each error is an answer there, and the process goes on."""
+    values: list[Any] = []
+    failures: list[tuple[int, Any]] = []
+    begins, clock = notebook.begins, time.monotonic_ns
+    notebook.begin()
+    seen = kept = 0
+    now = began = clock()
+    stop, due = began + BUDGET, began + SHORT
+    for number, item in enumerate(items, 1):
+        begins(number)
+        try:
+            value = call(item)
+        except BaseException as error:
+            value = None
+            failures.append((number - 1, notebook.pack(error)))
+        values.append(value)
+        now = clock()
+        if now >= due:
+            if number - seen <= FEW:
+                if not notebook.keep(values[kept:], [each for each in failures if each[0] >= kept]):
+                    break  # what can't be written down is safe in the answer only
+                kept = number
+            if now >= stop:
+                break
+            seen, due = number, now + SHORT
+    notebook.ends()
+    return Done(values, failures, now - began)
+
+
+def _call_spread(call: Callable[..., Any], arguments: Iterable[Any]) -> Any:
+    return call(*arguments)

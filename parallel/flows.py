@@ -1,0 +1,487 @@
+"""
+The items of a map on their way: read, sent, ended. `streams` says who drives this, and what comes out.
+
+    source ──▶ fill(): pieces, as many as the window holds ──▶ sent: a call of many items, or of one ──▶ its future ends
+                 ▲                                                                                          │
+                 └── the rest of a piece that came back, or was lost with its worker ◀── take(): parts ◀── wake()
+
+One engine for all kinds of pools. How many items make a piece is measured: what they take at the worker, and what
+their reading and sending take here. A piece that takes longer than was thought comes back in the middle (`chunks`), and
+a death costs the item that it hit: so nothing has to be tuned, and nobody waits for what somebody else was given.
+
+Guarantees:
+- The source is read as far as the window reaches, and by who drives the flow only.
+- Each item ends once. No body is run again, but those of which nobody can know that they have run: see `chunks`.
+
+State: all of it belongs to who drives the flow, one thread at a time. Others append to `ended`, and read `stopped`.
+"""
+
+from __future__ import annotations
+
+import reprlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Any, Final, NamedTuple, Protocol, cast
+
+from parallel.chunks import BUDGET, Done, Kept
+from parallel.delivery import Feed
+from parallel.errors import SerializationError
+from parallel.futures import Future
+from parallel.meetings import attach
+from parallel.outcomes import CANCELLED, Outcome
+from parallel.states import State
+
+TARGET: Final = BUDGET // 2
+"""Nanoseconds of work in a piece. With half of that, tiny items take a tenth longer."""
+
+MOST: Final = 1 << 15
+"""Items in a piece. Twice as many are no faster, and the first results of tiny items come later."""
+
+GROWTH: Final = 8
+"""How many times larger than the one before a piece may be: the first few items may not be like the rest."""
+
+LIVES: Final = 2
+"""Workers that may die before they have begun any item of a piece, until it is divided, or its one item is blamed."""
+
+_brief: Final = reprlib.Repr()
+_brief.maxstring = _brief.maxother = 60
+
+
+class Part(NamedTuple):
+    """
+    Items that have ended, one after the other in the input.
+
+    Attributes:
+        first: The index of the first of them.
+        values: Their values; None for one that failed.
+        failures: The indexes of those that failed, and how.
+    """
+
+    first: int
+    values: list[Any]
+    failures: list[tuple[int, BaseException]]
+
+
+class Piece:
+    """
+    Items that are sent together.
+
+    Attributes:
+        first: The index of the first of them.
+        items: The items.
+        future: That of the call that they were sent with.
+        lives: Workers that may still die before they have begun any.
+        deaths: Workers that have died in its one item.
+    """
+
+    __slots__ = ("deaths", "first", "future", "items", "lives")
+
+    def __init__(self, first: int, items: Sequence[Any], lives: int = LIVES, deaths: int = 0) -> None:
+        self.first = first
+        self.items = items
+        self.lives = lives
+        self.deaths = deaths
+        self.future: Future[Any]
+
+    def rest(self, done: int) -> list[Piece]:
+        """Return what is left of it, as pieces."""
+        return [Piece(self.first + done, self.items[done:])] if done < len(self.items) else []
+
+    def halves(self) -> list[Piece]:
+        """Divide it."""
+        middle = len(self.items) // 2
+        return [Piece(self.first, self.items[:middle]), Piece(self.first + middle, self.items[middle:])]
+
+
+class Back(NamedTuple):
+    """
+    What has come back of a piece.
+
+    Attributes:
+        parts: Items that have ended.
+        again: Pieces that are to be sent again.
+        cost: Nanoseconds that each of the ended items took; None: nobody knows.
+        error: What ends the whole; None: nothing.
+    """
+
+    parts: list[Part]
+    again: list[Piece]
+    cost: int | None = None
+    error: BaseException | None = None
+
+
+class Route(Protocol):
+    """How pieces are sent."""
+
+    @property
+    def most(self) -> int:
+        """How many items a piece may have."""
+        ...
+
+    @property
+    def capacity(self) -> int:
+        """How many pieces may run at a time."""
+        ...
+
+    def send(self, piece: Piece, /) -> Future[Any]:
+        """Make the call; what can't be called raises."""
+        ...
+
+    def read(self, piece: Piece, outcome: Outcome, /) -> Back:
+        """Say what has become of the items."""
+        ...
+
+
+class Pace:
+    """
+    How many items make a piece.
+
+    Args:
+        chunksize: So many; None: as many as it turns out.
+        total: How many items there are, as far as is known.
+        workers: Among whom they are divided.
+    """
+
+    def __init__(self, chunksize: int | None, total: int | None, workers: int) -> None:
+        self._chunksize = chunksize
+        self._total = total
+        self._workers = workers
+        self._last = 0  # the size of the last piece
+        self.cost = 0  # nanoseconds that an item takes; 0: nobody knows yet
+
+    def size(self, read: int) -> int:
+        """Return the size of the next piece, when so many items have been read."""
+        if self._chunksize is not None:
+            return self._chunksize
+        if not self.cost:
+            return 1
+        size = min(TARGET // self.cost, self._last * GROWTH, MOST)
+        if self._total is not None:  # half of an equal share, so that all end together
+            size = min(size, -(-(self._total - read) // (2 * self._workers)))
+        self._last = max(size, 1)
+        return self._last
+
+    def note(self, cost: int) -> None:
+        """Note what an item has taken. More counts at once, less by and by: small pieces cost little."""
+        cost = max(cost, 1)
+        if not self.cost:
+            self._last = 1
+        self.cost = cost if cost > self.cost else (self.cost * 3 + cost) // 4
+
+
+class Flow:
+    """
+    A map that goes on.
+
+    Attributes:
+        ended: Pieces whose call has ended, and that nobody has looked at.
+        out: Those that are on their way.
+        is_read: The source is at its end.
+        stopped: Nothing more is begun.
+        error: What has ended it before its time.
+        broken: What the source has raised; the items before that go their way.
+        read: How many items have been read.
+        kept: Items that have been read, and not been handed out; counted down by who hands them out.
+    """
+
+    def __init__(
+        self,
+        source: Iterator[Any],
+        route: Route,
+        pace: Pace,
+        window: int | None,
+        name: str,
+        target: State[Any],
+        wake: Wake,
+    ) -> None:
+        """
+        Make one that has not begun.
+
+        Args:
+            source: The items.
+            route: How they are sent.
+            pace: How many at a time.
+            window: How many may have been read and not handed out; None: as many as keep the workers busy.
+            name: That of the function.
+            target: The future that the calls serve.
+            wake: Called on any thread when a piece has ended; returns a future that ends by that, or None.
+        """
+        self._source = source
+        self._route = route
+        self._pace = pace
+        self._window = window
+        self._name = name
+        self._target = target
+        self._wake = wake
+        self._again: deque[Piece] = deque()
+        self._took = 0  # nanoseconds that the reading of an item takes
+        self.ended: deque[tuple[Piece, Outcome]] = deque()
+        self.out: dict[Piece, None] = {}
+        self.is_read = False
+        self.stopped = False
+        self.error: BaseException | None = None
+        self.broken: BaseException | None = None
+        self.read = 0
+        self.kept = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come."""
+        return not (self.out or self.ended) and (self.stopped or (self.is_read and not self._again))
+
+    def fill(self) -> None:
+        """Send as much as the window holds."""
+        most = 2 * self._route.capacity
+        while len(self.out) < most and not self.stopped:
+            piece = self._next()
+            if piece is None:
+                return
+            self._send(piece)
+
+    def _next(self) -> Piece | None:
+        if self._again:
+            return self._again.popleft()
+        if self.is_read:
+            return None
+        size = min(self._pace.size(self.read), self._route.most)
+        if self._window is not None:
+            size = min(size, self._window - self.kept)
+        if size < 1:
+            return None
+        began = time.monotonic_ns()
+        try:
+            items = list(islice(self._source, size))
+        except BaseException as error:
+            self.is_read = True
+            self.broken = error
+            return None
+        if len(items) < size:
+            self.is_read = True
+        if not items:
+            return None
+        self._took = (time.monotonic_ns() - began) // len(items)
+        piece = Piece(self.read, items)
+        self.read += len(items)
+        self.kept += len(items)
+        return piece
+
+    def _send(self, piece: Piece) -> None:
+        self.out[piece] = None
+        began = time.monotonic_ns()
+        try:
+            piece.future = self._route.send(piece)
+        except BaseException as error:
+            del self.out[piece]
+            self.fail(error)
+            return
+        self._took = max(self._took, (time.monotonic_ns() - began) // len(piece.items))
+        attach(_Tie(piece, self._target, self))
+
+    def tell(self, piece: Piece, outcome: Outcome) -> State[Any] | None:
+        """On any thread: note that the call of a piece has ended; return a future that ends by that."""
+        self.ended.append((piece, outcome))
+        return self._wake()
+
+    def take(self) -> list[Part]:
+        """Return what has ended since; what came back unfinished is sent first when the flow is filled."""
+        parts: list[Part] = []
+        again: list[Piece] = []
+        while self.ended:
+            piece, outcome = self.ended.popleft()
+            self.out.pop(piece, None)
+            back = self._route.read(piece, outcome)
+            if back.error is not None:
+                self.fail(back.error)
+            if back.cost is not None:
+                self._pace.note(max(back.cost, self._took))
+            for part in back.parts:
+                for index, failure in part.failures:
+                    tell_where(failure, index, piece.items[index - piece.first], self._name)
+            parts += back.parts
+            again += back.again
+        self._again.extendleft(sorted(again, key=lambda piece: -piece.first))
+        return parts
+
+    def fail(self, error: BaseException) -> None:
+        """End it before its time."""
+        if self.error is None:
+            self.error = error
+        self.stop()
+
+    def stop(self, running: bool = False) -> None:
+        """Begin nothing more, and cancel what has not begun; from any thread. With *running*, end what runs as well."""
+        self.stopped = True
+        for piece in list(self.out):
+            with suppress(AttributeError):  # it is being sent, by a thread that has not looked at `stopped` since
+                piece.future.cancel(running=running)
+
+
+class Wake(Protocol):
+    """Tells who drives a flow that something has ended."""
+
+    def __call__(self) -> State[Any] | None:
+        """Do it, on any thread, without blocking."""
+        ...
+
+
+class _Tie(Feed):
+    """The tie of a piece's call to its flow."""
+
+    __slots__ = ("_flow", "_piece")
+    adopts = False
+    always = True
+
+    def __init__(self, piece: Piece, target: State[Any], flow: Flow) -> None:
+        super().__init__(piece.future, target)
+        self._piece = piece
+        self._flow = flow
+
+    def pass_on(self, outcome: Outcome) -> State[Any] | None:
+        if outcome[2] is not None:
+            outcome[2].look()  # it is one item's failure now
+        return self._flow.tell(self._piece, outcome)
+
+    def passed(self, outcome: Outcome) -> Outcome:
+        return (None, None, None)
+
+
+class Singles:
+    """
+    Each item in a call of its own: where calls have terms, such as a timeout, or the function is a coroutine's.
+
+    Args:
+        call: Makes the call, with the item's arguments.
+        spread: Each item is a tuple of arguments.
+        capacity: How many calls may run at a time.
+    """
+
+    most = 1
+
+    def __init__(self, call: Callable[..., Future[Any]], spread: bool, capacity: int) -> None:
+        self._call = call
+        self._spread = spread
+        self.capacity = capacity
+
+    def send(self, piece: Piece) -> Future[Any]:
+        """Make the call."""
+        item = piece.items[0]
+        return self._call(*item) if self._spread else self._call(item)
+
+    def read(self, piece: Piece, outcome: Outcome) -> Back:
+        """Say how the item has ended."""
+        value, error, _ = outcome
+        if error is None:
+            return Back([Part(piece.first, [value], [])], [])
+        if error is CANCELLED:
+            return Back([], [], error=PieceCancelledError())
+        return Back([_failed(piece.first, error)], [])
+
+
+class PieceCancelledError(BaseException):
+    """A piece was cancelled, and with it the whole."""
+
+
+class Chunks:
+    """
+    Many items in one call.
+
+    Args:
+        launch: Makes a call of the pool, of a function with arguments.
+        prepare: Returns the function that runs many items, and its arguments, from the items.
+        error_of: Returns the exception of an item from what stands among the failures of a chunk.
+        died: Makes the error of an item in which a worker has died, from that of the chunk.
+        reruns: How often an item is run again in which a worker has died.
+        capacity: How many may run at a time.
+    """
+
+    most = MOST
+
+    def __init__(
+        self,
+        launch: Callable[[Callable[..., Done], tuple[Any, ...]], Future[Any]],
+        prepare: Callable[[Sequence[Any]], tuple[Callable[..., Done], tuple[Any, ...]]],
+        error_of: Callable[[Any], BaseException],
+        died: Callable[[Any], BaseException],
+        reruns: int,
+        capacity: int,
+    ) -> None:
+        self._launch = launch
+        self._prepare = prepare
+        self._error_of = error_of
+        self._died = died
+        self._reruns = reruns
+        self.capacity = capacity
+
+    def send(self, piece: Piece) -> Future[Any]:
+        """Make the call."""
+        return self._launch(*self._prepare(piece.items))
+
+    def read(self, piece: Piece, outcome: Outcome) -> Back:
+        """Say what has become of the items."""
+        value, error, _ = outcome
+        if error is None:
+            done = cast(Done, value)
+            part = self._part(piece.first, done.values, done.failures)
+            return Back([part], piece.rest(len(done.values)), done.nanoseconds // len(done.values))
+        if error is CANCELLED:
+            return Back([], [], error=PieceCancelledError())
+        if isinstance(error, SerializationError):  # of what is sent: nothing has been begun
+            again = piece.halves() if len(piece.items) > 1 else []
+            return Back([] if again else [_failed(piece.first, error)], again)
+        if hasattr(error, "kept"):
+            return self._salvaged(piece, cast(Any, error))
+        return Back([], [], error=error)
+
+    def _part(self, first: int, values: list[Any], failures: list[tuple[int, Any]]) -> Part:
+        return Part(first, values, [(first + index, self._error_of(sent)) for index, sent in failures])
+
+    def _salvaged(self, piece: Piece, error: Any) -> Back:
+        """Say what is known of a piece whose worker has died."""
+        kept: Kept | None = error.kept
+        if kept is None:
+            return self._lost(piece, error)
+        try:
+            values, failures = kept.read()
+        except Exception:  # the values' own code runs here
+            values, failures = [], []
+        parts = [self._part(piece.first, values, failures)] if values else []
+        if kept.ended or len(values) >= kept.begun:
+            return Back(parts, piece.rest(len(values)))
+        blamed = kept.begun - 1
+        before = piece.items[len(values) : blamed]
+        again = [Piece(piece.first + len(values), before)] if before else []
+        if piece.deaths < self._reruns:
+            again.append(Piece(piece.first + blamed, piece.items[blamed : kept.begun], deaths=piece.deaths + 1))
+        else:
+            parts.append(_failed(piece.first + blamed, self._died(error)))
+        return Back(parts, again + piece.rest(kept.begun))
+
+    def _lost(self, piece: Piece, error: Any) -> Back:
+        """Send a piece again of which nothing had been begun; or find the item that kills whoever reads it."""
+        if piece.lives > 1:
+            return Back([], [Piece(piece.first, piece.items, piece.lives - 1)])
+        if len(piece.items) > 1:
+            return Back([], piece.halves())
+        return Back([_failed(piece.first, self._died(error))], [])
+
+
+def _failed(index: int, error: BaseException) -> Part:
+    return Part(index, [None], [(index, error)])
+
+
+def tell_where(error: BaseException, index: int, item: object, name: str) -> None:
+    """Have an exception say which item it is about."""
+    try:
+        text = _brief.repr(item)
+    except Exception as problem:  # the item's own code runs here
+        text = f"{type(item).__name__}, whose repr raised {type(problem).__name__}"
+    with suppress(Exception):  # it may be frozen
+        BaseException.add_note(error, f"in item {index} of {name}: {text}")
+
+
+def constants_of(constants: Mapping[str, object] | None, share: Callable[[object], object]) -> dict[str, object]:
+    """Return what stands for the constants of a map, as arguments by name."""
+    return {} if constants is None else {name: share(value) for name, value in constants.items()}

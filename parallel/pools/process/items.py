@@ -1,0 +1,75 @@
+"""
+How a worker process runs a chunk of items, and notes on its board how far it has come: see `chunks`.
+
+State: the words and the notes of the board, the worker's; of a `BoardNotebook`, where the notes end.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from parallel.chunks import Done, Kept, run_chunk
+from parallel.context import this
+from parallel.pools.process.board import ENDED, ITEM, LENGTH, NOTED, SIZE, WRITTEN, Board
+from parallel.pools.process.failures import pack_error
+
+
+def run_items(fn: Callable[..., Any], items: Sequence[Any], spread: bool, constants: Mapping[str, Any]) -> Done:
+    """Call a function with one item after the other, in a worker process; as `run_chunk`."""
+    server: Any = this.worker
+    return run_chunk(fn, items, spread, constants, BoardNotebook(server.board, server.main_by_value))
+
+
+class BoardNotebook:
+    """The notes of a chunk, on the board of its worker, behind the journal."""
+
+    def __init__(self, board: Board, main_by_value: bool) -> None:
+        """
+        Make one.
+
+        Args:
+            board: The worker's.
+            main_by_value: No worker can import `__main__`.
+        """
+        self._words = board.words
+        self._bytes = board.bytes
+        self._main_by_value = main_by_value
+        self._end = 0
+
+    def begin(self) -> None:
+        """Start with an empty one."""
+        self._end = self._words[NOTED] = self._words[WRITTEN]
+
+    def begins(self, number: int) -> None:
+        """Note that the item of that number is begun now."""
+        self._words[ITEM] = number
+
+    def ends(self) -> None:
+        """Note that the last one has ended."""
+        self._words[ITEM] |= ENDED
+
+    def keep(self, values: list[Any], failures: list[tuple[int, Any]]) -> bool:
+        """Write down what the next items have returned; False if that doesn't fit, or can't be pickled so."""
+        try:
+            data = pickle.dumps((values, failures), pickle.HIGHEST_PROTOCOL)
+        except Exception:  # whether it can travel in another way is seen when the answer is sent
+            return False
+        start = self._end + LENGTH.size
+        if start + len(data) > SIZE:
+            return False
+        LENGTH.pack_into(self._bytes, self._end, len(data))
+        self._bytes[start : start + len(data)] = data
+        self._words[NOTED] = self._end = start + len(data)
+        return True
+
+    def pack(self, error: BaseException) -> tuple[bytes, bytes]:
+        """Return what an exception travels as."""
+        return pack_error(error, self._main_by_value)
+
+
+def kept_on(board: Board) -> Kept | None:
+    """Return what a dead worker has noted about the chunk that it was in; None if it was in none, or had begun none."""
+    number = board.words[ITEM]
+    return Kept(number & ~ENDED, bool(number & ENDED), board.notes()) if number else None
