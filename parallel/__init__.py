@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         DeadlockError,
         ForkedError,
         GroupClosedError,
+        JournalError,
+        JournalLockedError,
         NestedPoolError,
         NoTaskError,
         ParallelError,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
         StarvationError,
         TaskTimeoutError,
         UnknownPoolError,
+        UnrecordableError,
         UnsuitableFunctionError,
     )
     from parallel.futures import Future, completed, failed
@@ -69,6 +72,8 @@ __all__ = [
     "Future",
     "GroupClosedError",
     "InlinePool",
+    "JournalError",
+    "JournalLockedError",
     "LoopPool",
     "MapFuture",
     "NestedPoolError",
@@ -95,6 +100,7 @@ __all__ = [
     "ThreadPool",
     "UnknownPoolError",
     "UnobservedErrorWarning",
+    "UnrecordableError",
     "UnsuitableFunctionError",
     "WorkerDiedError",
     "as_completed",
@@ -119,9 +125,9 @@ __all__ = [
 ]
 
 _ROOMS: Final = {
-    "errors": "ConfigError DeadlockError ForkedError GroupClosedError NestedPoolError NoTaskError ParallelError "
-    "PoolBrokenError PoolFullError PoolShutdownError RemoteError SerializationError StarvationError TaskTimeoutError "
-    "UnknownPoolError UnsuitableFunctionError",
+    "errors": "ConfigError DeadlockError ForkedError GroupClosedError JournalError JournalLockedError NestedPoolError "
+    "NoTaskError ParallelError PoolBrokenError PoolFullError PoolShutdownError RemoteError SerializationError "
+    "StarvationError TaskTimeoutError UnknownPoolError UnrecordableError UnsuitableFunctionError",
     "deaths": "WorkerDiedError",
     "unseen": "UnobservedErrorWarning",
     "rates": "Rate",
