@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         DeadlockError,
         ForkedError,
         GroupClosedError,
+        JournalError,
+        JournalLockedError,
         MapHaltedError,
         NestedPoolError,
         NoTaskError,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         StarvationError,
         TaskTimeoutError,
         UnknownPoolError,
+        UnrecordableError,
         UnsuitableFunctionError,
     )
     from parallel.futures import Future, completed, failed
@@ -71,6 +74,8 @@ __all__ = [
     "GroupClosedError",
     "Halt",
     "InlinePool",
+    "JournalError",
+    "JournalLockedError",
     "LoopPool",
     "MapFuture",
     "MapHaltedError",
@@ -99,6 +104,7 @@ __all__ = [
     "ThreadPool",
     "UnknownPoolError",
     "UnobservedErrorWarning",
+    "UnrecordableError",
     "UnsuitableFunctionError",
     "WorkerDiedError",
     "as_completed",
@@ -123,9 +129,9 @@ __all__ = [
 ]
 
 _ROOMS: Final = {
-    "errors": "ConfigError DeadlockError ForkedError GroupClosedError MapHaltedError NestedPoolError NoTaskError "
-    "ParallelError PoolBrokenError PoolFullError PoolShutdownError RemoteError SerializationError StarvationError "
-    "TaskTimeoutError UnknownPoolError UnsuitableFunctionError",
+    "errors": "ConfigError DeadlockError ForkedError GroupClosedError JournalError JournalLockedError MapHaltedError "
+    "NestedPoolError NoTaskError ParallelError PoolBrokenError PoolFullError PoolShutdownError RemoteError "
+    "SerializationError StarvationError TaskTimeoutError UnknownPoolError UnrecordableError UnsuitableFunctionError",
     "deaths": "WorkerDiedError",
     "unseen": "UnobservedErrorWarning",
     "rates": "Rate",

@@ -215,6 +215,54 @@ class SerializationError(ParallelError, pickle.PickleError):
         return f"{self.what} can't travel between processes: {self.why}{advice}"
 
 
+class UnrecordableError(SerializationError):
+    """
+    An item, its value or its error can't be written into a journal; the original error is its `__cause__`.
+
+    Args:
+        what: What can't be written, such as `item 3 (<Lock>)`.
+        why: The original error, as text.
+        advice: What to do about it.
+    """
+
+    def __str__(self) -> str:
+        advice = f"; {self.advice}" if self.advice else ""
+        return f"{self.what} can't be written into a journal: {self.why}{advice}"
+
+
+class JournalError(ParallelError, RuntimeError):
+    """
+    A journal can't be used: its file is none of ours, is damaged, or can't be written. The reason is its `__cause__`.
+
+    Args:
+        path: The journal's file.
+        problem: What is wrong with it, and what to do.
+    """
+
+    def __init__(self, path: str, problem: str) -> None:
+        self.path = path
+        self.problem = problem
+        super().__init__(path, problem)
+
+    def __str__(self) -> str:
+        return f"the journal {self.path!r} {self.problem}"
+
+
+class JournalLockedError(JournalError):
+    """
+    Another run, which has not ended, has the journal.
+
+    Args:
+        path: The journal's file.
+        holder: Who has it, such as `process 4711 on mars`.
+    """
+
+    def __init__(self, path: str, holder: str) -> None:
+        self.holder = holder
+        super().__init__(path, f"is in use by a run in {holder}: wait for its end, or use another file")
+        self.args = (path, holder)
+
+
 class RemoteError(ParallelError):
     """
     Stands in for an exception of a worker process that could not travel itself.

@@ -30,6 +30,7 @@ from parallel.chunks import BUDGET, Done, Kept
 from parallel.delivery import Feed
 from parallel.errors import SerializationError
 from parallel.futures import Future
+from parallel.ledgers import LOOKUP, Ledger, Part
 from parallel.meetings import attach
 from parallel.outcomes import CANCELLED, Outcome
 from parallel.states import State
@@ -48,21 +49,6 @@ LIVES: Final = 2
 
 _brief: Final = reprlib.Repr()
 _brief.maxstring = _brief.maxother = 60
-
-
-class Part(NamedTuple):
-    """
-    Items that have ended, one after the other in the input.
-
-    Attributes:
-        first: The index of the first of them.
-        values: Their values; None for one that failed.
-        failures: The indexes of those that failed, and how.
-    """
-
-    first: int
-    values: list[Any]
-    failures: list[tuple[int, BaseException]]
 
 
 class Piece:
@@ -178,6 +164,7 @@ class Flow:
 
     Attributes:
         ended: Pieces whose call has ended, and that nobody has looked at.
+        found: What the journal has told, likewise.
         out: Those that are on their way.
         is_read: The source is at its end.
         stopped: Nothing more is begun.
@@ -196,6 +183,7 @@ class Flow:
         name: str,
         target: State[Any],
         wake: Wake,
+        ledger: Ledger | None = None,
     ) -> None:
         """
         Make one that has not begun.
@@ -208,6 +196,7 @@ class Flow:
             name: That of the function.
             target: The future that the calls serve.
             wake: Called on any thread when a piece has ended; returns a future that ends by that, or None.
+            ledger: What is recorded already, and where the rest is; None: nothing is.
         """
         self._source = source
         self._route = route
@@ -216,8 +205,10 @@ class Flow:
         self._name = name
         self._target = target
         self._wake = wake
+        self._ledger = ledger
         self._again: deque[Piece] = deque()
         self._took = 0  # nanoseconds that the reading of an item takes
+        self.found: list[Part] = []
         self.ended: deque[tuple[Piece, Outcome]] = deque()
         self.out: dict[Piece, None] = {}
         self.is_read = False
@@ -230,7 +221,17 @@ class Flow:
     @property
     def is_over(self) -> bool:
         """Whether nothing more will come."""
-        return not (self.out or self.ended) and (self.stopped or (self.is_read and not self._again))
+        return not (self.out or self.has_news) and (self.stopped or (self.is_read and not self._again))
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something has ended that nobody has looked at."""
+        return bool(self.ended or self.found)
+
+    def close(self) -> None:
+        """Close the journal, once it is over."""
+        if self._ledger is not None:
+            self._ledger.close()
 
     def fill(self) -> None:
         """Send as much as the window holds."""
@@ -242,31 +243,52 @@ class Flow:
             self._send(piece)
 
     def _next(self) -> Piece | None:
-        if self._again:
-            return self._again.popleft()
-        if self.is_read:
+        while not self._again and not self.is_read:
+            if not self._read():
+                break
+        if not self._again:
             return None
+        piece = self._again.popleft()
+        size = min(self._pace.size(piece.first), self._route.most)
+        if size < len(piece.items):
+            self._again.appendleft(Piece(piece.first + size, piece.items[size:], piece.lives))
+            piece = Piece(piece.first, piece.items[:size], piece.lives, piece.deaths)
+        return piece
+
+    def _read(self) -> bool:
+        """Read on, and queue what is to be sent; False if there is no room for more."""
         size = min(self._pace.size(self.read), self._route.most)
+        if self._ledger is not None:
+            size = max(size, LOOKUP)
         if self._window is not None:
             size = min(size, self._window - self.kept)
         if size < 1:
-            return None
+            return False
         began = time.monotonic_ns()
         try:
             items = list(islice(self._source, size))
         except BaseException as error:
             self.is_read = True
             self.broken = error
-            return None
+            return False
         if len(items) < size:
             self.is_read = True
         if not items:
-            return None
+            return False
         self._took = (time.monotonic_ns() - began) // len(items)
-        piece = Piece(self.read, items)
-        self.read += len(items)
+        first, self.read = self.read, self.read + len(items)
         self.kept += len(items)
-        return piece
+        if self._ledger is None:
+            self._again.append(Piece(first, items))
+            return True
+        try:
+            parts, left = self._ledger.sift(first, items)
+        except BaseException as error:  # an item has no key
+            self.fail(error)
+            return False
+        self.found += parts
+        self._again.extend(Piece(*each) for each in left)
+        return True
 
     def _send(self, piece: Piece) -> None:
         self.out[piece] = None
@@ -287,6 +309,7 @@ class Flow:
 
     def take(self) -> list[Part]:
         """Return what has ended since; what came back unfinished is sent first when the flow is filled."""
+        found, self.found = self.found, []
         parts: list[Part] = []
         again: list[Piece] = []
         while self.ended:
@@ -303,7 +326,13 @@ class Flow:
             parts += back.parts
             again += back.again
         self._again.extendleft(sorted(again, key=lambda piece: -piece.first))
-        return parts
+        if self._ledger is not None and parts:
+            try:
+                self._ledger.write(parts)
+            except BaseException as error:  # what is not on disk is not seen
+                self.fail(error)
+                return found
+        return found + parts
 
     def fail(self, error: BaseException) -> None:
         """End it before its time."""

@@ -14,20 +14,32 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from contextvars import copy_context
 from operator import length_hint
+from os import PathLike, fspath
 from typing import Any, Final, Generic, Literal, NamedTuple, Protocol, Self, TypeAlias, TypedDict, TypeVar, cast
 
 from parallel.checks import described, is_count
 from parallel.combine import Settled
-from parallel.context import Dispatcher, current_registry, take_in
+from parallel.context import Dispatcher, current_registry, plain_function, take_in
 from parallel.delivery import Errand, dispatch, settle
 from parallel.errors import MapHaltedError
-from parallel.flows import Flow, Pace, Part, PieceCancelledError, Route
+from parallel.flows import Flow, Pace, PieceCancelledError, Route
 from parallel.futures import Future
+from parallel.ledgers import Part, open_ledger
 from parallel.outcomes import CANCELLED, failed_with
 from parallel.states import BARE, State
 
@@ -63,12 +75,19 @@ class MapCommon(TypedDict, total=False):
         chunksize: Items that are sent together; left out: as many as it turns out to be best.
         halt: When failures end it that would not.
         total: How many items there are, if the iterable doesn't know.
+        journal: A file in which each item is recorded that has ended, before its value is seen.
+        resume: What a journal has from earlier runs is not run again, which is the usual; `"failed"`: but what has
+            failed is; False: all is.
+        key: Returns what an item is known by in the journal, from its arguments; left out: the item itself.
     """
 
     strict: bool
     chunksize: int | None
     halt: Halt | None
     total: int | None
+    journal: str | PathLike[str] | None
+    resume: bool | Literal["failed"]
+    key: Callable[..., Hashable] | None
 
 
 class MapSaid(MapCommon, total=False):
@@ -135,6 +154,11 @@ class _Rules:
         self.total = said.get("total")
         if self.total is None:
             self.total = _total_of(iterables)
+        self.journal: str | PathLike[str] | None = said.get("journal")
+        self.resume: object = said.get("resume", True)
+        self.key: Callable[..., Hashable] | None = said.get("key")
+        if self.journal is None and (self.key is not None or "resume" in said):
+            raise ValueError("key and resume say something about a journal: expected only beside one")
         self.halts = _Halting(said.get("halt"), self.total)
         one = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=bool(said.get("strict")))
         self.source: Iterator[Any] = one
@@ -143,7 +167,11 @@ class _Rules:
         """Make the flow of the items."""
         route = mapped.route(place, self.spread, self.constants)
         pace = Pace(self.chunksize, self.total, route.capacity)
-        return Flow(self.source, route, pace, self.buffersize, mapped.name, target, wake)
+        ledger = None
+        if self.journal is not None:
+            plain = plain_function(cast(Any, mapped))
+            ledger = open_ledger(fspath(self.journal), mapped.name, plain, self.resume, self.spread, self.key)
+        return Flow(self.source, route, pace, self.buffersize, mapped.name, target, wake, ledger)
 
 
 def _count(name: str, value: object) -> int | None:
@@ -243,10 +271,12 @@ class MapFuture(Future[list[R]]):
                 self._context.copy().run(self._step)
             except BaseException as error:  # nobody else would end it
                 self._flow.fail(error)
+            if self._flow.is_over:
+                self._flow.close()  # before it is told: who hears of it may open the journal anew
             self._tell(here)
             self._turn.release()
             # (*) who comes now finds it free; who came before has left what is to be done
-            if not self._flow.ended or not self._turn.acquire(blocking=False):
+            if not self._flow.has_news or not self._turn.acquire(blocking=False):
                 return
 
     def _step(self) -> None:
@@ -257,7 +287,7 @@ class MapFuture(Future[list[R]]):
             flow.fill()
             if flow.broken is not None:
                 flow.fail(flow.broken)
-            if not flow.ended:  # those of an inline pool have ended by now
+            if not flow.has_news:  # those of an inline pool have ended by now
                 return
 
     def _store(self, part: Part) -> None:
@@ -451,7 +481,7 @@ class Stream(Generic[R]):
                 for part in self._due():
                     yield from self._shown(part)
                     self._hand_out(part)
-                if not flow.ended:
+                if not flow.has_news:
                     if flow.is_over:
                         return self._finish()
                     bell = self._bell.hang()
@@ -459,6 +489,7 @@ class Stream(Generic[R]):
                         bell.outcome()
         finally:
             flow.stop()
+            flow.close()
 
     async def _run_later(self) -> AsyncGenerator[R]:
         flow = self._flow
@@ -469,7 +500,7 @@ class Stream(Generic[R]):
                     for value in self._shown(part):
                         yield value
                     self._hand_out(part)
-                if not flow.ended:
+                if not flow.has_news:
                     if flow.is_over:
                         self._finish()
                         return
@@ -478,6 +509,7 @@ class Stream(Generic[R]):
                         await bell
         finally:
             flow.stop()
+            flow.close()
 
     def _due(self) -> Iterator[Part]:
         """Yield those parts whose turn it is."""

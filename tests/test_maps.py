@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from parallel import (
     Halt,
+    JournalLockedError,
     MapHaltedError,
     Registry,
     SerializationError,
@@ -224,8 +225,9 @@ def test_terms_of_each_item(kind: str, registry: Registry) -> None:
     """A timeout is each item's own, and so is a retry."""
     if kind == "inline":
         pytest.skip("nobody can stop the caller")
-    fn = task(pool=kind, timeout=3)(nap)
-    ends = fn.map([0, 60, 0], errors="collect").result(LONG)
+    long, timeout = (60, 3) if kind == "process" else (1, 0.2)
+    fn = task(pool=kind, timeout=timeout)(nap)
+    ends = fn.map([0, long, 0], errors="collect").result(LONG)
     assert [type(end.error) for end in ends] == [type(None), TaskTimeoutError, type(None)]
 
 
@@ -359,3 +361,74 @@ def test_what_can_not_be_said(said: dict[str, Any], error: type[Exception], told
     make: Callable[..., Any] = task(pool="thread")(double).map
     with pytest.raises(error, match=told.replace("(", r"\(")):
         make([1], **said)
+
+
+# -- the journal ------------------------------------------------------------------------------------------------------
+
+
+def counted(x: int, folder: str) -> int:
+    """Note that the body has run; fail for 13 as long as it is told to."""
+    with open(Path(folder, str(x)), "a", encoding="utf-8") as file:
+        file.write(".")
+    if x == 13 and not Path(folder, "mended").exists():
+        raise ValueError("13")
+    return x
+
+
+def runs(folder: Path) -> dict[int, int]:
+    """Return how often the bodies have run."""
+    return {int(path.name): len(path.read_text()) for path in folder.iterdir() if path.name.isdigit()}
+
+
+@by_kind
+@pytest.mark.parametrize("chunksize", [None, 7])
+def test_journal(kind: str, chunksize: int | None, tmp_path: Path) -> None:
+    """What has ended in one run is not run again in the next; with `resume="failed"`, what has failed is."""
+    fn = task(pool=kind)(counted)
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    said: Any = {"constants": {"folder": str(folder)}, "journal": tmp_path / "journal.sqlite", "chunksize": chunksize}
+    first = fn.map(range(20), errors="collect", **said).result(LONG)
+    assert [end.ok for end in first] == [x != 13 for x in range(20)]
+    again = fn.map(range(30), errors="collect", **said).result(LONG)
+    assert [end.value for end in again] == [x if x != 13 else None for x in range(30)]
+    assert str(again[13].error) == "13"
+    assert runs(folder) == dict.fromkeys(range(30), 1)
+    (folder / "mended").touch()
+    assert list(fn.stream(range(30), **said, resume="failed")) == list(range(30))
+    assert runs(folder) == {x: 2 if x == 13 else 1 for x in range(30)}
+    assert fn.map(range(3), **said, resume=False).result(LONG) == [0, 1, 2]
+    assert runs(folder)[0] == 2
+
+
+def test_journal_of_equal_items(tmp_path: Path) -> None:
+    """Equal items are different ones; each position has its value."""
+    fn = task(pool="thread")(double)
+    for _ in range(2):
+        assert fn.map([1, 1, 2, 1], journal=tmp_path / "j").result(LONG) == [2, 2, 4, 2]
+
+
+def test_journal_by_key(tmp_path: Path) -> None:
+    """A key stands for the item."""
+    fn = task(pool="thread")(double)
+    assert fn.map([10, 21], journal=tmp_path / "j", key=lambda x: x % 10).result(LONG) == [20, 42]
+    assert fn.map([30, 41], journal=tmp_path / "j", key=lambda x: x % 10).result(LONG) == [20, 42]
+
+
+def test_journal_of_values_that_can_not_be_kept(tmp_path: Path) -> None:
+    """A value that can't be recorded is its item's failure; the others are recorded."""
+    fn = task(pool="thread")(unsendable)
+    ends = fn.map(range(5), errors="collect", journal=tmp_path / "j").result(LONG)
+    assert [end.ok for end in ends] == [True, True, True, False, True]
+
+
+def test_two_runs_of_one_journal(tmp_path: Path) -> None:
+    """The second one is refused, and told who has it."""
+    fn = task(pool="thread")(nap)
+    first = fn.map([0.2], journal=tmp_path / "j")
+    with pytest.raises(JournalLockedError):
+        fn.map([0.1], journal=tmp_path / "j")
+    assert first.result(LONG) == [0.2]
+    assert fn.map([0.2], journal=tmp_path / "j").result(LONG) == [0.2]
+    with pytest.raises(ValueError, match="expected only beside one"):
+        fn.map([1], resume="failed")
