@@ -277,8 +277,8 @@ def test_interrupt_while_calls_are_cancelled() -> None:
         pool = ProcessPool(1)
         futures = [pool.submit(nap, 0.5), *(pool.submit(nap, 0) for _ in range(20_000))]
         timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
         try:
+            timer.start()
             pool.shutdown(cancel_futures=True)
             time.sleep(PATIENCE)
         except KeyboardInterrupt:

@@ -195,12 +195,10 @@ class Calls:
 
     def end_here(self, future: Future[Any], outcome: Outcome) -> None:
         """End a dropped call on this thread, where callbacks may block."""
-        try:
-            _end_unread(future, outcome, may_block=True)
-        finally:
-            with self._lock:
-                if self._dropped.pop(id(future), None) is not None:
-                    self._done_here += 1
+        _end_unread(future, outcome, may_block=True)
+        with self._lock:  # after it: what an interrupt leaves half done is done again by the reader
+            if self._dropped.pop(id(future), None) is not None:
+                self._done_here += 1
 
     def count_stillborn(self) -> None:
         """Count a call that ended where it was made."""
