@@ -386,9 +386,12 @@ def test_a_child_does_not_hold_the_lock(tmp_path: Path) -> None:
     from parallel.journal import Journal
     journal = Journal(sys.argv[1], "shop:resize", "f")
     journal.record([(b"a", 1, None)])
+    ready, go = os.pipe()
     child = os.fork()
     if child == 0:
+        os.write(go, b"!")  # it has let go of what is the parent's
         signal.pause()
+    os.read(ready, 1)
     os.write(1, b"%d\\n" % child)
     os.kill(os.getpid(), signal.SIGKILL)
     """)
