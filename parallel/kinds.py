@@ -20,6 +20,7 @@ from parallel.durations import AS_DURATION, Duration, pause, seconds
 from parallel.imports import is_import_string, with_colon
 from parallel.machine import cpus
 from parallel.memory import can_limit_memory
+from parallel.shortage import UNTOLD, free_memory
 from parallel.sizes import AS_SIZE, Size, size
 
 # N*cpus, cpus-N or both; five digits are more workers than any machine runs.
@@ -103,6 +104,11 @@ def _only_where_memory_can_be_limited(_: object, attribute: Attribute[Any], valu
         raise ValueError(f"{attribute.name}: expected nothing, found {found}: this platform has no such limit")
 
 
+def _only_where_free_memory_is_told(_: object, attribute: Attribute[Any], value: object) -> None:
+    if value is not None and free_memory() is None:
+        raise ValueError(f"{attribute.name}: {UNTOLD}")
+
+
 _count = checked("an integer of at least 1", is_count)
 _typed_count = checked("an integer of at least 1", is_count, types=int)
 """For what a program says as well: a wrong type is a `TypeError` there."""
@@ -110,6 +116,7 @@ _modules = checked("the names of modules, such as ['numpy', 'package.module']", 
 _variables = checked("variables and their values, such as {NAME = 'value'}: all of them strings", _is_env, types=dict)
 _directory = checked("the path of a directory", _is_path, types=str)
 _limits = [checked_by(size), _only_where_memory_can_be_limited]
+_memory_free = [checked_by(size), _only_where_free_memory_is_told]
 _max_workers = checked("an integer of at least 1 or a string such as 'cpus', 'cpus-1' or '2*cpus'", _is_workers)
 _import_string = checked("an import string such as 'package.module:attribute'", is_import_string, with_colon)
 _start_method = checked(
@@ -166,6 +173,7 @@ class ThreadConfig(PoolConfig):
         max_pending: The most calls that wait for a thread, None for no limit.
         on_full: What a submission does when so many wait: it blocks, raises, or runs the call itself; None blocks.
         helping: Whether a thread that waits for a call which is still queued runs it itself.
+        memory_free: Memory that has to be free on the machine where a call starts, None for any; see `shortage`.
     """
 
     kind: ClassVar[str] = "thread"
@@ -176,6 +184,9 @@ class ThreadConfig(PoolConfig):
     max_pending: int | None = field(default=None, validator=_count)
     on_full: Literal["block", "raise", "run"] | None = field(default=None, validator=_on_full)
     helping: bool = True
+    memory_free: int | None = field(
+        default=None, kw_only=True, converter=_size, validator=_memory_free, metadata=AS_SIZE
+    )
 
 
 @frozen(kw_only=True)
@@ -230,6 +241,7 @@ class ProcessConfig(PoolConfig, Workplace):
             been set up when a process starts.
         nested: What the pool is in a worker process: its calls run inline, on the thread that makes them; or on
             threads, as many as it may have processes; or it is an error to ask for it.
+        memory_free: Memory that has to be free on the machine where a call starts, None for any; see `shortage`.
     """
 
     kind: ClassVar[str] = "process"
@@ -246,6 +258,9 @@ class ProcessConfig(PoolConfig, Workplace):
     context: tuple[str, ...] = field(default=(), converter=_names, validator=_import_strings)
     forward_logs: bool | None = None
     nested: Literal["inline", "thread", "error"] = field(default="inline", validator=_nested)
+    memory_free: int | None = field(
+        default=None, kw_only=True, converter=_size, validator=_memory_free, metadata=AS_SIZE
+    )
 
     def arguments(self) -> dict[str, object]:
         """Give those of the constructor, which knows nothing of nesting; see `PoolConfig.arguments`."""
@@ -263,12 +278,16 @@ class LoopConfig(PoolConfig):
         max_workers: The most calls in flight, or a share of the CPUs; None for the pool's own default.
         max_pending: The most calls that wait for their turn, None for no limit.
         on_full: What a submission does when so many wait: it blocks or raises; None blocks.
+        memory_free: Memory that has to be free on the machine where a call starts, None for any; see `shortage`.
     """
 
     kind: ClassVar[str] = "loop"
     max_workers: int | str | None = field(default=None, validator=_max_workers)
     max_pending: int | None = field(default=None, validator=_count)
     on_full: Literal["block", "raise"] | None = field(default=None, validator=_on_full_of_loop)
+    memory_free: int | None = field(
+        default=None, kw_only=True, converter=_size, validator=_memory_free, metadata=AS_SIZE
+    )
 
 
 @frozen

@@ -1,5 +1,5 @@
 """
-What a process may use of its machine: the CPUs that its affinity and the quota of its control groups leave it.
+What a process may use of its machine: its control groups, and the CPUs that they and its affinity leave it.
 
     affinity: which CPUs ──┐
     quota: how much time ──┴──▶ the smaller one
@@ -15,15 +15,12 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from os import PathLike
-from typing import Final, TypeAlias
+from typing import Final
 
 _UNIFIED: Final = ("sys/fs/cgroup", "sys/fs/cgroup/unified")
 """Where version 2 is mounted: alone, or beside version 1."""
-
-Share: TypeAlias = Callable[[str], Iterator[float]]
-"""Yields the quota of the control group in a folder, if it has one."""
 
 
 def cpus(root: str | PathLike[str] = "/") -> int:
@@ -49,39 +46,53 @@ def _affinity() -> int:
 
 def _shares(root: str) -> Iterator[float]:
     """Yield the quotas of this process's control groups, and of those around them, in CPUs."""
-    for line in _read(f"{root}/proc/self/cgroup").splitlines():
+    for version, group in control_groups("cpu", root):
+        yield from _share_v2(group) if version == 2 else _share_v1(group)
+
+
+def control_groups(controller: str, root: str) -> Iterator[tuple[int, str]]:
+    """
+    Yield the control groups of this process, and those around them: the version of each, and its folder.
+
+    In a container, some of these folders may not be there.
+
+    Args:
+        controller: What they are to control: `cpu`, `memory`. (A group of version 2 may control anything.)
+        root: Where the system's files begin.
+    """
+    for line in read(f"{root}/proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if controllers == "":
             for mount in _UNIFIED:
-                yield from _each(f"{root}/{mount}", path, _share_v2)
-        elif "cpu" in controllers.split(","):
-            for name in dict.fromkeys(("cpu", controllers)):
-                yield from _each(f"{root}/sys/fs/cgroup/{name}", path, _share_v1)
+                yield from ((2, group) for group in _around(f"{root}/{mount}", path))
+        elif controller in controllers.split(","):
+            for name in dict.fromkeys((controller, controllers)):
+                yield from ((1, group) for group in _around(f"{root}/sys/fs/cgroup/{name}", path))
 
 
-def _each(mount: str, path: str, share: Share) -> Iterator[float]:
-    """Yield the quotas of a group and of all around it; in a container, some of the path may not be there."""
+def _around(mount: str, path: str) -> Iterator[str]:
+    """Yield the folder of a group, and those of all around it."""
     group = path.strip("/")
     while group:
-        yield from share(f"{mount}/{group}")
+        yield f"{mount}/{group}"
         group = group.rpartition("/")[0]
-    yield from share(mount)
+    yield mount
 
 
 def _share_v2(group: str) -> Iterator[float]:
-    quota, _, period = _read(f"{group}/cpu.max").strip().partition(" ")
+    quota, _, period = read(f"{group}/cpu.max").strip().partition(" ")
     if quota.isdigit() and period.isdigit() and int(period):
         yield int(quota) / int(period)
 
 
 def _share_v1(group: str) -> Iterator[float]:
-    quota, period = (_read(f"{group}/{name}").strip() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
+    quota, period = (read(f"{group}/{name}").strip() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
     if quota.isdigit() and period.isdigit() and int(period):  # a quota of -1 is none
         yield int(quota) / int(period)
 
 
-def _read(path: str) -> str:
+def read(path: str) -> str:
     """Read a file of the system; empty if there is none, or none that this process may read."""
     try:
         with open(path, encoding="utf-8") as file:  # without pathlib, which takes as long to load as ten of these

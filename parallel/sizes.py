@@ -57,7 +57,7 @@ def sized(count: int) -> str:
     """
     largest_first = sorted(_UNITS.items(), key=lambda unit: -unit[1])
     for unit, bytes_each in largest_first:
-        if count >= bytes_each and count % bytes_each == 0 and (bytes_each > 1 or count < 1000):
+        if (count or 1) >= bytes_each and count % bytes_each == 0 and (bytes_each > 1 or count < 1000):
             return f"{count // bytes_each}{unit}"
     unit, bytes_each = next((each for each in largest_first if each[0][1:] == "B" and count >= each[1]), ("B", 1))
     return f"{count / bytes_each:.1f}{unit}"

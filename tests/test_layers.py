@@ -36,6 +36,7 @@ HOUSE = [
     {"durations"},
     {"rates"},
     {"sizes"},
+    {"shortage"},
     {"retries"},
     {"options"},
     {"kinds"},
@@ -60,6 +61,7 @@ HOUSE = [
     {"pools.handing", "pools.backlog", "pools.workers"},
     {"pools.blocking", "pools.intake"},
     {"pools.crew", "pools.desk"},
+    {"pools.sparing"},
     # One storey: the kinds of pools never import each other.
     {"pools.inline", "pools.thread", "pools.loop", "pools.foreign", "pools.dask", "pools.ray", "pools.process"},
     {"pools"},

@@ -14,8 +14,8 @@ Guarantees:
   place, so that a bounded pool doesn't starve.
 
 State: `_waiting`, `_open`, `_loop`, `_thread`, `_woken`, `_closed`, `_broken` and `_done`, guarded by `_lock`, which is
-re-entrant: a signal handler or a `__del__` may submit while it is held. `_in_flight`, `_waits`, `_tasks` and
-`_finished` belong to the loop's thread. No user code runs while the lock is held.
+re-entrant: a signal handler or a `__del__` may submit while it is held. `_in_flight`, `_waits`, `_tasks`,
+`_shortage`, `_looks` and `_finished` belong to the loop's thread. No user code runs while the lock is held.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ from parallel.pools.base import Engine, PoolStats, check_workers, is_draining
 from parallel.pools.blocking import LoopThread
 from parallel.pools.handing import HandingPool, Tally
 from parallel.runs import Run
+from parallel.shortage import LOOK, Shortage, check_memory_free
+from parallel.sizes import Size
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -63,6 +65,8 @@ class LoopPool(HandingPool):
         max_workers: Calls in flight at most; None: no limit.
         max_pending: Calls from outside that may wait for their turn; None: any number.
         on_full: What becomes of one more: its caller waits (`block`), or gets a `PoolFullError` (`raise`).
+        memory_free: Bytes, or a string such as `"2GiB"`, that have to be free on the machine where a call starts,
+            unless nothing of this pool runs; the others wait for it. None: any amount.
         name: The pool's name, for messages.
         callbacks: Who runs what follows a call; None: the registry's callback threads.
     """
@@ -75,12 +79,14 @@ class LoopPool(HandingPool):
         *,
         max_pending: int | None = None,
         on_full: Literal["block", "raise"] = "block",
+        memory_free: Size | None = None,
         name: str = "",
         callbacks: Dispatcher | None = None,
     ) -> None:
         if on_full not in get_args(_OnFull):
             raise ValueError(f"on_full must be one of {', '.join(get_args(_OnFull))}; found {on_full!r}")
         self._max_workers = check_workers(max_workers, _UNBOUNDED)
+        self._memory_free = check_memory_free(memory_free)
         super().__init__(name, callbacks, max_pending, on_full)
 
     @property
@@ -89,7 +95,8 @@ class LoopPool(HandingPool):
         return self._max_workers
 
     def _new_engine(self) -> LoopEngine:
-        self._loop = LoopEngine(self.label, self._max_workers, f"parallel-{self.name or 'loop'}")
+        shortage = None if self._memory_free is None else Shortage(self.label, self._memory_free)
+        self._loop = LoopEngine(self.label, self._max_workers, f"parallel-{self.name or 'loop'}", shortage)
         return self._loop
 
     @property
@@ -146,11 +153,12 @@ class LoopEngine(Engine):
         handed: Counts what follows its calls, on the callback threads.
     """
 
-    def __init__(self, label: str, max_workers: int, thread_name: str) -> None:
+    def __init__(self, label: str, max_workers: int, thread_name: str, shortage: Shortage | None = None) -> None:
         self.label = label
         self.handed = Tally()
         self._limit = max_workers
         self._thread_name = thread_name
+        self._shortage = shortage
         self._lock = threading.RLock()
         self._quiet = threading.Condition(self._lock)
         self._waiting: Backlog[Future[Any]] = Backlog()
@@ -161,6 +169,7 @@ class LoopEngine(Engine):
         self._loop: asyncio.AbstractEventLoop | None = None  # from the first call until it is about to close
         self._thread: threading.Thread | None = None
         self._woken = False  # the loop is going to call `_start_waiting`
+        self._looks = False  # so it is in a moment, to look whether there is memory by then
         self._closed = False
         self._broken: BaseException | None = None  # what came out of asyncio's loop
         self._finished = False  # closed, and all calls have ended; or broken
@@ -247,11 +256,26 @@ class LoopEngine(Engine):
         with self._lock:
             self._woken = False
         while self._waiting and self._in_flight < self._limit:
+            if self._shortage is not None and self._is_held(self._shortage):
+                break
             self._start_call(self._waiting.popleft())
         with self._lock:
             if self._closed and not self._open and self._loop is not None:
                 self._loop.stop()
                 self._finish()
+
+    def _is_held(self, shortage: Shortage) -> bool:
+        """Tell whether the next call is to wait for memory; each end of a call is a look, and so is the timer's."""
+        held = shortage.holds_back(self._in_flight)
+        shortage.tell()
+        if held and not self._looks:
+            self._looks = True
+            asyncio.get_running_loop().call_later(LOOK, self._look_again)
+        return held
+
+    def _look_again(self) -> None:
+        self._looks = False
+        self._start_waiting()
 
     def _start_call(self, future: Future[Any]) -> None:
         run = future.begin()

@@ -15,6 +15,9 @@ from parallel.gates import OnFull
 from parallel.machine import cpus
 from parallel.pools.base import Pool, check_initializer, check_workers
 from parallel.pools.crew import Crew
+from parallel.pools.sparing import SparingCrew
+from parallel.shortage import check_memory_free
+from parallel.sizes import Size
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,6 +37,9 @@ class ThreadPool(Pool):
             itself (`run`).
         helping: Whether a worker that waits for a call runs it itself if it is queued here. That call sees the
             thread-locals and the re-entrant locks of the one that waits.
+        memory_free: Bytes, or a string such as `"2GiB"`, that have to be free on the machine where a call starts, or
+            what follows one, unless nothing of this pool runs; the others wait for it. None: any amount. A call that
+            its waiter runs, as of a pool that is full, doesn't wait.
         name: The pool's name, for messages.
         callbacks: Who runs what follows a call where the workers can't; None: the registry's callback threads.
     """
@@ -51,6 +57,7 @@ class ThreadPool(Pool):
         max_pending: int | None = None,
         on_full: OnFull = "block",
         helping: bool = True,
+        memory_free: Size | None = None,
         name: str = "",
         callbacks: Dispatcher | None = None,
     ) -> None:
@@ -59,6 +66,7 @@ class ThreadPool(Pool):
         self._prefix = thread_name_prefix or f"parallel-{name or 'thread'}"
         self._initializer = (initializer, initargs)
         self._helping = helping
+        self._memory_free = check_memory_free(memory_free)
         super().__init__(name, callbacks, max_pending, on_full)
 
     @property
@@ -67,7 +75,11 @@ class ThreadPool(Pool):
         return self._max_workers
 
     def _new_engine(self) -> Crew:
-        self._crew = Crew(self.label, self._max_workers, self._prefix, *self._initializer, helping=self._helping)
+        args = (self.label, self._max_workers, self._prefix, *self._initializer)
+        least = self._memory_free
+        self._crew = (
+            Crew(*args, helping=self._helping) if least is None else SparingCrew(least, *args, helping=self._helping)
+        )
         return self._crew
 
     @property

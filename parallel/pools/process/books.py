@@ -30,6 +30,7 @@ from parallel.pools.process.reactor import Reactor
 from parallel.pools.process.roster import Roster
 from parallel.pools.process.segments import KEPT, LEAST_KEPT, Store
 from parallel.pools.process.worker import Setup
+from parallel.shortage import Shortage
 
 LOGGER = logging.getLogger("parallel")
 
@@ -49,6 +50,7 @@ class Settings(NamedTuple):
     max_tasks_per_child: int | None
     kill_grace: float
     idle_timeout: float | None
+    memory_free: int | None = None
 
     @property
     def kept_by_each(self) -> int:
@@ -82,6 +84,8 @@ class Books:
         self.dispatching = Dispatching(self.calls)
         self.dispatching.ring = self.calls.wake = self.reactor.ring
         self.dispatching.tell = self.reactor.tell
+        if settings.memory_free is not None:
+            self.dispatching.shortage = Shortage(settings.label, settings.memory_free)
         self.store = Store(patient=True)
         self.store.wake = self.reactor.ring
         self.closing = False
@@ -95,7 +99,10 @@ class Books:
             self.calls.drop_ended()
             waiting = self.calls.waiting()
         idle = any(peer.is_idle() for peer in list(self.dispatching.peers))
-        return not idle and self.roster.lacks(waiting)
+        if idle or not self.roster.lacks(waiting):
+            return False
+        # One more would take memory itself, and its calls had to wait; but one there has to be.
+        return self.dispatching.shortage is None or not (self.roster.staff and self.dispatching.is_short())
 
     def note_room(self) -> None:
         """Under the lock: have submits look whether there are workers enough, as long as there is room for more."""

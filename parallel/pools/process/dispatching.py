@@ -14,13 +14,14 @@ Guarantees:
   and to kill it costs no other call.
 - Nobody blocks under the gate, and no code of the user's runs but finalizers and signal handlers; both only queue.
 
-State, guarded by `gate`: `peers`, and of each what `peer` says; the taking of calls. `attention` is one word, written
-by whoever has the gate, by the reader, by waiters, and by who closes the pool.
+State, guarded by `gate`: `peers`, and of each what `peer` says; the taking of calls; `shortage` and `held`. `attention`
+is one word, written by whoever has the gate, by the reader, by waiters, and by who closes the pool.
 Order of the locks: that of the books, then the gate, then none. Neither is held while anything is pickled or loaded.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -37,6 +38,8 @@ from parallel.pools.process.packing import Item, Packed
 from parallel.pools.process.parcels import Parcel
 from parallel.pools.process.peer import Given, Peer
 from parallel.pools.process.wire import SMALL, Part, pack
+from parallel.shortage import LOOK as LOOK_FOR_MEMORY
+from parallel.shortage import Shortage
 
 _get_ident: Final = threading.get_ident
 
@@ -57,6 +60,8 @@ class Dispatching:
         is_watched: The reader is to be told of each end: somebody waits for all of them, or the pool is closing.
         armed: Some worker's board is to be looked at: see `looking`.
         has_news: Some worker may have to be told what it is not told with its calls: see `baggage`.
+        shortage: Whether memory is short; None: that is no matter.
+        held: Calls wait for memory: the reader is to look again in a moment.
     """
 
     ring: Callable[[], object]
@@ -86,6 +91,8 @@ class Dispatching:
         self.is_watched = False
         self.armed = False
         self.has_news = False
+        self.shortage: Shortage | None = None
+        self.held = False
 
     def is_owned(self) -> bool:
         """Tell whether this thread has the gate: then it is a finalizer, or a signal handler, in the middle of this."""
@@ -164,6 +171,8 @@ class Dispatching:
                 self.attention = True
                 return None  # a burst of short calls: it goes with the next message
         if found is not None:
+            if self.shortage is not None and self._is_held(found, self.shortage):
+                return None
             found.burst = me
         return found
 
@@ -212,9 +221,9 @@ class Dispatching:
 
     def _fill(self) -> list[Peer]:
         """Under the gate: give calls to workers; return those to which they are to be sent without it."""
-        calls = self._calls
+        calls, shortage = self._calls, self.shortage
         claimed: list[Peer] = []
-        self.attention = self.lacking  # (*) as in `_idle_for`
+        self.attention, self.held = self.lacking, False  # (*) as in `_idle_for`
         peers = [peer for peer in self.peers if peer.takes_calls()]
         peers.sort(key=_load)
         for peer in peers:
@@ -227,14 +236,40 @@ class Dispatching:
                 continue
             if not busy and waiting * each < LEAST and each and self._is_back_soon(peers):
                 break
+            if shortage is not None and self._is_held(peer, shortage):
+                break
             peer.burst = 0
             room = most(waiting, len(self.peers), each) if peer.board.is_shared else 1
             if self._give(peer, calls.stream(), room):
                 peer.sender = _get_ident()
                 claimed.append(peer)
-        if self.lacking or any(peer.sent == peer.answered and not peer.sender for peer in peers):
+        if self.lacking or self.held or any(peer.sent == peer.answered and not peer.sender for peer in peers):
             self.attention = True
         return claimed
+
+    def _is_held(self, peer: Peer, shortage: Shortage) -> bool:
+        """Under the gate: tell whether *peer* is to be given nothing for now, as memory is short."""
+        others = sum(not other.is_idle() for other in self.peers if other is not peer)
+        if not shortage.holds_back(others):
+            return False
+        self.held = self.attention = True
+        return True
+
+    def is_short(self) -> bool:
+        """Tell whether memory is short; if so, the reader looks again in a moment."""
+        with self.gate:
+            short = self.shortage is not None and self.shortage.is_short()
+            self.held = self.held or short
+        return short
+
+    def look_again(self) -> float:
+        """On the reader: tell what there is to be told of memory; return the seconds until it is to look again."""
+        if self.shortage is None:
+            return math.inf
+        self.shortage.tell()
+        with self.gate:
+            self.held = self.held and self._calls.waiting() > 0
+        return LOOK_FOR_MEMORY if self.held else math.inf
 
     def _next_cost(self) -> int:
         """Under the gate: return what the next call takes, as far as is known."""

@@ -262,7 +262,8 @@ class Staff(Engine):
                 return None
         books = self._books
         parts = (self._listening.looking, self._listening.departures, books.killing)
-        return min(*(part.all_due() for part in parts), books.store.expire() or math.inf)
+        due = min(*(part.all_due() for part in parts), books.store.expire() or math.inf)
+        return due if books.dispatching.shortage is None else min(due, books.dispatching.look_again())
 
     def _dismiss(self) -> None:
         """Once nothing is queued, tell those workers to leave that have no call."""

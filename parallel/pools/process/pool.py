@@ -93,6 +93,8 @@ class ProcessPool(HandingPool):
             gets a `MemoryError` then, or dies if it doesn't expect one. None: no limit. See `memory.limit_memory`.
         idle_timeout: Seconds, or a string such as `"5m"`, after which a worker without a call leaves, up to a quarter
             later; all may, and the next call starts one again. None: they stay.
+        memory_free: Bytes, or a string such as `"2GiB"`, that have to be free on the machine where a call starts, or a
+            further worker, unless nothing of this pool runs; the others wait for it. None: any amount.
         max_pending: Calls from outside that may wait for a worker; None: any number.
         on_full: What becomes of one more: its caller waits (`block`), gets a `PoolFullError` (`raise`) or runs it
             itself, in its own process (`run`).
@@ -129,6 +131,7 @@ class ProcessPool(HandingPool):
         max_memory_per_child: Size | None = None,
         hard_memory_limit: Size | None = None,
         idle_timeout: Duration | None = None,
+        memory_free: Size | None = None,
         max_pending: int | None = None,
         on_full: OnFull = "block",
         name: str = "",
@@ -154,6 +157,7 @@ class ProcessPool(HandingPool):
         )
         self._surroundings = _surroundings(workplace, self._max_workers)
         self._idle_timeout = None if workplace is None else workplace.idle_timeout
+        self._memory_free = _memory_free(memory_free)
         self._max_tasks = _check_tasks(max_tasks_per_child)
         self._kill_grace = _check_grace(kill_grace)
         self._carrier = Carrier(context) if context else None
@@ -183,6 +187,7 @@ class ProcessPool(HandingPool):
                 self._max_tasks,
                 self._kill_grace,
                 None if self._idle_timeout == math.inf else self._idle_timeout,
+                self._memory_free,
             ),
             self._carrier,
         )
@@ -317,6 +322,13 @@ def _workplace(**said: object) -> Workplace | None:
         return None
     workplace: Workplace = import_module("parallel.kinds").Workplace(**said)
     return workplace
+
+
+def _memory_free(said: Size | None) -> int | None:
+    if said is None:
+        return None
+    least: int | None = import_module("parallel.shortage").check_memory_free(said)  # a room that no worker needs
+    return least
 
 
 def _surroundings(workplace: Workplace | None, workers: int) -> Surroundings:
