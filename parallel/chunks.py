@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableSequence, Sequence
 from functools import partial
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, Protocol
@@ -90,14 +90,19 @@ class Kept(NamedTuple):
 
 
 class Notebook(Protocol):
-    """Where a worker process notes how far it has come."""
+    """
+    Where a worker process notes how far it has come.
+
+    Attributes:
+        words: The memory, as numbers; a store takes half as long as a call that does it.
+        at: Where in it the number of the item stands that is begun, counted from 1.
+    """
+
+    words: MutableSequence[int]
+    at: int
 
     def begin(self) -> None:
         """Start with an empty one, at the beginning of a chunk."""
-        ...
-
-    def begins(self, number: int, /) -> None:
-        """Note that the item of that number is begun now; counted from 1."""
         ...
 
     def ends(self) -> None:
@@ -161,13 +166,13 @@ def _run_noting(call: Callable[[Any], Any], items: Iterable[Any], notebook: Note
     """Do the same in a worker process; each error is an answer there, and the process goes on."""
     values: list[Any] = []
     failures: list[tuple[int, Any]] = []
-    begins, clock = notebook.begins, time.monotonic_ns
+    words, at, clock = notebook.words, notebook.at, time.monotonic_ns
     notebook.begin()
     seen = kept = 0
     now = began = clock()
     stop, due = began + BUDGET, began + SHORT
     for number, item in enumerate(items, 1):
-        begins(number)
+        words[at] = number
         try:
             value = call(item)
         except BaseException as error:

@@ -35,7 +35,7 @@ from parallel.meetings import attach
 from parallel.outcomes import CANCELLED, Outcome
 from parallel.states import State
 
-TARGET: Final = BUDGET // 2
+TARGET: Final = BUDGET
 """Nanoseconds of work in a piece. With half of that, tiny items take a tenth longer."""
 
 MOST: Final = 1 << 15

@@ -20,6 +20,11 @@ def same(value: int) -> int:
     return value
 
 
+def one_more(value: int) -> int:
+    """Add one."""
+    return value + 1
+
+
 async def same_later(value: int) -> int:
     """Hand a value on, as a coroutine function."""
     return value

@@ -7,8 +7,8 @@ State: the words and the notes of the board, the worker's; of a `BoardNotebook`,
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, MutableSequence, Sequence
+from typing import Any, cast
 
 from parallel.chunks import Done, Kept, run_chunk
 from parallel.context import this
@@ -33,22 +33,19 @@ class BoardNotebook:
             board: The worker's.
             main_by_value: No worker can import `__main__`.
         """
-        self._words = board.words
+        self.words = cast("MutableSequence[int]", board.words)
+        self.at = ITEM
         self._bytes = board.bytes
         self._main_by_value = main_by_value
         self._end = 0
 
     def begin(self) -> None:
         """Start with an empty one."""
-        self._end = self._words[NOTED] = self._words[WRITTEN]
-
-    def begins(self, number: int) -> None:
-        """Note that the item of that number is begun now."""
-        self._words[ITEM] = number
+        self._end = self.words[NOTED] = self.words[WRITTEN]
 
     def ends(self) -> None:
         """Note that the last one has ended."""
-        self._words[ITEM] |= ENDED
+        self.words[ITEM] |= ENDED
 
     def keep(self, values: list[Any], failures: list[tuple[int, Any]]) -> bool:
         """Write down what the next items have returned; False if that doesn't fit, or can't be pickled so."""
@@ -61,7 +58,7 @@ class BoardNotebook:
             return False
         LENGTH.pack_into(self._bytes, self._end, len(data))
         self._bytes[start : start + len(data)] = data
-        self._words[NOTED] = self._end = start + len(data)
+        self.words[NOTED] = self._end = start + len(data)
         return True
 
     def pack(self, error: BaseException) -> tuple[bytes, bytes]:
