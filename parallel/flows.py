@@ -14,10 +14,12 @@ Guarantees:
 - Each item ends once. No body is run again, but those of which nobody can know that they have run: see `chunks`.
 
 State: all of it belongs to who drives the flow, one thread at a time. Others append to `ended`, and read `stopped`.
+`_told` is added to by single steps.
 """
 
 from __future__ import annotations
 
+import logging
 import reprlib
 import time
 from collections import deque
@@ -46,6 +48,17 @@ GROWTH: Final = 8
 
 LIVES: Final = 2
 """Workers that may die before they have begun any item of a piece, until it is divided, or its one item is blamed."""
+
+FUTILE: Final = 300
+"""Nanoseconds of an item below which two workers gain nothing: to bring it there and back takes a third of that."""
+
+MANY: Final = 10_000
+"""Items below which nobody waits for a map of such anyway."""
+
+_told: Final[set[str]] = set()
+"""The functions of which that has been said."""
+
+LOGGER = logging.getLogger("parallel")
 
 _brief: Final = reprlib.Repr()
 _brief.maxstring = _brief.maxother = 60
@@ -229,9 +242,16 @@ class Flow:
         return bool(self.ended or self.found)
 
     def close(self) -> None:
-        """Close the journal, once it is over."""
+        """Close the journal, once it is over; and say so if all of it was not worth the way."""
         if self._ledger is not None:
             self._ledger.close()
+        if self.read >= MANY and 0 < self._pace.cost < FUTILE and self._name not in _told:
+            _told.add(self._name)
+            LOGGER.info(
+                "an item of %s takes %.2g us: a plain loop is about as fast as any map",
+                self._name,
+                self._pace.cost / 1e3,
+            )
 
     def fill(self) -> None:
         """Send as much as the window holds."""
