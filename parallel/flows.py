@@ -43,13 +43,19 @@ TARGET: Final = BUDGET
 MOST: Final = 1 << 15
 """Items in a piece. Twice as many are no faster, and the first results of tiny items come later."""
 
+LEAST: Final = 250_000
+"""Nanoseconds of work that are not worth being divided: to send them takes as long."""
+
+NOISE: Final = 1_000_000
+"""Nanoseconds for which another thread may have had the interpreter, or another program the CPU."""
+
 GROWTH: Final = 8
 """How many times larger than the one before a piece may be: the first few items may not be like the rest."""
 
 LIVES: Final = 2
 """Workers that may die before they have begun any item of a piece, until it is divided, or its one item is blamed."""
 
-FUTILE: Final = 300
+FUTILE: Final = 400
 """Nanoseconds of an item below which two workers gain nothing: to bring it there and back takes a third of that."""
 
 MANY: Final = 10_000
@@ -159,16 +165,15 @@ class Pace:
             return 1
         size = min(TARGET // self.cost, self._last * GROWTH, MOST)
         if self._total is not None:  # half of an equal share, so that all end together
-            size = min(size, -(-(self._total - read) // (2 * self._workers)))
+            size = min(size, max(-(-(self._total - read) // (2 * self._workers)), LEAST // self.cost))
         self._last = max(size, 1)
         return self._last
 
     def note(self, cost: int) -> None:
-        """Note what an item has taken. More counts at once, less by and by: small pieces cost little."""
-        cost = max(cost, 1)
+        """Note what an item has taken. Whatever is wrong about it is soon forgotten: a piece too large comes back."""
         if not self.cost:
             self._last = 1
-        self.cost = cost if cost > self.cost else (self.cost * 3 + cost) // 4
+        self.cost = max((self.cost + cost) // 2 if self.cost else cost, 1)
 
 
 class Flow:
@@ -220,7 +225,7 @@ class Flow:
         self._wake = wake
         self._ledger = ledger
         self._again: deque[Piece] = deque()
-        self._took = 0  # nanoseconds that the reading of an item takes
+        self._took = 0  # nanoseconds that the reading, or sending, of an item takes, if that is slow
         self.found: list[Part] = []
         self.ended: deque[tuple[Piece, Outcome]] = deque()
         self.out: dict[Piece, None] = {}
@@ -247,11 +252,8 @@ class Flow:
             self._ledger.close()
         if self.read >= MANY and 0 < self._pace.cost < FUTILE and self._name not in _told:
             _told.add(self._name)
-            LOGGER.info(
-                "an item of %s takes %.2g us: a plain loop is about as fast as any map",
-                self._name,
-                self._pace.cost / 1e3,
-            )
+            took = self._pace.cost / 1e3
+            LOGGER.info("an item of %s takes %.2g us: a plain loop is as fast as any map", self._name, took)
 
     def fill(self) -> None:
         """Send as much as the window holds."""
@@ -295,7 +297,7 @@ class Flow:
             self.is_read = True
         if not items:
             return False
-        self._took = (time.monotonic_ns() - began) // len(items)
+        self._note(began, len(items))
         first, self.read = self.read, self.read + len(items)
         self.kept += len(items)
         if self._ledger is None:
@@ -319,8 +321,13 @@ class Flow:
             del self.out[piece]
             self.fail(error)
             return
-        self._took = max(self._took, (time.monotonic_ns() - began) // len(piece.items))
+        self._note(began, len(piece.items))
         attach(_Tie(piece, self._target, self))
+
+    def _note(self, began: int, items: int) -> None:
+        """Note what the reading, or sending, of items took that began then; what others may have taken is none of it."""
+        took = time.monotonic_ns() - began
+        self._took = (self._took + (took // items if took > NOISE else 0)) // 2
 
     def tell(self, piece: Piece, outcome: Outcome) -> State[Any] | None:
         """On any thread: note that the call of a piece has ended; return a future that ends by that."""
