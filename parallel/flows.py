@@ -221,8 +221,8 @@ class Flow:
         self._pace = pace
         self._window = window
         self._name = name
-        self._target = target
-        self._wake = wake
+        self._target: State[Any] | None = target
+        self._wake: Wake = wake
         self._ledger = ledger
         self._again: deque[Piece] = deque()
         self._took = 0  # nanoseconds that the reading, or sending, of an item takes, if that is slow
@@ -247,7 +247,8 @@ class Flow:
         return bool(self.ended or self.found)
 
     def close(self) -> None:
-        """Close the journal, once it is over; and say so if all of it was not worth the way."""
+        """Once it is over, close the journal, let go of who drives it, and say so if it was not worth the way."""
+        self._wake, self._target = _wake_nobody, None
         if self._ledger is not None:
             self._ledger.close()
         if self.read >= MANY and 0 < self._pace.cost < FUTILE and self._name not in _told:
@@ -322,10 +323,10 @@ class Flow:
             self.fail(error)
             return
         self._note(began, len(piece.items))
-        attach(_Tie(piece, self._target, self))
+        attach(_Tie(piece, cast("State[Any]", self._target), self))
 
     def _note(self, began: int, items: int) -> None:
-        """Note what the reading, or sending, of items took that began then; what others may have taken is none of it."""
+        """Note what the reading, or sending, of items took that began then, without what others may have taken."""
         took = time.monotonic_ns() - began
         self._took = (self._took + (took // items if took > NOISE else 0)) // 2
 
@@ -373,6 +374,10 @@ class Flow:
         for piece in list(self.out):
             with suppress(AttributeError):  # it is being sent, by a thread that has not looked at `stopped` since
                 piece.future.cancel(running=running)
+
+
+def _wake_nobody() -> None:
+    """Do nothing: it is over."""
 
 
 class Wake(Protocol):

@@ -274,6 +274,25 @@ def test_stream_that_is_left() -> None:
         gc.collect()
 
 
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_what_has_ended_is_let_go(kind: str) -> None:
+    """A map that is over is in no cycle: its values go with the last who holds it."""
+    fn = task(pool=kind)(double)
+    gc.collect()
+    gc.disable()
+    try:
+        values = fn.map(range(100))
+        values.result(LONG)
+        ref = weakref.ref(values)
+        del values
+        deadline = time.monotonic() + LONG
+        while ref() is not None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        gc.enable()
+
+
 class Marked:
     """Something that can be referred to weakly."""
 
