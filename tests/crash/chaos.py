@@ -724,7 +724,7 @@ def run(seconds: float, seed: int, folder: Path) -> Iterable[str]:
     sizes: list[int] = []
     end = time.monotonic() + seconds
     for epoch in itertools.count(seed):
-        faulthandler.dump_traceback_later(EPOCH + 3 * PATIENCE, exit=True)
+        faulthandler.dump_traceback_later(EPOCH + PATIENCE + 15, exit=True)  # before who runs this gives up
         began = time.monotonic()
         book, kills = live_through(epoch, min(EPOCH, seconds), notes, numbers)
         found = verdict(book, kills, notes)

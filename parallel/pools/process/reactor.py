@@ -244,5 +244,5 @@ def _tell(what: str) -> None:
     """Tell of an error of this library; what tells of it may be what has raised: a filter of the user's."""
     try:
         LOGGER.exception("process pool: %s failed", what)
-    except Exception:
-        sys.excepthook(*sys.exc_info())
+    except Exception as error:
+        sys.excepthook(type(error), error, error.__traceback__)
