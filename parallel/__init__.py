@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from parallel.registry import Registry, configure, using
     from parallel.resources import PerWorker, per_worker
     from parallel.retries import Retry
+    from parallel.seeds import rng
     from parallel.streams import MapFuture
     from parallel.tasks import Task
     from parallel.unseen import UnobservedErrorWarning
@@ -110,6 +111,7 @@ __all__ = [
     "per_worker",
     "race",
     "result_of",
+    "rng",
     "settle",
     "sleep",
     "task",
@@ -136,6 +138,7 @@ _ROOMS: Final = {
     "pools.loop": "LoopPool",
     "pools.process.pool": "ProcessPool",
     "registry": "Registry configure using",
+    "seeds": "rng",
     "streams": "MapFuture",
     "tasks": "Task",
     "declaring": "task",
