@@ -24,10 +24,10 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from typing import IO, Any, Final, TextIO, cast
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import IO, Any, Final, NamedTuple, TextIO, cast
 
-from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
@@ -56,6 +56,7 @@ KEPT: Final = ("label", "items", "failed", "bar", "time", "percent", "rate", "wo
 """The same, in the order in which they get room: where the terminal is narrow, the last are left out."""
 
 STYLES: Final = {
+    "label": "",
     "items": "progress.download",
     "percent": "progress.percentage",
     "rate": "progress.data.speed",
@@ -63,6 +64,21 @@ STYLES: Final = {
     "failed": "bold red",
     "workers": "dim",
 }
+
+
+class Row(NamedTuple):
+    """
+    What the row of a bar says at one moment.
+
+    Attributes:
+        words: What stands in the columns, but for the bar itself.
+        done: The items that have ended.
+        total: All; None: nobody knows, and there is no bar.
+    """
+
+    words: dict[str, str]
+    done: int
+    total: int | None
 
 
 class Bar(Meter):
@@ -78,49 +94,45 @@ class Bar(Meter):
     def __init__(self, label: str, total: int | None, workers: Callable[[], int]) -> None:
         super().__init__(total, workers)
         self._label = label
-        self._last: dict[str, Text] | None = None  # its row when it has ended
-        self._drawn_by = _stage
-        _stage.open(self)
+        self._last: Row | None = None  # its row when it has ended
+        self._stage = _stage
+        self._stage.open(self)
 
-    def cells(self) -> dict[str, Text]:
-        """Return what stands in its columns; the bar is made when the room for it is known."""
-        return self._cells() if self._last is None else self._last
+    def row(self) -> Row:
+        """Return what it says now, or what it said when it ended."""
+        return self._row() if self._last is None else self._last
 
-    def length(self, halves: int) -> int | None:
-        """Return how much of a bar of so many halves is done; None: it has no total."""
-        now, total = self._done, self._total
-        if total is None or now > total:
-            return None
-        return halves * now // total if total else halves
-
-    def _cells(self, ended: str = "") -> dict[str, Text]:
-        words = in_words(self.progress(), ended)._asdict()
-        return {"label": Text(self._label)} | {name: Text(word, STYLES[name]) for name, word in words.items()}
+    def _row(self, ended: str = "") -> Row:
+        now = self.progress()
+        return Row({"label": self._label, **in_words(now, ended)._asdict()}, now.done, now.total)
 
     def _end(self, interrupted: bool) -> None:
-        self._last = self._cells("interrupted after" if interrupted else "in")
-        self._drawn_by.close(self)
+        self._last = self._row("interrupted after" if interrupted else "in")
+        self._stage.close(self)
 
 
 class _Rows:
-    """The rows of some bars, as rich draws them: as many columns as there is room for, one below the other."""
+    """
+    Some rows, as rich draws them: one below the other, with the columns that there is room for.
 
-    def __init__(self, bars: Sequence[Bar]) -> None:
-        self._bars = bars
+    Never changed: a frame is drawn again by each thread that prints something above it.
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        rows = [bar.cells() for bar in self._bars]
-        narrow = max(LABEL, options.max_width // 3)
-        for row in rows:
-            row["label"].truncate(narrow, overflow="crop" if options.ascii_only else "ellipsis")
-        widths = {name: max(cell_len(row[name].plain) for row in rows) for name in COLUMNS if name != "bar"}
-        bars = [bar.length(1) is not None for bar in self._bars]
-        widths["bar"] = SHORTEST if any(bars) else 0
+        longest = max(LABEL, options.max_width // 3)
+        rows = [{name: Text(word, STYLES[name]) for name, word in row.words.items()} for row in self._rows]
+        for cells in rows:
+            cells["label"].truncate(longest, overflow="crop" if options.ascii_only else "ellipsis")
+        widths = {name: max(cells[name].cell_len for cells in rows) for name in STYLES}
+        widths["bar"] = 0 if all(row.total is None for row in self._rows) else SHORTEST
         shown, spare = _fitting(widths, options.max_width)
         widths["bar"] += min(spare, LONGEST - SHORTEST)
-        for bar, row in zip(self._bars, rows, strict=True):
-            row["bar"] = _drawn(bar, widths["bar"], console, options)
-            yield _row(row, shown, widths)
+        for row, cells in zip(self._rows, rows, strict=True):
+            cells["bar"] = _bar(row, widths["bar"], console, options)
+            yield _joined(cells, shown, widths)
 
 
 def _fitting(widths: dict[str, int], room: int) -> tuple[list[str], int]:
@@ -135,26 +147,25 @@ def _fitting(widths: dict[str, int], room: int) -> tuple[list[str], int]:
     return [name for name in COLUMNS if name in shown], spare if "bar" in shown else 0
 
 
-def _row(cells: dict[str, Text], shown: list[str], widths: dict[str, int]) -> Text:
+def _joined(cells: dict[str, Text], shown: list[str], widths: dict[str, int]) -> Text:
     """Join the cells of a row, each as wide as its column: words are left in it, numbers right."""
     for name in shown:
-        missing = widths[name] - cell_len(cells[name].plain)
         pad = cells[name].pad_right if name in ("label", "bar", "time", "failed") else cells[name].pad_left
-        pad(missing)
+        pad(widths[name] - cells[name].cell_len)
     row = Text(GAP, no_wrap=True, overflow="crop").join(cells[name] for name in shown)
     row.rstrip()
     return row
 
 
-def _drawn(bar: Bar, width: int, console: Console, options: ConsoleOptions) -> Text:
+def _bar(row: Row, width: int, console: Console, options: ConsoleOptions) -> Text:
     """Draw the bar itself, to half a column."""
-    halves = bar.length(2 * width)
-    if halves is None:
+    if row.total is None:
         return Text()
+    halves = 2 * width * row.done // row.total if row.total else 2 * width
     full, half, rest = ("#", "", ".") if options.ascii_only else ("━", "╸", "━")
     drawn = Text(full * (halves // 2) + half * (halves % 2), "bar.finished" if halves == 2 * width else "bar.complete")
     if options.ascii_only or console.color_system is not None:  # else it could not be told from what is done
-        drawn.append(rest * (width - cell_len(drawn.plain)), "bar.back")
+        drawn.append(rest * (width - drawn.cell_len), "bar.back")
     return drawn
 
 
@@ -290,52 +301,58 @@ class _Stage:
 
     def open(self, bar: Bar) -> None:
         """Begin to draw *bar*; where others are, below them."""
-        if not self._lock.acquire(timeout=PATIENCE):
-            return
-        try:
+        with self._held() as held:
+            if not held:
+                return
             self._bars = (*self._bars, bar)
-            if self._live is None:
-                self._begin()
-        except BaseException:
-            self._bars = tuple(one for one in self._bars if one is not bar)
-            self._end_if_empty()
-            raise
-        finally:
-            self._lock.release()
+            try:
+                if self._live is None:
+                    self._begin()
+            except BaseException:
+                self._bars = ()
+                self._end()
+                raise
 
     def close(self, bar: Bar) -> None:
         """Leave the last row of *bar* on the terminal, above those that go on."""
-        if not self._lock.acquire(timeout=PATIENCE):
-            return
-        try:
+        with self._held() as held:
             live, others = self._live, tuple(one for one in self._bars if one is not bar)
-            if live is None or others == self._bars:
+            if not held or live is None or len(others) == len(self._bars):
                 return
             has_room = live.screen.has_room(PATIENCE)
             if others:
                 self._bars = others
                 if has_room:
-                    live.console.print(_Rows([bar]))
+                    live.console.print(_Rows([bar.row()]))
             else:
                 live.screen.gone = not has_room
                 self._end()  # its last frame has the last row of the last bar
-        finally:
-            self._lock.release()
 
     def leave(self) -> None:
         """At the interpreter's end: stop drawing, whatever goes on."""
-        if self._lock.acquire(timeout=PATIENCE):
-            try:
+        with self._held() as held:
+            if held:
                 self._end()
-            finally:
-                self._lock.release()
+
+    @contextmanager
+    def _held(self) -> Generator[bool]:
+        """Hold the lock, if it is to be had soon; a mistake in drawing is no mistake of the map's."""
+        if not self._lock.acquire(timeout=PATIENCE):
+            yield False
+            return
+        try:
+            yield True
+        except Exception:
+            LOGGER.exception("a progress bar can't be drawn")
+        finally:
+            self._lock.release()
 
     def forget(self) -> None:
         """In a forked child: the display is the parent's."""
         self._hand_back()
 
     def _begin(self) -> None:
-        live = self._live = _Live(Screen(), lambda: _Rows(self._bars))
+        live = self._live = _Live(Screen(), lambda: _Rows([each.row() for each in self._bars]))
         if not live.console.is_jupyter:
             for name in ("stdout", "stderr"):
                 file = getattr(sys, name)
@@ -353,10 +370,6 @@ class _Stage:
         finally:
             self._bars = ()
             self._hand_back()
-
-    def _end_if_empty(self) -> None:
-        if not self._bars:
-            self._end()
 
     def _hand_back(self) -> None:
         """Let the standard streams be again what they were, unless the program has set others meanwhile."""
