@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from parallel.registry import Registry, configure, using
     from parallel.resources import PerWorker, per_worker
     from parallel.retries import Retry
+    from parallel.seeds import rng
     from parallel.streams import Halt, MapFuture, Stream
     from parallel.tasks import Task
     from parallel.unseen import UnobservedErrorWarning
@@ -120,6 +121,7 @@ __all__ = [
     "per_worker",
     "race",
     "result_of",
+    "rng",
     "settle",
     "sleep",
     "task",
@@ -146,6 +148,7 @@ _ROOMS: Final = {
     "pools.loop": "LoopPool",
     "pools.process.pool": "ProcessPool",
     "registry": "Registry configure using",
+    "seeds": "rng",
     "streams": "Halt MapFuture Stream",
     "tasks": "Task",
     "declaring": "task",

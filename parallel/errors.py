@@ -164,10 +164,19 @@ class PoolFullError(ParallelError, Full):
 
 
 class NoTaskError(ParallelError, RuntimeError):
-    """The code that asks for its own task is not run by a pool of this library."""
+    """
+    The code that asks for its own task, or for what its item draws, is not run by a pool of this library.
+
+    Args:
+        what: What is not there, and who can ask for it.
+    """
+
+    def __init__(self, what: str = "no call is running here: current_task() is for functions that a pool runs") -> None:
+        self.what = what
+        super().__init__(what)
 
     def __str__(self) -> str:
-        return "no call is running here: current_task() is for functions that a pool runs"
+        return self.what
 
 
 class TaskTimeoutError(ParallelError, TimeoutError):

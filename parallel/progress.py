@@ -1,3 +1,242 @@
 """
 What a map shows while it runs: items done, items to go, failures.
+
+    engine ──▶ display.add(done, failed), once per chunk ──▶ a bar │ lines │ tqdm │ a function of the program's
+           └─▶ display.close(), in every case
+
+Everything is shown on standard error. No display takes more than a small share of the time of the thread that adds,
+nor does it ever fail because of its terminal, which may be slow, stopped or gone.
+
+State: that of `Meter`, and in `_advised` what has been said once.
 """
+
+from __future__ import annotations
+
+import logging
+import operator
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
+
+from parallel import context
+from parallel.checks import described
+from parallel.meters import Meter, Progress, in_words
+from parallel.screens import Screen
+
+if TYPE_CHECKING:
+    from parallel.bars import Bar
+
+LOGGER = logging.getLogger("parallel")
+
+LINES: Final = 5.0
+"""Seconds between two lines where there is no bar: seldom enough for a log, often enough to see that it goes on."""
+
+Shown: TypeAlias = "bool | str | Callable[[Progress], object] | None"
+"""What *progress* may be: whether to show it, the label, `tqdm`, or a function that gets the numbers."""
+
+
+class Display(Protocol):
+    """What shows how far a map is. All is called by one thread."""
+
+    def add(self, done: int, failed: int = 0) -> None:
+        """
+        Note that items have ended.
+
+        Args:
+            done: So many more, the failed ones among them.
+            failed: So many of these have failed.
+        """
+        ...
+
+    def close(self, *, interrupted: bool = False) -> None:
+        """Note that the map has ended, or was *interrupted*; a second time, nothing."""
+        ...
+
+
+class _Nothing:
+    """The display of a map that shows nothing."""
+
+    def add(self, done: int, failed: int = 0) -> None:
+        """Do nothing."""
+
+    def close(self, *, interrupted: bool = False) -> None:
+        """Do nothing."""
+
+
+NOTHING: Final[Display] = _Nothing()
+
+
+def total_of(iterables: Sequence[Iterable[object]], total: int | None) -> int | None:
+    """
+    Tell how many items a map has, as far as that can be known before: the shortest of its iterables ends it.
+
+    Args:
+        iterables: Those. What knows its length, or has a hint, is asked for it.
+        total: What the program says; it counts more. None: nothing.
+
+    Returns:
+        The number, which may be wrong as hints may; None: nobody knows.
+
+    Raises:
+        TypeError: *total* is no integer.
+        ValueError: It is less than 0.
+    """
+    if total is None:
+        return min((length for each in iterables if (length := _length_of(each)) is not None), default=None)
+    if not isinstance(cast("object", total), int) or isinstance(total, bool):
+        raise TypeError(f"total: expected an integer of at least 0, found {described(total)}")
+    if total < 0:
+        raise ValueError(f"total: expected an integer of at least 0, found {described(total)}")
+    return total
+
+
+def _length_of(iterable: Iterable[object]) -> int | None:
+    try:
+        length = operator.length_hint(iterable, -1)
+    except Exception:  # it is too long for `len`, or its own fails: that may not keep it from being iterated
+        return None
+    return None if length < 0 else length
+
+
+def make_display(progress: Shown, label: str, total: int | None, workers: Callable[[], int]) -> Display:
+    """
+    Make what shows how far a map is; to be closed in every case.
+
+    Args:
+        progress: Whether, and how: True, a label, `tqdm`, or a function that is called with a `Progress`, ten times a
+            second at most, by the thread that adds. What that function raises is logged once, and ends nothing.
+        label: What it is called, where *progress* is no label.
+        total: What `total_of` returned.
+        workers: Tells how many workers are alive. It must be quick, and may be called by any thread.
+
+    Raises:
+        ModuleNotFoundError: `tqdm` is not installed, and asked for.
+        TypeError: *progress* is something else.
+    """
+    if progress is None or progress is False:
+        return NOTHING
+    if progress is True or (isinstance(progress, str) and progress != "tqdm"):
+        return _bar_or_lines(_one_line(label if progress is True else progress), total, workers)
+    if progress == "tqdm":
+        return _Tqdm(_one_line(label), total, workers)
+    if callable(progress):
+        return _Told(progress, total, workers)
+    raise TypeError(f"progress: expected a boolean, a label, 'tqdm' or a function, found {described(progress)}")
+
+
+def _one_line(label: str) -> str:
+    return " ".join("".join(each if each.isprintable() else " " for each in label).split())
+
+
+# -- a bar, or lines --------------------------------------------------------------------------------------------------
+
+
+def _bar_or_lines(label: str, total: int | None, workers: Callable[[], int]) -> Display:
+    screen = Screen()
+    in_notebook = "ipykernel" in sys.modules
+    if (screen.isatty() or in_notebook) and not context.in_worker_process:  # many of those would draw on one terminal
+        if find_spec("rich") is None:
+            _advise(screen, "rich", "pip install 'parallel-pools[rich]'")
+        elif in_notebook and find_spec("ipywidgets") is None:
+            _advise(screen, "ipywidgets", "pip install ipywidgets")
+        elif (room := _room_of_bars()).draws_on(screen):
+            bar: type[Bar] = room.Bar
+            return bar(label, total, workers)
+    return _Lines(screen, label, total, workers)
+
+
+def _room_of_bars() -> Any:
+    """Return the room of the bars, which loads rich: 50 ms, and it may not be there."""
+    return import_module("parallel.bars")
+
+
+_advised: set[str] = set()
+
+
+def _advise(screen: Screen, missing: str, remedy: str) -> None:
+    """Say once how to get a bar."""
+    if missing not in _advised:
+        _advised.add(missing)
+        screen.write(f"for a progress bar in place of lines, install {missing}: {remedy}\n")
+
+
+class _Lines(Meter):
+    """Plain lines: one now and then, and one at the end."""
+
+    def __init__(self, screen: Screen, label: str, total: int | None, workers: Callable[[], int]) -> None:
+        super().__init__(total, workers)
+        self._screen = screen
+        self._label = label
+        self._due = self._began + LINES
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        if now >= self._due and self._screen.has_room():
+            self._due = now + LINES
+            self._write()
+
+    def _end(self, interrupted: bool) -> None:
+        self._write("interrupted after" if interrupted else "in")
+
+    def _write(self, ended: str = "") -> None:
+        words = in_words(self.progress(), ended)
+        items = f"{words.items} ({words.percent})" if words.percent else words.items
+        said = (items, words.rate, words.time, words.failed, words.workers)
+        self._screen.write(f"{self._label}: {', '.join(filter(None, said))}\n")
+
+
+# -- others -----------------------------------------------------------------------------------------------------------
+
+
+class _Told(Meter):
+    """A function of the program's that gets the numbers."""
+
+    def __init__(self, tell: Callable[[Progress], object], total: int | None, workers: Callable[[], int]) -> None:
+        super().__init__(total, workers)
+        self._tell = tell
+        self._has_failed = False
+
+    def _show(self) -> None:
+        try:
+            self._tell(self.progress())
+        except Exception:
+            if not self._has_failed:
+                LOGGER.exception("exception in the function that is told the progress of a map; the map goes on")
+            self._has_failed = True
+
+    def _end(self, interrupted: bool) -> None:
+        self._show()
+
+
+class _Tqdm(Meter):
+    """A bar of tqdm's: the one for terminals, or for notebooks."""
+
+    def __init__(self, label: str, total: int | None, workers: Callable[[], int]) -> None:
+        super().__init__(total, workers)
+        try:
+            tqdm: Any = import_module("tqdm.auto").tqdm  # optional, and it has no types
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "progress='tqdm' needs tqdm, which is not installed: install it with `pip install tqdm`, or say "
+                "progress=True",
+                name=error.name,
+            ) from error
+        kind: Any = type("tqdm", (tqdm,), {"monitor_interval": 0})  # no thread that lives for ever
+        self._bar = kind(total=total, desc=label, file=Screen(), mininterval=0, miniters=1, dynamic_ncols=True)
+        self._shown = 0
+
+    def _show(self) -> None:
+        now = self.progress()
+        if now.failed:
+            self._bar.set_postfix_str(f"{now.failed:,} failed", refresh=False)
+        self._bar.update(now.done - self._shown)
+        self._shown = now.done
+
+    def _end(self, interrupted: bool) -> None:
+        try:
+            self._show()
+        finally:
+            self._bar.close()
