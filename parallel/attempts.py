@@ -179,6 +179,11 @@ class Attempt(Run):
         """Whether its end has been decided; see `Run.is_over`."""
         return self._claim.locked()
 
+    @property
+    def given(self) -> Run:
+        """The attempt: another one of the same call may be in another worker; see `Run.given`."""
+        return self
+
     def start(self) -> None:
         """From now on its time counts; see `Run.start`."""
         if not self.has_started:  # else its worker died before it had read the call: another one has it now

@@ -71,6 +71,11 @@ class Run:
         future = self._future()
         return future is None or future.done()
 
+    @property
+    def given(self) -> State[Any] | Run:
+        """What its engine knows it by, where it was given to a worker."""
+        return self.future
+
     def future_if_any(self) -> State[Any] | None:
         """The call's future; None if nobody holds it any more."""
         return self._future()
@@ -142,16 +147,14 @@ class Run:
 
     def pass_on(self) -> None:
         """Have the function told that it is asked to stop, if it runs in another process: it sees nothing of this."""
-        future = self.future
-        ask = getattr(future.dispatcher, "ask", None)
+        ask = getattr(self.future.dispatcher, "ask", None)
         if ask is not None:
-            ask(future)
+            ask(self.given)
 
     def _killer(self) -> Callable[[], object] | None:
         """Return what ends the body by force; of a call that travels with others, its engine knows how."""
-        future = self.future
-        kill = getattr(future.dispatcher, "kill", None)
-        return self.kill if self.kill is not None or kill is None else partial(kill, future)
+        kill = getattr(self.future.dispatcher, "kill", None)
+        return self.kill if self.kill is not None or kill is None else partial(kill, self.given)
 
     # -- what its body waits for --------------------------------------------------------------------------------------
 

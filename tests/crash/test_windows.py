@@ -12,18 +12,20 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jobs
 import pytest
 from pools.process_jobs import PATIENCE, wait_until
 
-from parallel import ProcessPool, Registry, SerializationError, task, using
+from parallel import ProcessPool, Registry, Retry, SerializationError, TaskTimeoutError, task, using
 from parallel.errors import PoolBrokenError
 from parallel.futures import Future
 from parallel.pools.process import dispatching, killing
 from parallel.pools.process.board import STARTED, Board
 from parallel.pools.process.dispatching import Dispatching
+from parallel.pools.process.looking import Looking
 from parallel.pools.process.peer import Peer
 from parallel.pools.process.reactor import Reactor
 from parallel.pools.process.wire import Inbox
@@ -285,3 +287,31 @@ def test_interrupt_while_calls_are_cancelled() -> None:
             timer.join()
         pool.shutdown()
         assert all(future.done() for future in futures)
+
+
+def begin_twice(notes: str) -> str:
+    """Overstay at first; then go on until the worker of that attempt is gone."""
+    file = Path(notes)
+    if not file.exists():
+        file.write_text(str(os.getpid()))
+        time.sleep(10 * PATIENCE)
+    wait_until(lambda: not Path(f"/proc/{file.read_text()}").exists())
+    return "well"
+
+
+def test_kill_of_an_attempt_when_the_next_one_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A timeout ends the worker of the attempt that was too late, not that of the next one."""
+    retry = Retry(TaskTimeoutError, attempts=2, wait_initial=0, wait_max=0, wait_jitter=0)
+    kill = Looking.kill
+
+    def when_it_runs(self: Looking, given: Any) -> None:
+        wait_until(lambda: sum(bool(peer.inflight) for peer in self._books.roster.staff) == 2)
+        kill(self, given)
+
+    monkeypatch.setattr(Looking, "kill", when_it_runs)
+    with Registry({"pools": {"two": {"kind": "process", "max_workers": 2}}}) as registry, using(registry):
+        pool = registry.pool("two")
+        list(pool.map(nap, [0.1] * 4))
+        wait_until(lambda: pool.stats()[:3] == (2, 0, 0))
+        call = task(pool="two", timeout=0.2, retry=retry)(begin_twice)
+        assert call(str(tmp_path / "first")).result(PATIENCE) == "well"

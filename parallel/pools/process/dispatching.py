@@ -79,8 +79,8 @@ class Dispatching:
     hand_back: Callable[[Peer], object]
     """and how it is handed the socket of a worker that was led."""
 
-    kill: Callable[[Future[Any]], object]
-    """How the call of a future is ended by force; set by the engine."""
+    kill: Callable[[Any], object]
+    """How a call, `Run.given`, is ended by force; set by the engine."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -381,7 +381,7 @@ class Dispatching:
         peer.sender = _get_ident()
         run, known = begun.run, begun.known
         if run is not None:
-            run.kill = partial(self.kill, begun.future)
+            run.kill = partial(self.kill, run.given)
             if run.asked:
                 peer.asked.append(peer.sent + 1)  # of a worker that has died before it had begun it
         references: list[tuple[int, bytes]] = []

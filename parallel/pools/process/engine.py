@@ -51,6 +51,7 @@ from parallel.pools.process.launching import Launcher as Launcher
 from parallel.pools.process.leading import Leading
 from parallel.pools.process.listening import Listening
 from parallel.pools.process.packing import Packed, Packer
+from parallel.runs import Run
 
 
 class Life(Enum):
@@ -363,13 +364,13 @@ class Staff(Engine):
         self._books.interrupted = True
         self._reactor.tell(self._kill_busy)
 
-    def kill(self, future: Future[Any]) -> None:
-        """Kill the worker that runs the call of *future*, from any thread; nothing happens if none does any more."""
-        self._reactor.tell(partial(self._listening.looking.kill, future))
+    def kill(self, given: Future[Any] | Run) -> None:
+        """Kill the worker that runs a call, `Run.given`, from any thread; nothing happens if none does any more."""
+        self._reactor.tell(partial(self._listening.looking.kill, given))
 
-    def ask(self, future: Future[Any]) -> None:
-        """Tell the worker that runs the call of *future*, from any thread, that it is to stop; if one does still."""
-        self._reactor.tell(partial(self._listening.looking.ask, future))
+    def ask(self, given: Future[Any] | Run) -> None:
+        """Tell the worker that runs a call, `Run.given`, from any thread, that it is to stop; if one does still."""
+        self._reactor.tell(partial(self._listening.looking.ask, given))
 
     def _kill_busy(self) -> None:
         """On the reader, so that no process is hit that has been buried."""

@@ -28,6 +28,7 @@ from parallel.pools.process.board import BEGAN, EPOCH, SETTLED, STARTED
 from parallel.pools.process.books import Books
 from parallel.pools.process.costs import LOOK
 from parallel.pools.process.peer import Peer, Recall
+from parallel.runs import Run
 
 
 class Looking:
@@ -150,21 +151,26 @@ class Looking:
 
     # -- calls that are to end ----------------------------------------------------------------------------------------
 
-    def ask(self, future: Future[Any]) -> None:
-        """Tell the worker that has the call of *future* that this is to stop."""
-        for peer, number in self._having(future):
+    def ask(self, given: Future[Any] | Run) -> None:
+        """Tell the worker that has a call, `Run.given`, that this is to stop."""
+        for peer, number in self._having(given):
             self._dispatching.ask(peer, number)
 
-    def kill(self, future: Future[Any]) -> None:
-        """End the call of *future*, which a worker has, with the worker: no other call is to be in it then."""
-        for peer, number in self._having(future):
+    def kill(self, given: Future[Any] | Run) -> None:
+        """End a call, `Run.given`, which a worker has, with the worker: no other call is to be in it then."""
+        for peer, number in self._having(given):
             self._condemn(peer, number)
 
-    def _having(self, future: Future[Any]) -> list[tuple[Peer, int]]:
-        """Return the worker that has the call of *future*, and its number there; empty: none has."""
+    def _having(self, given: Future[Any] | Run) -> list[tuple[Peer, int]]:
+        """Return the worker that has a call, and its number there; empty: none has."""
         with self._dispatching.gate:  # who gives it to one is through then
             peers = list(self._books.roster.staff)
-            return [(peer, given.number) for peer in peers for given in peer.inflight if given.future is future][:1]
+            return [
+                (peer, call.number)
+                for peer in peers
+                for call in peer.inflight
+                if call.future is given or call.run is given
+            ][:1]
 
     def _condemn(self, peer: Peer, number: int) -> None:
         if self._dispatching.retire_with(peer, number):
