@@ -19,9 +19,10 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Callable, Iterable, Mapping, MutableSequence, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from operator import itemgetter
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from parallel.context import plain_function
 
@@ -36,6 +37,28 @@ SHORT: Final = 100_000
 
 FEW: Final = 10
 """Items in that time at most of which a note is taken: for shorter ones it would take longer than they do."""
+
+
+Seeding: TypeAlias = Callable[[Callable[[Any], Any]], AbstractContextManager[Callable[[Any], Any]]]
+"""Has a function draw that is called with one item of a chunk after the other: `partial(seeded, seed, first)`."""
+
+
+class Manner(NamedTuple):
+    """
+    How the items of a map are called.
+
+    Attributes:
+        spread: Each item is a tuple of arguments.
+        constants: Arguments by name, the same for all; None: there are none.
+        seed: What they draw from, as `read_seed` returns it; None: nothing.
+        medians: An item may take so many times as long as the middle one of those that have ended; None: as long as
+            the task says.
+    """
+
+    spread: bool
+    constants: Mapping[str, object] | None = None
+    seed: int | tuple[int, ...] | None = None
+    medians: float | None = None
 
 
 class Done(NamedTuple):
@@ -123,6 +146,7 @@ def run_chunk(
     items: Sequence[Any],
     spread: bool,
     constants: Mapping[str, Any],
+    seeding: Seeding | None = None,
     notebook: Notebook | None = None,
 ) -> Done:
     """
@@ -133,6 +157,7 @@ def run_chunk(
         items: What it is called with.
         spread: Each item is a tuple of arguments.
         constants: Arguments by name, the same for all.
+        seeding: Has the function draw; None: it can't.
         notebook: Where to note how far it has come; None: nobody could read it.
 
     Returns:
@@ -143,8 +168,14 @@ def run_chunk(
         call = partial(call, **constants)
     if spread:
         call = partial(_call_spread, call)
-    if notebook is not None:
-        return _run_noting(call, items, notebook)
+    run = _run if notebook is None else partial(_run_noting, notebook)
+    if seeding is None:
+        return run(call, items)
+    with seeding(call) as drawing:
+        return run(drawing, items)
+
+
+def _run(call: Callable[[Any], Any], items: Iterable[Any]) -> Done:
     values: list[Any] = []
     failures: list[tuple[int, Any]] = []
     clock = time.monotonic_ns
@@ -162,7 +193,7 @@ def run_chunk(
     return Done(values, failures, clock() - began)
 
 
-def _run_noting(call: Callable[[Any], Any], items: Iterable[Any], notebook: Notebook) -> Done:
+def _run_noting(notebook: Notebook, call: Callable[[Any], Any], items: Iterable[Any]) -> Done:
     """Do the same in a worker process; each error is an answer there, and the process goes on."""
     values: list[Any] = []
     failures: list[tuple[int, Any]] = []
@@ -190,6 +221,39 @@ def _run_noting(call: Callable[[Any], Any], items: Iterable[Any], notebook: Note
             seen, due = number, now + SHORT
     notebook.ends()
     return Done(values, failures, now - began)
+
+
+class Timed(NamedTuple):
+    """
+    What a call of one item brings.
+
+    Attributes:
+        value: What the function returned.
+        nanoseconds: What it took.
+    """
+
+    value: Any
+    nanoseconds: int
+
+
+def run_item(fn: Callable[..., Any], seeding: Seeding | None, /, *args: Any, **kwargs: Any) -> Timed:
+    """Call a function with one item, as a call of its own; what it raises comes out."""
+    call = plain_function(fn)
+    began = time.monotonic_ns()
+    if seeding is None:
+        return Timed(call(*args, **kwargs), time.monotonic_ns() - began)
+    with seeding(lambda item: call(*item, **kwargs)) as drawing:
+        return Timed(drawing(args), time.monotonic_ns() - began)
+
+
+async def run_item_later(fn: Callable[..., Any], seeding: Seeding | None, /, *args: Any, **kwargs: Any) -> Timed:
+    """Do the same with a function of coroutines."""
+    call = plain_function(fn)
+    began = time.monotonic_ns()
+    if seeding is None:
+        return Timed(await call(*args, **kwargs), time.monotonic_ns() - began)
+    with seeding(lambda item: call(*item, **kwargs)) as drawing:
+        return Timed(await drawing(args), time.monotonic_ns() - began)
 
 
 def _call_spread(call: Callable[..., Any], arguments: Iterable[Any]) -> Any:

@@ -10,16 +10,22 @@ import pickle
 from collections.abc import Callable, Mapping, MutableSequence, Sequence
 from typing import Any, cast
 
-from parallel.chunks import Done, Kept, run_chunk
+from parallel.chunks import Done, Kept, Seeding, run_chunk
 from parallel.context import this
 from parallel.pools.process.board import ENDED, ITEM, LENGTH, NOTED, SIZE, WRITTEN, Board
 from parallel.pools.process.failures import pack_error
 
 
-def run_items(fn: Callable[..., Any], items: Sequence[Any], spread: bool, constants: Mapping[str, Any]) -> Done:
-    """Call a function with one item after the other, in a worker process; as `run_chunk`."""
+def run_items(
+    fn: Callable[..., Any],
+    items: Sequence[Any],
+    spread: bool,
+    constants: Mapping[str, Any],
+    seeding: Seeding | None = None,
+) -> Done:
+    """Call a function with one item after the other, in a worker process; see `run_chunk`."""
     server: Any = this.worker
-    return run_chunk(fn, items, spread, constants, BoardNotebook(server.board, server.main_by_value))
+    return run_chunk(fn, items, spread, constants, seeding, BoardNotebook(server.board, server.main_by_value))
 
 
 class BoardNotebook:
