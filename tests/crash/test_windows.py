@@ -315,3 +315,34 @@ def test_kill_of_an_attempt_when_the_next_one_runs(tmp_path: Path, monkeypatch: 
         wait_until(lambda: pool.stats()[:3] == (2, 0, 0))
         call = task(pool="two", timeout=0.2, retry=retry)(begin_twice)
         assert call(str(tmp_path / "first")).result(PATIENCE) == "well"
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["queued before the answer", "queued after it"])
+def test_answer_before_its_sender_is_through(before: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is queued while a worker is idle already, and its sender has not noticed, is not forgotten."""
+    send = Peer.send
+    queued: list[Future[float]] = []
+
+    def answered(peer: Peer) -> bool:
+        return peer.sent == peer.answered
+
+    def send_slowly(self: Peer) -> bool:
+        through = send(self)
+        if self.sender == threading.get_ident() and threading.current_thread() is threading.main_thread():
+            if not before:
+                wait_until(lambda: answered(self))
+            other = threading.Thread(target=lambda: queued.append(pool.submit(nap, 0)))
+            other.start()
+            other.join()
+            wait_until(lambda: answered(self) and not pool._staff._calls.settling)
+        return through
+
+    with Registry({"pools": {"one": {"kind": "process", "max_workers": 1}}}) as registry, using(registry):
+        pool: Any = registry.pool("one")
+        list(pool.map(nap, [0] * 100))
+        call = task(pool="one", timeout=PATIENCE)(nap)
+        assert call(0).result() == 0
+        monkeypatch.setattr(Peer, "send", send_slowly)
+        assert call(0.1).result() == 0.1
+        monkeypatch.undo()
+        assert queued[0].result(PATIENCE) == 0
