@@ -69,8 +69,8 @@ ENOUGH: Final = 10
 LATEST: Final = 1000
 """Items whose middle one counts."""
 
-SHORTEST: Final = 0.1
-"""Seconds that an item may take at least: a busy machine delays any by some hundredths of a second."""
+SHORTEST: Final = 1.0
+"""Seconds that an item may take at least: a busy machine delays any by some tenths of a second."""
 
 _told: Final[set[str]] = set()
 """The functions of which that has been said."""

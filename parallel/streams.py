@@ -92,7 +92,7 @@ class MapCommon(TypedDict, total=False):
         progress: Shows on standard error how far it is: True, a label, `"tqdm"`, or a function that gets a `Progress`
             ten times a second at most.
         timeout: How long one attempt at an item may run; see `TaskOptions`. `"3x median"`: so many times as long as
-            the middle one of the last thousand that have ended, and a tenth of a second at least; nothing is bounded
+            the middle one of the last thousand that have ended, and a second at least; nothing is bounded
             before ten have.
         retry: When to try an item again; see `TaskOptions`.
     """
