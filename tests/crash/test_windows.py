@@ -9,9 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +22,7 @@ import jobs
 import pytest
 from pools.process_jobs import PATIENCE, wait_until
 
-from parallel import ProcessPool, Registry, Retry, SerializationError, TaskTimeoutError, task, using
+from parallel import ProcessPool, Registry, Retry, SerializationError, TaskTimeoutError, WorkerDiedError, task, using
 from parallel.errors import PoolBrokenError
 from parallel.futures import Future
 from parallel.pools.process import dispatching, killing
@@ -346,3 +349,35 @@ def test_answer_before_its_sender_is_through(before: bool, monkeypatch: pytest.M
         assert call(0.1).result() == 0.1
         monkeypatch.undo()
         assert queued[0].result(PATIENCE) == 0
+
+
+def leave_with_a_child(code: int) -> None:
+    """Leave, but for a child that holds what this process had open."""
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if int(name) > 2:
+                os.set_inheritable(os.dup(int(name)), True)
+    subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({10 * PATIENCE})"], close_fds=False)
+    os._exit(code)
+
+
+def close_and_leave(code: int) -> None:
+    """Close all files a moment before the exit."""
+    os.closerange(3, 1024)
+    time.sleep(0.1)
+    os._exit(code)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_death_of_a_worker_whose_files_stay_open(method: str) -> None:
+    """A worker's end is seen, whoever holds what it had open."""
+    with ProcessPool(1, method) as pool, pytest.raises(WorkerDiedError, match="status 5"):
+        pool.submit(leave_with_a_child, 5).result(PATIENCE)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_exit_after_the_sentinel(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are no handles, a process that has closed its files, and not exited yet, is waited for."""
+    monkeypatch.setattr(killing, "open_handle", None)
+    with ProcessPool(1, method) as pool, pytest.raises(WorkerDiedError, match="status 5"):
+        pool.submit(close_and_leave, 5).result(PATIENCE)
