@@ -201,6 +201,7 @@ class Flow:
         found: What the journal has told, likewise.
         out: Those that are on their way.
         is_read: The source is at its end.
+        is_slow: It was slow when it was read last.
         stopped: Nothing more is begun.
         error: What has ended it before its time.
         broken: What the source has raised; the items before that go their way.
@@ -250,6 +251,7 @@ class Flow:
         self.ended: deque[tuple[Piece, Outcome]] = deque()
         self.out: dict[Piece, None] = {}
         self.is_read = False
+        self.is_slow = False
         self.stopped = False
         self.error: BaseException | None = None
         self.broken: BaseException | None = None
@@ -277,10 +279,17 @@ class Flow:
             took = self._pace.cost / 1e3
             LOGGER.info("an item of %s takes %.2g us: a plain loop is as fast as any map", self._name, took)
 
-    def fill(self) -> None:
-        """Send as much as the window holds."""
+    def fill(self, in_hand: bool = False) -> None:
+        """
+        Send as much as the window holds; but nothing that has ended waits for a source that is slow.
+
+        Args:
+            in_hand: Something has ended that has not been handed out.
+        """
         most = 2 * self._route.capacity
         while len(self.out) < most and not self.stopped:
+            if self.is_slow and (in_hand or self.has_news):
+                return
             piece = self._next()
             if piece is None:
                 return
@@ -315,6 +324,7 @@ class Flow:
             self.is_read = True
             self.broken = error
             return False
+        self.is_slow = time.monotonic_ns() - began > NOISE
         if len(items) < size:
             self.is_read = True
         if not items:

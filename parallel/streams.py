@@ -317,7 +317,11 @@ class MapFuture(Future[list[R]]):
         self._flow = rules.flow(mapped, place, self, self._wake)
         take_in(self)
         self._turn.acquire()
-        self._go_on()
+        self._context.copy().run(self._flow.fill, in_hand=True)
+        if self._flow.is_slow:  # the rest of the source is not for who makes the map
+            dispatch(cast(Dispatcher, self.dispatcher), Errand(self._go_on))
+        else:
+            self._go_on()
 
     # -- who drives it ------------------------------------------------------------------------------------------------
 
@@ -347,6 +351,7 @@ class MapFuture(Future[list[R]]):
         while True:
             for part in flow.take():
                 self._store(part)
+            self._ring()  # a slow source may take long to be read
             flow.fill()
             if flow.broken is not None:
                 flow.fail(flow.broken)
@@ -386,7 +391,7 @@ class MapFuture(Future[list[R]]):
             self._flow.stop(running=True)
 
     def _tell(self, here: Dispatcher | None) -> None:
-        """End it if it is over, and tell those who wait for values."""
+        """End it if it is over, and tell those who wait."""
         flow = self._flow
         error = flow.error
         if isinstance(error, PieceCancelledError):
@@ -396,6 +401,10 @@ class MapFuture(Future[list[R]]):
             settle(self, failed_with(error), here)
         elif flow.is_over:
             settle(self, ([value for value in self._slots if value is not _SKIPPED], None, None), here)
+        self._ring(here)
+
+    def _ring(self, here: Dispatcher | None = None) -> None:
+        """Tell those who wait for values."""
         while self._bells:
             settle(self._bells.popleft(), (None, None, None), here)
 
@@ -591,7 +600,7 @@ class Stream(Generic[R]):
     def _due(self) -> Iterator[Part]:
         """Yield those parts whose turn it is."""
         parts = self._flow.take()
-        self._flow.fill()  # before they are handed out, which may take long
+        self._flow.fill(in_hand=bool(parts))  # before they are handed out, which may take long
         if not self._rules.ordered:
             yield from parts
             return

@@ -386,3 +386,31 @@ def test_journal_of_unknown_constants(tmp_path: Path) -> None:
     fn: Any = task(pool="thread")(counted)
     with pytest.raises(UnrecordableError, match=r"constants.*per_worker"):
         fn.map(["x"], [1], constants={"plus": threading.Lock()}, journal=tmp_path / "j.sqlite")
+
+
+# -- slow sources -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["map", "stream", "as they come"])
+def test_values_do_not_wait_for_a_slow_source(way: str) -> None:
+    """What has ended is handed out before the source has given many more."""
+    given = 0
+
+    def slowly() -> Iterator[float]:
+        nonlocal given
+        for _ in range(12):
+            time.sleep(0.02)
+            given += 1
+            yield 0.0
+
+    fn = task(pool="thread")(nap)
+    values: Any = {
+        "map": lambda: fn.map(slowly()),
+        "stream": lambda: fn.stream(slowly()),
+        "as they come": lambda: fn.map(slowly()).as_completed(),
+    }[way]()
+    next(iter(values))
+    assert given <= 4
+    seen = [given for _ in values]
+    assert len(seen) >= 11
+    assert seen != [12] * len(seen)
