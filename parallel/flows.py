@@ -42,7 +42,7 @@ from parallel.states import State
 TARGET: Final = BUDGET
 """Nanoseconds of work in a piece. With half of that, tiny items take a tenth longer."""
 
-MOST: Final = 1 << 15
+MOST: Final = 1 << 14
 """Items in a piece. Twice as many are no faster, and the first results of tiny items come later."""
 
 LEAST: Final = 250_000

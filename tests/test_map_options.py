@@ -17,8 +17,18 @@ import pytest
 from clocks import LONG
 from pools.process_jobs import wait_until
 
-from parallel import NoTaskError, Registry, Retry, TaskTimeoutError, UnrecordableError, parallel_map, rng, task, using
-from parallel.meters import Progress
+from parallel import (
+    NoTaskError,
+    Progress,
+    Registry,
+    Retry,
+    TaskTimeoutError,
+    UnrecordableError,
+    parallel_map,
+    rng,
+    task,
+    using,
+)
 
 KINDS = ["thread", "process", "inline", "loop"]
 
