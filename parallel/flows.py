@@ -104,7 +104,11 @@ class Piece:
 
     def rest(self, done: int) -> list[Piece]:
         """Return what is left of it, as pieces."""
-        return [Piece(self.first + done, self.items[done:])] if done < len(self.items) else []
+        return self.between(done, len(self.items))
+
+    def between(self, start: int, end: int) -> list[Piece]:
+        """Return those of its items, as a piece, if there are any."""
+        return [Piece(self.first + start, self.items[start:end])] if start < end else []
 
     def halves(self) -> list[Piece]:
         """Divide it."""
@@ -592,11 +596,14 @@ class Chunks:
         except Exception:  # the values' own code runs here
             values, failures = [], []
         parts = [self._part(piece.first, values, failures)] if values else []
-        if kept.ended or len(values) >= kept.begun:
+        if kept.ended or len(values) >= kept.begun + kept.perhaps:
             return Back(parts, piece.rest(len(values)))
+        if kept.perhaps:  # one by one: then it is known which it was
+            first, end = max(kept.begun - 1, len(values)), kept.begun + kept.perhaps
+            ones = [one for index in range(first, end) for one in piece.between(index, index + 1)]
+            return Back(parts, piece.between(len(values), first) + ones + piece.rest(end))
         blamed = kept.begun - 1
-        before = piece.items[len(values) : blamed]
-        again = [Piece(piece.first + len(values), before)] if before else []
+        again = piece.between(len(values), blamed)
         if piece.deaths < self._reruns:
             again.append(Piece(piece.first + blamed, piece.items[blamed : kept.begun], deaths=piece.deaths + 1))
         else:
