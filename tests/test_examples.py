@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
@@ -34,10 +35,11 @@ SOURCES = {
 }
 
 
-def run(*command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a program of this Python and return how it ended."""
+def run(*command: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of this Python, with *env* in its environment, and return how it ended."""
     arguments = [sys.executable, *map(str, command)]
-    return subprocess.run(arguments, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=TIMEOUT)
+    env = {**environment(), **env}
+    return subprocess.run(arguments, cwd=cwd, env=env, capture_output=True, text=True, timeout=TIMEOUT)
 
 
 def environment() -> dict[str, str]:
@@ -158,6 +160,105 @@ def test_index_interrupted(send: Callable[[int, int], None], tmp_path: Path) -> 
     [(stored,)] = rows(database, "SELECT count(*) FROM files")
     assert isinstance(stored, int)
     assert stored > 0
+
+
+WATCHED = """
+import ast, os, signal, tokenize
+
+def watched(name, fn, path_in):
+    def call(*args, **kwargs):
+        path = str(args[path_in]) if len(args) > path_in else ""
+        if path.startswith(os.environ["WATCHED_FOLDER"]):
+            if path.endswith(os.environ["WATCHED_UNTIL"]):
+                os.kill(os.getpid(), signal.SIGKILL)
+            with open(os.environ["WATCHED_LOG"], "a") as log:
+                log.write(f"{name} {os.path.basename(path)}\\n")
+        return fn(*args, **kwargs)
+    return call
+
+tokenize.open = watched("read", tokenize.open, 0)
+ast.parse = watched("parse", ast.parse, 1)
+"""
+"""A `sitecustomize.py` by which every interpreter of a program notes what is read and parsed, until one is killed."""
+
+Watched: TypeAlias = Callable[..., tuple[subprocess.CompletedProcess[str], list[str]]]
+"""Runs the program, and tells how it ended, and what was noted."""
+
+
+@pytest.fixture
+def index_watched(tmp_path: Path) -> Watched:
+    """Return what indexes `many` with a journal, and tells what it read and parsed; it is killed at the file *until*."""
+    (tmp_path / "watching").mkdir()
+    (tmp_path / "watching" / "sitecustomize.py").write_text(WATCHED)
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(600):
+        (many / f"m{number:03}.py").write_text(f"import os, json\n\nclass A{number}:\n    def f(self): ...\n")
+    (many / "bad.py").write_text("def f(:\n")
+    log = tmp_path / "log"
+
+    def index(until: str = "nowhere") -> tuple[subprocess.CompletedProcess[str], list[str]]:
+        log.write_text("")
+        ended = run(
+            *(INDEX, many, "--journal", "index.journal"),
+            cwd=tmp_path,
+            PYTHONPATH=os.pathsep.join(filter(None, [str(tmp_path / "watching"), os.environ.get("PYTHONPATH")])),
+            WATCHED_FOLDER=str(many),
+            WATCHED_LOG=str(log),
+            WATCHED_UNTIL=until,
+        )
+        return ended, log.read_text().splitlines()
+
+    return index
+
+
+def tables(database: Path) -> list[list[tuple[object, ...]]]:
+    """Return all that an index holds."""
+    orders = {"files": "1", "definitions": "1, 2, 3, 4", "imports": "1, 2"}
+    return [rows(database, f"SELECT * FROM {table} ORDER BY {order}") for table, order in orders.items()]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_index_killed(index_watched: Watched, tmp_path: Path) -> None:
+    """A run that was killed goes on where it stopped: nothing that was done is read or parsed again."""
+    undisturbed = run(INDEX, tmp_path / "many", "--database", "undisturbed.sqlite", cwd=tmp_path)
+    killed, _ = index_watched(until="m500.py")
+    [(done,)] = rows(tmp_path / "index.journal", "SELECT count(*) FROM ended WHERE NOT failed")
+    resumed, work = index_watched()
+
+    assert killed.returncode == -signal.SIGKILL
+    assert isinstance(done, int)
+    assert 502 - 256 - 1 <= done < 600  # it was the 502nd; 256 are on their way at most, and one was bad
+    assert len([line for line in work if line.startswith("read ")]) == 601 - done
+    assert len([line for line in work if line.startswith("parse ")]) == 601 - done
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.splitlines()[1:-1] == undisturbed.stdout.splitlines()[1:-1]  # not the seconds
+    assert "600 indexed, 1 skipped" in resumed.stdout
+    assert tables(tmp_path / "sources.sqlite") == tables(tmp_path / "undisturbed.sqlite")
+
+
+def test_index_again(index_watched: Watched, tmp_path: Path) -> None:
+    """A run with the journal of one that has ended parses what has changed since, and what failed."""
+    index_watched()
+    (tmp_path / "many" / "m007.py").write_text("def later(): ...\n")
+    (tmp_path / "many" / "m008.py").unlink()
+    ended, work = index_watched()
+
+    assert ended.returncode == 0, ended.stderr
+    assert sorted(work) == ["parse bad.py", "parse m007.py", "read bad.py", "read m007.py"]
+    assert "599 indexed, 1 skipped" in ended.stdout
+    assert rows(tmp_path / "sources.sqlite", "SELECT name FROM definitions WHERE path LIKE '%m007.py'") == [("later",)]
+
+
+def test_index_bad_journal(sources: Path, tmp_path: Path) -> None:
+    """A file that is no journal is left as it is."""
+    (tmp_path / "notes.txt").write_text("no journal\n" * 100)
+    ended = run(INDEX, sources, "--journal", "notes.txt", cwd=tmp_path)
+
+    assert ended.returncode == 1
+    assert "notes.txt' is a file of something else" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert (tmp_path / "notes.txt").read_text() == "no journal\n" * 100
 
 
 @pytest.mark.parametrize(
