@@ -187,7 +187,7 @@ Watched: TypeAlias = Callable[..., tuple[subprocess.CompletedProcess[str], list[
 
 @pytest.fixture
 def index_watched(tmp_path: Path) -> Watched:
-    """Return what indexes `many` with a journal, and tells what it read and parsed; it is killed at the file *until*."""
+    """Return what indexes `many` with a journal, and is killed at the file *until*; it tells what was done."""
     (tmp_path / "watching").mkdir()
     (tmp_path / "watching" / "sitecustomize.py").write_text(WATCHED)
     many = tmp_path / "many"
