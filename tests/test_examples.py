@@ -278,3 +278,53 @@ def test_fetch_pages(pool: str, threads: str, tmp_path: Path) -> None:
     assert "pages    281 of 300, 38 of them not at once" in ended.stdout
     assert "errors   NoPageError (15), ConnectionResetError (4)" in ended.stdout
     assert re.search(f"^threads  {threads}$", ended.stdout, re.MULTILINE)
+
+
+def test_monte_carlo(tmp_path: Path) -> None:
+    """All runs agree, in this program and in the next one, and the known value is within four standard errors."""
+    first, second = (run(EXAMPLES / "monte_carlo.py", "--paths", 10_500, cwd=tmp_path) for _ in range(2))
+
+    assert first.returncode == 0, first.stderr
+    assert "simulating 10,500 paths in 11 batches" in first.stdout
+    values = re.findall(r"^  [12n].* s  (6\.[0-9]+)$", first.stdout, re.MULTILINE)
+    assert len(values) == 6
+    assert len({*values}) == 1
+    assert "all 6 runs agree to the last bit" in first.stdout
+    assert second.stdout.splitlines()[-4:] == first.stdout.splitlines()[-4:]
+    known = re.search(r"^geometric average +([0-9.]+) ± ([0-9.]+), exactly 5\.94020$", first.stdout, re.MULTILINE)
+    assert known is not None
+    assert abs(float(known[1]) - 5.94020) < 4 * float(known[2]) < 0.5
+    corrected = re.search(r"known +([0-9.]+) ± ([0-9.]+)$", first.stdout, re.MULTILINE)
+    assert corrected is not None
+    assert abs(float(corrected[1]) - 6.1559) < 4 * float(corrected[2]) < 0.02  # found with 100 times as many
+
+
+def test_monte_carlo_needs_paths(tmp_path: Path) -> None:
+    """Too few paths are a usage error."""
+    ended = run(EXAMPLES / "monte_carlo.py", "--paths", 10, cwd=tmp_path)
+
+    assert ended.returncode == 2
+    assert "--paths: 1,000 are the least" in ended.stderr
+
+
+def test_arrays(tmp_path: Path) -> None:
+    """A constant is mapped once in each worker process, an argument more often, and the results are those of numpy."""
+    pytest.importorskip("numpy")
+    ended = run(EXAMPLES / "arrays.py", "--vectors", 20_000, cwd=tmp_path)
+
+    assert ended.returncode == 0, ended.stderr
+    lines = re.findall(r"^(\w+) +[0-9.]+ s +([0-9]+) +([0-9]+) x", ended.stdout, re.MULTILINE)
+    mapped = {what: (int(workers), int(times)) for what, workers, times in lines}
+    assert mapped["constants"] in ((1, 1), (2, 2))
+    assert mapped["arguments"][1] > 2
+    assert ended.stdout.endswith("all three found the same neighbours\n")
+
+
+def test_arrays_without_numpy(tmp_path: Path) -> None:
+    """Without numpy the program says what to install."""
+    (tmp_path / "numpy.py").write_text("raise ModuleNotFoundError('none here', name='numpy')\n")
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    ended = run(EXAMPLES / "arrays.py", cwd=tmp_path, PYTHONPATH=path)
+
+    assert ended.returncode == 1
+    assert ended.stderr == "this example needs numpy: install it with `pip install numpy`\n"
