@@ -5,9 +5,14 @@ Index a tree of Python sources: its functions, classes and imports go to an SQLi
 
     python examples/index_sources.py                    the standard library of this interpreter
     python examples/index_sources.py FOLDER --compare   a tree of yours, and how fast a plain loop would have been
+    python examples/index_sources.py --journal FILE     go on where a run with this journal was stopped
 
 Each file takes its own way through the three stages; how many workers a stage has, and of what kind, stands in
 `parallel.toml` beside this file. A file that can't be read or parsed is reported; Ctrl-C leaves a readable database.
+
+A journal has what was parsed, file by file, as soon as it has been. After a run that was interrupted or killed, or
+whose machine went down, the same command reads and parses what is left; after one that ended, what has changed since.
+The database is always made anew. What `read` and `parse` do may be changed: then everything is parsed again.
 """
 
 import argparse
@@ -19,14 +24,13 @@ import sysconfig
 import time
 import tokenize
 import warnings
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple, TypeVar
 
-from parallel import Future, Registry, Task, WorkerDiedError, task
+from parallel import JournalError, Registry, Settled, WorkerDiedError, task
 
 T = TypeVar("T")
 
@@ -114,17 +118,19 @@ class Database:
         self._stored = 0
 
     @task(pool="database")
-    def store(self, module: Module) -> str:
-        """Write one file's rows and return its path."""
-        path, lines, definitions, imports = module
+    def store(self, path: Path, parsed: Settled[Module]) -> str | Skipped:
+        """Write one file's rows and return its path, unless it is a bad one."""
+        if isinstance(parsed.error, BAD_FILE):
+            return Skipped(str(path), parsed.error)
+        name, lines, definitions, imports = parsed.result()
         write = self._connection
-        write.execute("INSERT INTO files VALUES (?, ?)", (path, lines))
-        write.executemany("INSERT INTO definitions VALUES (?, ?, ?, ?)", [(path, *found) for found in definitions])
-        write.executemany("INSERT INTO imports VALUES (?, ?)", [(path, module) for module in imports])
+        write.execute("INSERT INTO files VALUES (?, ?)", (name, lines))
+        write.executemany("INSERT INTO definitions VALUES (?, ?, ?, ?)", [(name, *found) for found in definitions])
+        write.executemany("INSERT INTO imports VALUES (?, ?)", [(name, module) for module in imports])
         self._stored += 1
         if self._stored % PER_TRANSACTION == 0:
             write.commit()
-        return path
+        return name
 
     def count(self, table: str, where: str = "TRUE") -> int:
         """Count the rows of a table."""
@@ -143,24 +149,35 @@ class Database:
         self._connection.close()
 
 
-def index_all(paths: Iterable[Path], index: Task[[Path], str]) -> Iterator[str | Skipped]:
-    """Call *index* with each path, `IN_FLIGHT` at a time; yield what became of them, in the same order."""
-    ahead: deque[Future[str | Skipped]] = deque()
-    for path in paths:
-        ahead.append(index(path).catch(BAD_FILE, partial(Skipped, str(path))))
-        if len(ahead) == IN_FLIGHT:
-            yield ahead.popleft().result()
-    while ahead:
-        yield ahead.popleft().result()
+def index_all(paths: Sequence[Path], database: Database, journal: Path | None) -> Iterator[str | Skipped]:
+    """Index *paths*, `IN_FLIGHT` at a time; yield what became of them, in the same order."""
+    chain = read.then(parse)
+    if journal is None:
+        modules = chain.stream(paths, errors="collect", buffersize=IN_FLIGHT)
+    else:  # what failed is tried again: the disk may have been at fault
+        modules = chain.stream(
+            paths, errors="collect", buffersize=IN_FLIGHT, journal=journal, key=version, resume="failed"
+        )
+    return database.store.stream(paths, modules)
 
 
-def index_plainly(paths: Iterable[Path], index: Task[[Path], str]) -> Iterator[str | Skipped]:
+def index_plainly(paths: Sequence[Path], database: Database) -> Iterator[str | Skipped]:
     """Do the same in a plain loop."""
     for path in paths:
         try:
-            yield index.local(path)
+            module = Settled(parse.local(read.local(path)), None)
         except BAD_FILE as error:
-            yield Skipped(str(path), error)
+            module = Settled[Module](None, error)
+        yield database.store.local(path, module)
+
+
+def version(path: Path) -> tuple[str, int, int]:
+    """Return what a file is known by in the journal: it is another one when it has been written to."""
+    try:
+        status = path.stat()
+    except OSError:  # reading it will tell
+        return str(path), 0, 0
+    return str(path), status.st_mtime_ns, status.st_size
 
 
 def shown(files: Iterable[T], total: int, what: str) -> Iterator[T]:
@@ -195,22 +212,21 @@ def compare(paths: Sequence[Path], seconds: float) -> None:
     """Do the same work in a plain loop, into a database of its own, and print how much faster *seconds* were."""
     with TemporaryDirectory() as folder, Database(Path(folder, "plain.sqlite")) as database:
         start = time.perf_counter()
-        for _ in shown(index_plainly(paths, read.then(parse).then(database.store)), len(paths), "plain loop"):
+        for _ in shown(index_plainly(paths, database), len(paths), "plain loop"):
             pass
         plain = time.perf_counter() - start
     print(f"plain loop     {plain:.1f} s, {plain / seconds:.2f} times as long")
 
 
-def run(folder: Path, file: Path, comparing: bool) -> None:
-    """Index *folder* into the database *file*, and print what was found."""
+def run(folder: Path, file: Path, journal: Path | None, comparing: bool) -> None:
+    """Index *folder* into the database *file*, with what the *journal* has, and print what was found."""
     inside = (path.relative_to(folder) for path in folder.rglob("*.py"))
     paths = sorted(folder / path for path in inside if "site-packages" not in path.parts)
     print(f"indexing {len(paths):,} files of {folder} into {file}", flush=True)
     with Database(file) as database:
         start = time.perf_counter()
         with Registry.from_toml(CONFIGURATION):
-            index = read.then(parse).then(database.store)
-            files = list(shown(index_all(paths, index), len(paths), "indexing"))
+            files = list(shown(index_all(paths, database, journal), len(paths), "indexing"))
         seconds = time.perf_counter() - start
         summarize(database, [file for file in files if isinstance(file, Skipped)], seconds)
     if comparing:
@@ -223,6 +239,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Index a tree of Python sources into an SQLite database.")
     parser.add_argument("folder", nargs="?", type=Path, default=library, help="default: the standard library")
     parser.add_argument("--database", type=Path, default=Path("sources.sqlite"), help="its old index is replaced")
+    parser.add_argument("--journal", type=Path, metavar="FILE", help="remembers what is done if the run is stopped")
     parser.add_argument("--compare", action="store_true", help="do the same in a plain loop, and tell the speed-up")
     options = parser.parse_args()
 
@@ -230,12 +247,15 @@ def main() -> int:
     if not folder.is_dir():
         parser.error(f"{folder} is no folder")
     try:
-        run(folder, options.database, options.compare)
+        run(folder, options.database, options.journal, options.compare)
     except KeyboardInterrupt:
         print(f"interrupted: {options.database} holds what was indexed so far", file=sys.stderr)
         return 130
     except sqlite3.Error as error:
         print(f"{options.database}: {error}", file=sys.stderr)
+        return 1
+    except JournalError as error:
+        print(error, file=sys.stderr)
         return 1
     return 0
 

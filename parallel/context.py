@@ -210,6 +210,10 @@ class Declared(Named):
         """Tell whether calling it only queues a call: no code of the user's runs, and nothing blocks."""
         return False
 
+    def stages(self) -> tuple[object, ...]:
+        """Return what it is made of, in order, if that is more than the plain function."""
+        return ()
+
 
 class _ThisThread(threading.local):
     """What is particular to the current thread."""

@@ -39,7 +39,8 @@ def fingerprint(fn: Callable[..., object]) -> str:
     It covers the code of *fn* (instructions, constants, names; that of nested functions too), its defaults, and the
     values of its closure: functions by their own fingerprint, all else as pickled, or else by `repr`. Of a partial, the
     function and its arguments count; of a method, its object; of another callable object, its class and what it hands
-    to pickle; of a class, its methods and plain attributes, and those of its bases; of a builtin, the name.
+    to pickle; of a class, its methods and plain attributes, and those of its bases; of a builtin, the name; of a chain
+    of tasks, all of them.
 
     Where the code stands, its line numbers, comments and docstrings don't count. Neither do the functions that it calls
     and the global values that it reads: a journal can't know that these have changed. Another version of Python makes
@@ -79,6 +80,9 @@ class _Describing:
         return next(describe(fn) for kind, describe in ways if isinstance(fn, kind))
 
     def _declared(self, fn: Declared) -> Description:
+        stages = fn.stages()
+        if stages:
+            return "stages", *map(self.value, stages)
         return self.called(fn.__wrapped__)  # whatever it is declared with
 
     def _method(self, fn: MethodType) -> Description:

@@ -539,6 +539,11 @@ class TaskChain(Task[P, R]):
             first = first._first
         return first, ties[::-1]
 
+    def stages(self) -> tuple[object, ...]:
+        """Return the first task, and for each that follows how it is tied, and what it is."""
+        first, ties = self._parts()
+        return first, *(part for how, stage in ties for part in (how, *stage))
+
     @property
     def __signature__(self) -> inspect.Signature:
         """That of the first task; what comes out is what the last stage returns, which isn't known here."""

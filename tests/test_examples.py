@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
@@ -34,10 +35,11 @@ SOURCES = {
 }
 
 
-def run(*command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a program of this Python and return how it ended."""
+def run(*command: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of this Python, with *env* in its environment, and return how it ended."""
     arguments = [sys.executable, *map(str, command)]
-    return subprocess.run(arguments, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=TIMEOUT)
+    env = {**environment(), **env}
+    return subprocess.run(arguments, cwd=cwd, env=env, capture_output=True, text=True, timeout=TIMEOUT)
 
 
 def environment() -> dict[str, str]:
@@ -160,6 +162,105 @@ def test_index_interrupted(send: Callable[[int, int], None], tmp_path: Path) -> 
     assert stored > 0
 
 
+WATCHED = """
+import ast, os, signal, tokenize
+
+def watched(name, fn, path_in):
+    def call(*args, **kwargs):
+        path = str(args[path_in]) if len(args) > path_in else ""
+        if path.startswith(os.environ["WATCHED_FOLDER"]):
+            if path.endswith(os.environ["WATCHED_UNTIL"]):
+                os.kill(os.getpid(), signal.SIGKILL)
+            with open(os.environ["WATCHED_LOG"], "a") as log:
+                log.write(f"{name} {os.path.basename(path)}\\n")
+        return fn(*args, **kwargs)
+    return call
+
+tokenize.open = watched("read", tokenize.open, 0)
+ast.parse = watched("parse", ast.parse, 1)
+"""
+"""A `sitecustomize.py` by which every interpreter of a program notes what is read and parsed, until one is killed."""
+
+Watched: TypeAlias = Callable[..., tuple[subprocess.CompletedProcess[str], list[str]]]
+"""Runs the program, and tells how it ended, and what was noted."""
+
+
+@pytest.fixture
+def index_watched(tmp_path: Path) -> Watched:
+    """Return what indexes `many` with a journal, and is killed at the file *until*; it tells what was done."""
+    (tmp_path / "watching").mkdir()
+    (tmp_path / "watching" / "sitecustomize.py").write_text(WATCHED)
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(600):
+        (many / f"m{number:03}.py").write_text(f"import os, json\n\nclass A{number}:\n    def f(self): ...\n")
+    (many / "bad.py").write_text("def f(:\n")
+    log = tmp_path / "log"
+
+    def index(until: str = "nowhere") -> tuple[subprocess.CompletedProcess[str], list[str]]:
+        log.write_text("")
+        ended = run(
+            *(INDEX, many, "--journal", "index.journal"),
+            cwd=tmp_path,
+            PYTHONPATH=os.pathsep.join(filter(None, [str(tmp_path / "watching"), os.environ.get("PYTHONPATH")])),
+            WATCHED_FOLDER=str(many),
+            WATCHED_LOG=str(log),
+            WATCHED_UNTIL=until,
+        )
+        return ended, log.read_text().splitlines()
+
+    return index
+
+
+def tables(database: Path) -> list[list[tuple[object, ...]]]:
+    """Return all that an index holds."""
+    orders = {"files": "1", "definitions": "1, 2, 3, 4", "imports": "1, 2"}
+    return [rows(database, f"SELECT * FROM {table} ORDER BY {order}") for table, order in orders.items()]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_index_killed(index_watched: Watched, tmp_path: Path) -> None:
+    """A run that was killed goes on where it stopped: nothing that was done is read or parsed again."""
+    undisturbed = run(INDEX, tmp_path / "many", "--database", "undisturbed.sqlite", cwd=tmp_path)
+    killed, _ = index_watched(until="m500.py")
+    [(done,)] = rows(tmp_path / "index.journal", "SELECT count(*) FROM ended WHERE NOT failed")
+    resumed, work = index_watched()
+
+    assert killed.returncode == -signal.SIGKILL
+    assert isinstance(done, int)
+    assert 502 - 256 - 1 <= done < 600  # it was the 502nd; 256 are on their way at most, and one was bad
+    assert len([line for line in work if line.startswith("read ")]) == 601 - done
+    assert len([line for line in work if line.startswith("parse ")]) == 601 - done
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.splitlines()[1:-1] == undisturbed.stdout.splitlines()[1:-1]  # not the seconds
+    assert "600 indexed, 1 skipped" in resumed.stdout
+    assert tables(tmp_path / "sources.sqlite") == tables(tmp_path / "undisturbed.sqlite")
+
+
+def test_index_again(index_watched: Watched, tmp_path: Path) -> None:
+    """A run with the journal of one that has ended parses what has changed since, and what failed."""
+    index_watched()
+    (tmp_path / "many" / "m007.py").write_text("def later(): ...\n")
+    (tmp_path / "many" / "m008.py").unlink()
+    ended, work = index_watched()
+
+    assert ended.returncode == 0, ended.stderr
+    assert sorted(work) == ["parse bad.py", "parse m007.py", "read bad.py", "read m007.py"]
+    assert "599 indexed, 1 skipped" in ended.stdout
+    assert rows(tmp_path / "sources.sqlite", "SELECT name FROM definitions WHERE path LIKE '%m007.py'") == [("later",)]
+
+
+def test_index_bad_journal(sources: Path, tmp_path: Path) -> None:
+    """A file that is no journal is left as it is."""
+    (tmp_path / "notes.txt").write_text("no journal\n" * 100)
+    ended = run(INDEX, sources, "--journal", "notes.txt", cwd=tmp_path)
+
+    assert ended.returncode == 1
+    assert "notes.txt' is a file of something else" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert (tmp_path / "notes.txt").read_text() == "no journal\n" * 100
+
+
 @pytest.mark.parametrize(
     ("pool", "threads"), [("loop", "1, such as parallel-loop"), ("threads", r"\d+, such as parallel-threads_\d+")]
 )
@@ -177,3 +278,53 @@ def test_fetch_pages(pool: str, threads: str, tmp_path: Path) -> None:
     assert "pages    281 of 300, 38 of them not at once" in ended.stdout
     assert "errors   NoPageError (15), ConnectionResetError (4)" in ended.stdout
     assert re.search(f"^threads  {threads}$", ended.stdout, re.MULTILINE)
+
+
+def test_monte_carlo(tmp_path: Path) -> None:
+    """All runs agree, in this program and in the next one, and the known value is within four standard errors."""
+    first, second = (run(EXAMPLES / "monte_carlo.py", "--paths", 10_500, cwd=tmp_path) for _ in range(2))
+
+    assert first.returncode == 0, first.stderr
+    assert "simulating 10,500 paths in 11 batches" in first.stdout
+    values = re.findall(r"^  [12n].* s  (6\.[0-9]+)$", first.stdout, re.MULTILINE)
+    assert len(values) == 6
+    assert len({*values}) == 1
+    assert "all 6 runs agree to the last bit" in first.stdout
+    assert second.stdout.splitlines()[-4:] == first.stdout.splitlines()[-4:]
+    known = re.search(r"^geometric average +([0-9.]+) ± ([0-9.]+), exactly 5\.94020$", first.stdout, re.MULTILINE)
+    assert known is not None
+    assert abs(float(known[1]) - 5.94020) < 4 * float(known[2]) < 0.5
+    corrected = re.search(r"known +([0-9.]+) ± ([0-9.]+)$", first.stdout, re.MULTILINE)
+    assert corrected is not None
+    assert abs(float(corrected[1]) - 6.1559) < 4 * float(corrected[2]) < 0.02  # found with 100 times as many
+
+
+def test_monte_carlo_needs_paths(tmp_path: Path) -> None:
+    """Too few paths are a usage error."""
+    ended = run(EXAMPLES / "monte_carlo.py", "--paths", 10, cwd=tmp_path)
+
+    assert ended.returncode == 2
+    assert "--paths: 1,000 are the least" in ended.stderr
+
+
+def test_arrays(tmp_path: Path) -> None:
+    """A constant is mapped once in each worker process, an argument more often, and the results are those of numpy."""
+    pytest.importorskip("numpy")
+    ended = run(EXAMPLES / "arrays.py", "--vectors", 20_000, cwd=tmp_path)
+
+    assert ended.returncode == 0, ended.stderr
+    lines = re.findall(r"^(\w+) +[0-9.]+ s +([0-9]+) +([0-9]+) x", ended.stdout, re.MULTILINE)
+    mapped = {what: (int(workers), int(times)) for what, workers, times in lines}
+    assert mapped["constants"] in ((1, 1), (2, 2))
+    assert mapped["arguments"][1] > 2
+    assert ended.stdout.endswith("all three found the same neighbours\n")
+
+
+def test_arrays_without_numpy(tmp_path: Path) -> None:
+    """Without numpy the program says what to install."""
+    (tmp_path / "numpy.py").write_text("raise ModuleNotFoundError('none here', name='numpy')\n")
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    ended = run(EXAMPLES / "arrays.py", cwd=tmp_path, PYTHONPATH=path)
+
+    assert ended.returncode == 1
+    assert ended.stderr == "this example needs numpy: install it with `pip install numpy`\n"

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from parallel import parallel_map, task
+from parallel.context import plain_function
 from parallel.fingerprints import fingerprint
 
 
@@ -184,6 +185,33 @@ def test_partials() -> None:
         functools.partial(other, 1),
     ]
     assert fingerprint(plain) not in {fingerprint(one) for one in others}
+
+
+def test_chains() -> None:
+    """All stages of a chain count, how each is tied, and which errors it catches."""
+    halve, three, five = made("f = lambda x: x / 2"), made("f = lambda x: x + 3"), made("f = lambda x: x + 5")
+    first = task(halve)
+    chain = first.then(task(three)).catch(ValueError, five)
+    others = [
+        first.then(task(three)).catch(KeyError, five),
+        first.then(task(three)).catch(ValueError, three),
+        first.then(task(five)).catch(ValueError, five),
+        task(three).then(task(three)).catch(ValueError, five),
+        first.then(task(three)).then(five),
+        first.then(task(three)),
+    ]
+
+    assert fingerprint(chain) == fingerprint(task(made("f = lambda x: x / 2")).then(three).catch(ValueError, five))
+    assert len({fingerprint(each) for each in (chain, *others)}) == 1 + len(others)
+    assert fingerprint(plain_function(chain)) != fingerprint(plain_function(others[-1]))
+
+
+def test_long_chains() -> None:
+    """A chain may have any number of stages."""
+    chain = task(made(PLAIN))
+    for _ in range(2000):
+        chain = chain.then(made(PLAIN))
+    assert fingerprint(chain) != fingerprint(task(made(PLAIN)))
 
 
 def test_builtins() -> None:
