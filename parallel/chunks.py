@@ -126,7 +126,7 @@ class Notebook:
         caught: What is the failure of an item; all else is that of the chunk.
     """
 
-    caught: type[BaseException] = Exception
+    caught: tuple[type[BaseException], ...] = (Exception, SystemExit)
 
     def begin(self) -> None:
         """Start with an empty one, at the beginning of a chunk."""

@@ -256,6 +256,7 @@ class Flow:
         self.out: dict[Piece, None] = {}
         self.is_read = False
         self.is_slow = False
+        self._is_closed = False
         self.stopped = False
         self.error: BaseException | None = None
         self.broken: BaseException | None = None
@@ -274,10 +275,17 @@ class Flow:
 
     def close(self) -> None:
         """Once it is over, close the journal, let go of who drives it, and say so if it was not worth the way."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         self._wake, self._target = _wake_nobody, None
         if self._ledger is not None:
+            if self.ended:
+                self.take()  # so that it is recorded
             self._ledger.close()
         self.display.close(interrupted=bool(self.error or self.broken or self._again or self.out or not self.is_read))
+        self._source = iter(())
+        self._again.clear()
         if self.read >= MANY and 0 < self._pace.cost < FUTILE and self._name not in _told:
             _told.add(self._name)
             took = self._pace.cost / 1e3
@@ -315,19 +323,18 @@ class Flow:
     def _read(self) -> bool:
         """Read on, and queue what is to be sent; False if there is no room for more."""
         size = min(self._pace.size(self.read), self._route.most)
-        if self._ledger is not None:
+        if self._ledger is not None and self.read and not self.is_slow:
             size = max(size, LOOKUP)
         if self._window is not None:
             size = min(size, self._window - self.kept)
         if size < 1:
             return False
         began = time.monotonic_ns()
+        items: list[Any] = []
         try:
-            items = list(islice(self._source, size))
-        except BaseException as error:
-            self.is_read = True
+            items.extend(islice(self._source, size))
+        except Exception as error:  # what came before it is here
             self.broken = error
-            return False
         self.is_slow = time.monotonic_ns() - began > NOISE
         if len(items) < size:
             self.is_read = True
@@ -629,8 +636,11 @@ def tell_where(error: BaseException, index: int, item: object, name: str) -> Non
         text = _brief.repr(item)
     except Exception as problem:  # the item's own code runs here
         text = f"{type(item).__name__}, whose repr raised {type(problem).__name__}"
+    note = f"in item {index} of {name}: {text}"
     with suppress(Exception):  # it may be frozen
-        BaseException.add_note(error, f"in item {index} of {name}: {text}")
+        notes: list[str] = getattr(error, "__notes__", [])
+        others = [one for one in notes if not (one.startswith("in item ") and f" of {name}: " in one)]
+        error.__notes__ = [*others, note]  # of one that came back before, or out of a journal, the last one counts
 
 
 def constants_of(constants: Mapping[str, object] | None, share: Callable[[object], object]) -> dict[str, object]:

@@ -78,6 +78,8 @@ class Ledger:
         Returns:
             What is, in order; and where the runs of items begin that are not, with those.
         """
+        if self._spread:
+            items = [tuple(item) for item in items]  # it may be an iterator
         keys = self._keys_of(first, items)
         found = [None] * len(keys) if self._ignores else self._journal.find(keys)
         parts: list[Part] = []
@@ -97,7 +99,7 @@ class Ledger:
         return parts, left
 
     def _keys_of(self, first: int, items: Sequence[Any]) -> list[bytes]:
-        rows: list[tuple[Any, ...]] = [tuple(item) if self._spread else (item,) for item in items]
+        rows: list[tuple[Any, ...]] = [item if self._spread else (item,) for item in items]
         if self._key is None:
             return self._journal.keys([(index, *row) for index, row in enumerate(rows, first)] if self._draws else rows)
         words = [self._key(*row) for row in rows]

@@ -72,7 +72,7 @@ def _one_line(label: str) -> str:
 
 def _bar_or_lines(label: str, total: int | None, workers: Callable[[], int]) -> Meter:
     screen = Screen()
-    in_notebook = "ipykernel" in sys.modules
+    in_notebook = _is_in_notebook()
     if (screen.isatty() or in_notebook) and not context.in_worker_process:  # many of those would draw on one terminal
         if find_spec("rich") is None:
             _advise(screen, "rich", "pip install 'parallel-pools[rich]'")
@@ -82,6 +82,13 @@ def _bar_or_lines(label: str, total: int | None, workers: Callable[[], int]) -> 
             bar: type[Bar] = room.Bar
             return bar(label, total, workers)
     return _Lines(screen, label, total, workers)
+
+
+def _is_in_notebook() -> bool:
+    """Tell whether a kernel runs the program: who has only imported one has a terminal, or none."""
+    ipython = sys.modules.get("IPython")
+    shell: object = None if ipython is None else ipython.get_ipython()
+    return hasattr(shell, "kernel")
 
 
 def _room_of_bars() -> Any:
@@ -138,7 +145,7 @@ class _Told(Meter):
     def _show(self) -> None:
         try:
             self._tell(self.progress())
-        except Exception:
+        except (Exception, SystemExit):
             if not self._has_failed:
                 LOGGER.exception("exception in the function that is told the progress of a map; the map goes on")
             self._has_failed = True

@@ -31,6 +31,7 @@ from parallel.context import WITHIN, Dispatcher, callbacks_within, era, plain_fu
 from parallel.futures import Future
 from parallel.gates import Gate, GatedFuture, OnFull
 from parallel.outcomes import Work
+from parallel.outcomes import failure as failed
 from parallel.timer import TIMER
 
 P = ParamSpec("P")
@@ -172,7 +173,8 @@ class Pool(concurrent.futures.Executor):
 
     def error_of_item(self, name: str, failure: Any) -> BaseException:
         """Return the exception of an item, from what stands among the failures of a chunk of the function *name*."""
-        return cast(BaseException, failure)
+        error: BaseException = failed(failure)[1]  # with the frames of the user's alone
+        return error
 
     def shared(self, value: object) -> object:
         """Return what stands for a value that many calls share, as an argument of each."""

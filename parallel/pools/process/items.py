@@ -31,7 +31,7 @@ def run_items(
 class BoardNotebook(Notebook):
     """The notes of a chunk, on the board of its worker, behind the journal. Each error is an item's; it goes on."""
 
-    caught = BaseException
+    caught = (BaseException,)
 
     def __init__(self, board: Board, main_by_value: bool) -> None:
         """
