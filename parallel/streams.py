@@ -37,7 +37,7 @@ from parallel.combine import Settled
 from parallel.context import Dispatcher, current_registry, plain_function, take_in
 from parallel.delivery import Errand, dispatch, settle
 from parallel.errors import MapHaltedError
-from parallel.flows import Flow, Pace, PieceCancelledError, Route
+from parallel.flows import Flow, Pace, PieceCancelledError, Route, Wake
 from parallel.futures import Future
 from parallel.ledgers import Part, open_ledger
 from parallel.outcomes import CANCELLED, failed_with
@@ -429,12 +429,19 @@ class Stream(Generic[R]):
     the loop ends it: what has not begun is cancelled, and what runs is asked to stop.
     """
 
-    def __init__(self, mapped: Mapped, place: Any, iterables: Sequence[Iterable[Any]], said: Mapping[str, Any]) -> None:
-        """Make one that has read nothing."""
+    def __init__(
+        self,
+        mapped: Mapped,
+        place: Any,
+        iterables: Sequence[Iterable[Any]],
+        said: Mapping[str, Any],
+        wake: Wake | None = None,
+    ) -> None:
+        """Make one that has read nothing; *wake* is called when an item has ended, in place of the stream's own way."""
         self._name = mapped.name
         self._rules = rules = _Rules(said, iterables, StreamSaid.__annotations__)
         self._bell = _Bell(current_registry().callbacks)
-        self._flow = rules.flow(mapped, place, Future(BARE, self._bell.dispatcher), self._bell.ring)
+        self._flow = rules.flow(mapped, place, Future(BARE, self._bell.dispatcher), wake or self._bell.ring)
         self._parts: dict[int, Part] = {}  # those that came before their turn
         self._next = 0  # the index whose turn it is
         self._count = 0  # items that have ended
@@ -547,7 +554,7 @@ class Stream(Generic[R]):
         if halts.count(len(part.failures), self._count) and self._flow.error is None:
             error = MapHaltedError(self._name, halts.failures, self._count)
             error.__cause__ = part.failures[-1][1] if part.failures else None
-            self._flow.fail(error)
+            self._flow.finish(error)
             if halts.at_once:
                 self._flow.stop(running=True)
         self._flow.fill()
