@@ -175,6 +175,11 @@ class Registry:
         """Whether it takes no more calls from outside."""
         return self._shut
 
+    @property
+    def workers(self) -> int:
+        """How many workers its open pools have at this moment."""
+        return sum(pool.stats().workers for pool in self._open_pools())
+
     def _check_inside(self) -> None:
         """Refuse calls from outside; what is accepted may go on calling until all has run dry."""
         if self._drained.is_set() or not self._owns_this_thread():
