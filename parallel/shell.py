@@ -39,7 +39,7 @@ from parallel.journal import Journal
 from parallel.ledgers import Part
 from parallel.mapping import ParallelMap, parallel_map
 from parallel.options import Said
-from parallel.progress import Display, make_display
+from parallel.progress import NOTHING, Display, make_display
 from parallel.records import START, Records, brief
 from parallel.registry import default_registry
 from parallel.retries import Retry
@@ -350,7 +350,14 @@ def _say(text: str) -> None:
 
 
 class Items(Stream[Any]):
-    """A stream that is driven by somebody who waits for other things as well, and wants to know which item is which."""
+    """
+    A stream that is driven by somebody who waits for other things as well, and wants to know which item is which.
+
+    Attributes:
+        display: Shows how many items have ended.
+    """
+
+    display: Display = NOTHING
 
     def parts(self) -> Iterator[Part]:
         """Yield what has ended by now, and whose turn it is; send more."""
@@ -358,9 +365,16 @@ class Items(Stream[Any]):
             yield part
             self._hand_out(part)
 
+    def _note(self, part: Part) -> None:
+        """Show that items have ended; see `Stream`."""
+        super()._note(part)
+        self.display.add(len(part.values), len(part.failures))
+
     def left(self) -> list[Part]:
         """Return what has ended behind an item that has not, in order; at the end, when that will not end any more."""
-        self._parts.update((part.first, part) for part in self._flow.take())
+        for part in self._flow.take():
+            self._note(part)
+            self._parts[part.first] = part
         return [self._parts.pop(first) for first in sorted(self._parts)]
 
     @property
@@ -405,14 +419,12 @@ class _Run:
         items: Items,
         source: Input,
         output: int,
-        display: Display,
         bell: Bell,
         interrupts: Interrupts,
     ) -> None:
         self._items = items
         self._source = source
         self._records = Records(output, self._wait_for_room)
-        self._display = display
         self._bell = bell
         self._interrupts = interrupts
         self._finishes = False
@@ -435,7 +447,7 @@ class _Run:
         if not self.is_over:
             self._interrupts.leave(status)
             self._items.kill()
-        self._display.close(interrupted=status == STATUS)
+        self._items.display.close(interrupted=status == STATUS)
         if self._failed and status != PIPE_CLOSED:
             _say(f"{self._failed:,} of {self._count:,} items failed")
         return status
@@ -484,17 +496,18 @@ class _Run:
         return FAILED if self._failed or error is not None else 0
 
     def _write(self, part: Part) -> None:
-        failures, failed = dict(part.failures), self._failed
+        failures = dict(part.failures)
         for index, value in enumerate(part.values, part.first):
             error = failures.get(index)
-            if error is None:
-                error = self._records.add(index, value)
-            else:
+            if error is not None:
                 self._records.add_error(index, error)
+            else:
+                error = self._records.add(index, value)
+                if error is not None:
+                    self._items.display.add(0, 1)
             self._count += 1
             if error is not None:
                 self._tell(index, error)
-        self._display.add(len(part.values), self._failed - failed)
 
     def _tell(self, index: int, error: BaseException) -> None:
         self._failed += 1
@@ -540,7 +553,8 @@ def _run(arguments: argparse.Namespace, standard_input: int | None, standard_out
         _check_output(output, given, arguments.output, arguments.resume is not None)
         if os.isatty(given) and os.isatty(2):
             _say("reading items from the terminal; Ctrl-D ends them")
-        one = _Run(items, source, output, _display_of(arguments, task, output), bell, interrupts)
+        items.display = _display_of(arguments, task, output)
+        one = _Run(items, source, output, bell, interrupts)
         try:
             return one.status()
         finally:

@@ -521,6 +521,8 @@ class Stream(Generic[R]):
     def _due(self) -> Iterator[Part]:
         """Yield those parts whose turn it is."""
         parts = self._flow.take()
+        for part in parts:
+            self._note(part)
         self._flow.fill()  # before they are handed out, which may take long
         if not self._rules.ordered:
             yield from parts
@@ -546,9 +548,8 @@ class Stream(Generic[R]):
         yield from part.values[: index - part.first]
         raise error
 
-    def _hand_out(self, part: Part) -> None:
-        """Note that the values of a part have been taken, and send more."""
-        self._flow.kept -= len(part.values)
+    def _note(self, part: Part) -> None:
+        """Note that items have ended, though their turn may come much later; end it if too many have failed."""
         self._count += len(part.values)
         halts = self._rules.halts
         if halts.count(len(part.failures), self._count) and self._flow.error is None:
@@ -557,6 +558,10 @@ class Stream(Generic[R]):
             self._flow.finish(error)
             if halts.at_once:
                 self._flow.stop(running=True)
+
+    def _hand_out(self, part: Part) -> None:
+        """Note that the values of a part have been taken, and send more."""
+        self._flow.kept -= len(part.values)
         self._flow.fill()
 
     def _finish(self) -> None:
