@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from parallel.futures import Future, completed, failed
     from parallel.groups import TaskGroup, detached
     from parallel.mapping import ParallelMap, parallel_map
+    from parallel.meters import Progress
     from parallel.pools.base import Pool, PoolStats
     from parallel.pools.inline import InlinePool
     from parallel.pools.loop import LoopPool
@@ -91,6 +92,7 @@ __all__ = [
     "PoolShutdownError",
     "PoolStats",
     "ProcessPool",
+    "Progress",
     "Rate",
     "Registry",
     "RemoteError",
@@ -148,6 +150,7 @@ _ROOMS: Final = {
     "pools.loop": "LoopPool",
     "pools.process.pool": "ProcessPool",
     "registry": "Registry configure using",
+    "meters": "Progress",
     "seeds": "rng",
     "streams": "Halt MapFuture Stream",
     "tasks": "Task",

@@ -9,7 +9,8 @@ free. So long items hold up nothing but themselves, and nobody has to know befor
 
 In a worker process each item is noted before it begins, and what items of some length return is written down at once
 (see `Board`). Whoever kills the worker costs the item that it is in: those before it are not run again, unless they
-were so short that writing them down would have taken as long as they did.
+were so short that writing them down would have taken as long as they did. Tiny ones are noted many at a time: then
+those are run again, one by one, until it is known which.
 
 Nothing here has state.
 """
@@ -18,10 +19,11 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable, Iterable, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from operator import itemgetter
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from parallel.context import plain_function
 
@@ -36,6 +38,31 @@ SHORT: Final = 100_000
 
 FEW: Final = 10
 """Items in that time at most of which a note is taken: for shorter ones it would take longer than they do."""
+
+BLOCK: Final = 1024
+"""Items that are begun together at most, as they are tiny: with twice as many, they gain a percent."""
+
+
+Seeding: TypeAlias = Callable[[Callable[[Any], Any]], AbstractContextManager[Callable[[Any], Any]]]
+"""Has a function draw that is called with one item of a chunk after the other: `partial(seeded, seed, first)`."""
+
+
+class Manner(NamedTuple):
+    """
+    How the items of a map are called.
+
+    Attributes:
+        spread: Each item is a tuple of arguments.
+        constants: Arguments by name, the same for all; None: there are none.
+        seed: What they draw from, as `read_seed` returns it; None: nothing.
+        medians: An item may take so many times as long as the middle one of those that have ended; None: as long as
+            the task says.
+    """
+
+    spread: bool
+    constants: Mapping[str, object] | None = None
+    seed: int | tuple[int, ...] | None = None
+    medians: float | None = None
 
 
 class Done(NamedTuple):
@@ -69,12 +96,14 @@ class Kept(NamedTuple):
     What is known of a chunk whose worker has died in it.
 
     Attributes:
-        begun: How many of its items had been begun.
-        ended: Whether the last of these had ended; else it is the one that the worker died in.
+        begun: How many of its items had been begun for certain.
+        perhaps: How many more may have been, as they were begun together with the last of these.
+        ended: Whether all that were begun had ended; else it is one of those last that the worker died in.
         notes: What it had written down, pickled: values and failures, as of `Done`, of its first items.
     """
 
     begun: int
+    perhaps: int
     ended: bool
     notes: list[bytes]
 
@@ -89,33 +118,32 @@ class Kept(NamedTuple):
         return values, failures
 
 
-class Notebook(Protocol):
+class Notebook:
     """
-    Where a worker process notes how far it has come.
+    Where is noted how far a chunk has come; this one notes nothing: on a thread nobody could read it.
 
     Attributes:
-        words: The memory, as numbers; a store takes half as long as a call that does it.
-        at: Where in it the number of the item stands that is begun, counted from 1.
+        caught: What is the failure of an item; all else is that of the chunk.
     """
 
-    words: MutableSequence[int]
-    at: int
+    caught: type[BaseException] = Exception
 
     def begin(self) -> None:
         """Start with an empty one, at the beginning of a chunk."""
-        ...
 
-    def ends(self) -> None:
-        """Note that the last one that was begun has ended, and that no other is."""
-        ...
+    def enter(self, number: int, size: int) -> None:
+        """Note that so many items are begun, one after the other, the first of which has that number, from 1 on."""
+
+    def end(self) -> None:
+        """Note that all have ended that were begun, and that no other is."""
 
     def keep(self, values: list[Any], failures: list[tuple[int, Any]], /) -> bool:
         """Write down what the next items have returned; False if that doesn't fit, or can't be written."""
-        ...
+        return True
 
     def pack(self, error: BaseException, /) -> Any:
         """Return what an exception travels as."""
-        ...
+        return error
 
 
 def run_chunk(
@@ -123,6 +151,7 @@ def run_chunk(
     items: Sequence[Any],
     spread: bool,
     constants: Mapping[str, Any],
+    seeding: Seeding | None = None,
     notebook: Notebook | None = None,
 ) -> Done:
     """
@@ -133,7 +162,8 @@ def run_chunk(
         items: What it is called with.
         spread: Each item is a tuple of arguments.
         constants: Arguments by name, the same for all.
-        notebook: Where to note how far it has come; None: nobody could read it.
+        seeding: Has the function draw; None: it can't.
+        notebook: Where to note how far it has come; None: nowhere.
 
     Returns:
         How those have ended that were begun in `BUDGET`; one of them at least.
@@ -143,53 +173,85 @@ def run_chunk(
         call = partial(call, **constants)
     if spread:
         call = partial(_call_spread, call)
-    if notebook is not None:
-        return _run_noting(call, items, notebook)
-    values: list[Any] = []
-    failures: list[tuple[int, Any]] = []
-    clock = time.monotonic_ns
-    began = clock()
-    stop = began + BUDGET
-    for item in items:
-        try:
-            value = call(item)
-        except Exception as error:
-            value = None
-            failures.append((len(values), error))
-        values.append(value)
-        if clock() >= stop:
-            break
-    return Done(values, failures, clock() - began)
+    notebook = notebook or Notebook()
+    if seeding is None:
+        return _run(call, items, notebook)
+    with seeding(call) as drawing:
+        return _run(drawing, items, notebook)
 
 
-def _run_noting(call: Callable[[Any], Any], items: Iterable[Any], notebook: Notebook) -> Done:
-    """Do the same in a worker process; each error is an answer there, and the process goes on."""
+def _run(call: Callable[[Any], Any], items: Sequence[Any], notebook: Notebook) -> Done:
+    """
+    Call a function with the items, until the time is over; short ones many at a time, as a look at the clock costs.
+
+    A block of them that has taken longer than `SHORT` is followed by a smaller one.
+    """
     values: list[Any] = []
     failures: list[tuple[int, Any]] = []
-    words, at, clock = notebook.words, notebook.at, time.monotonic_ns
+    caught, clock = notebook.caught, time.monotonic_ns
     notebook.begin()
+    size = 1
     seen = kept = 0
     now = began = clock()
     stop, due = began + BUDGET, began + SHORT
-    for number, item in enumerate(items, 1):
-        words[at] = number
+    while (done := len(values)) < len(items):
+        block, before = items[done : done + size], now
+        notebook.enter(done + 1, len(block))
         try:
-            value = call(item)
-        except BaseException as error:
-            value = None
-            failures.append((number - 1, notebook.pack(error)))
-        values.append(value)
+            values.extend(map(call, block))  # what ended before one that raises is there
+            if len(values) < done + len(block):
+                raise StopIteration  # one did, which `map` takes for its own end
+        except caught as error:
+            failures.append((len(values), notebook.pack(error)))
+            values.append(None)
         now = clock()
         if now >= due:
-            if number - seen <= FEW:
+            if len(values) - seen <= FEW:
                 if not notebook.keep(values[kept:], [each for each in failures if each[0] >= kept]):
                     break  # what can't be written down is safe in the answer only
-                kept = number
+                kept = len(values)
             if now >= stop:
                 break
-            seen, due = number, now + SHORT
-    notebook.ends()
+            seen, due = len(values), now + SHORT
+        if now - before < SHORT // 4:
+            size = min(2 * size, BLOCK)
+        elif now - before > SHORT:
+            size = max(size // 4, 1)
+    notebook.end()
     return Done(values, failures, now - began)
+
+
+class Timed(NamedTuple):
+    """
+    What a call of one item brings.
+
+    Attributes:
+        value: What the function returned.
+        nanoseconds: What it took.
+    """
+
+    value: Any
+    nanoseconds: int
+
+
+def run_item(fn: Callable[..., Any], seeding: Seeding | None, /, *args: Any, **kwargs: Any) -> Timed:
+    """Call a function with one item, as a call of its own; what it raises comes out."""
+    call = plain_function(fn)
+    began = time.monotonic_ns()
+    if seeding is None:
+        return Timed(call(*args, **kwargs), time.monotonic_ns() - began)
+    with seeding(lambda item: call(*item, **kwargs)) as drawing:
+        return Timed(drawing(args), time.monotonic_ns() - began)
+
+
+async def run_item_later(fn: Callable[..., Any], seeding: Seeding | None, /, *args: Any, **kwargs: Any) -> Timed:
+    """Do the same with a function of coroutines."""
+    call = plain_function(fn)
+    began = time.monotonic_ns()
+    if seeding is None:
+        return Timed(await call(*args, **kwargs), time.monotonic_ns() - began)
+    with seeding(lambda item: call(*item, **kwargs)) as drawing:
+        return Timed(await drawing(args), time.monotonic_ns() - began)
 
 
 def _call_spread(call: Callable[..., Any], arguments: Iterable[Any]) -> Any:

@@ -29,19 +29,21 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any, Final, NamedTuple, Protocol, cast
 
-from parallel.chunks import BUDGET, Done, Kept
+from parallel.chunks import BUDGET, Done, Kept, Timed
 from parallel.delivery import Feed
 from parallel.errors import SerializationError
 from parallel.futures import Future
+from parallel.lanes import LateLane
 from parallel.ledgers import LOOKUP, Ledger, Part
 from parallel.meetings import attach
+from parallel.meters import Meter
 from parallel.outcomes import CANCELLED, Outcome
 from parallel.states import State, hangs_on
 
 TARGET: Final = BUDGET
 """Nanoseconds of work in a piece. With half of that, tiny items take a tenth longer."""
 
-MOST: Final = 1 << 15
+MOST: Final = 1 << 14
 """Items in a piece. Twice as many are no faster, and the first results of tiny items come later."""
 
 LEAST: Final = 250_000
@@ -61,6 +63,15 @@ FUTILE: Final = 400
 
 MANY: Final = 10_000
 """Items below which nobody waits for a map of such anyway."""
+
+ENOUGH: Final = 10
+"""Items that have to have ended before one may be told from the rest by what it takes."""
+
+LATEST: Final = 1000
+"""Items whose middle one counts."""
+
+SHORTEST: Final = 1.0
+"""Seconds that an item may take at least: a busy machine delays any by some tenths of a second."""
 
 _told: Final[set[str]] = set()
 """The functions of which that has been said."""
@@ -94,7 +105,11 @@ class Piece:
 
     def rest(self, done: int) -> list[Piece]:
         """Return what is left of it, as pieces."""
-        return [Piece(self.first + done, self.items[done:])] if done < len(self.items) else []
+        return self.between(done, len(self.items))
+
+    def between(self, start: int, end: int) -> list[Piece]:
+        """Return those of its items, as a piece, if there are any."""
+        return [Piece(self.first + start, self.items[start:end])] if start < end else []
 
     def halves(self) -> list[Piece]:
         """Divide it."""
@@ -130,6 +145,11 @@ class Route(Protocol):
     @property
     def capacity(self) -> int:
         """How many pieces may run at a time."""
+        ...
+
+    @property
+    def workers(self) -> Callable[[], int]:
+        """Tells how many workers are alive."""
         ...
 
     def send(self, piece: Piece, /) -> Future[Any]:
@@ -206,11 +226,13 @@ class Flow:
         found: What the journal has told, likewise.
         out: Those that are on their way.
         is_read: The source is at its end.
+        is_slow: It was slow when it was read last.
         stopped: Nothing more is begun.
         error: What has ended it before its time.
         broken: What the source has raised; the items before that go their way.
         read: How many items have been read.
         kept: Items that have been read, and not been handed out; counted down by who hands them out.
+        display: What shows how far it is.
     """
 
     def __init__(
@@ -222,6 +244,7 @@ class Flow:
         name: str,
         target: State[Any],
         wake: Wake,
+        display: Meter,
         ledger: Ledger | None = None,
     ) -> None:
         """
@@ -235,6 +258,7 @@ class Flow:
             name: That of the function.
             target: The future that the calls serve.
             wake: Called on any thread when a piece has ended; returns a future that ends by that, or None.
+            display: What shows how far it is.
             ledger: What is recorded already, and where the rest is; None: nothing is.
         """
         self._source = source
@@ -244,6 +268,7 @@ class Flow:
         self._name = name
         self._target: State[Any] | None = target
         self._wake: Wake = wake
+        self.display = display
         self._ledger = ledger
         self._again: deque[Piece] = deque()
         self._finishes = False  # pieces that have not begun are cancelled, and that is no failure
@@ -252,6 +277,7 @@ class Flow:
         self.ended: deque[tuple[Piece, Outcome]] = deque()
         self.out: dict[Piece, None] = {}
         self.is_read = False
+        self.is_slow = False
         self.stopped = False
         self.error: BaseException | None = None
         self.broken: BaseException | None = None
@@ -273,15 +299,23 @@ class Flow:
         self._wake, self._target = _wake_nobody, None
         if self._ledger is not None:
             self._ledger.close()
+        self.display.close(interrupted=bool(self.error or self.broken or self._again or self.out or not self.is_read))
         if self.read >= MANY and 0 < self._pace.cost < FUTILE and self._name not in _told:
             _told.add(self._name)
             took = self._pace.cost / 1e3
             LOGGER.info("an item of %s takes %.2g us: a plain loop is as fast as any map", self._name, took)
 
-    def fill(self) -> None:
-        """Send as much as the window holds."""
+    def fill(self, in_hand: bool = False) -> None:
+        """
+        Send as much as the window holds; but nothing that has ended waits for a source that is slow.
+
+        Args:
+            in_hand: Something has ended that has not been handed out.
+        """
         most = 2 * self._route.capacity
         while len(self.out) < most and not self.stopped:
+            if self.is_slow and (in_hand or self.has_news):
+                return
             piece = self._next()
             if piece is None:
                 return
@@ -321,6 +355,7 @@ class Flow:
             self.read += 1
             self.kept += 1
             return True
+        self.is_slow = time.monotonic_ns() - began > NOISE
         if not items:
             return False
         self._note(began, len(items))
@@ -397,7 +432,9 @@ class Flow:
                 self._ledger.write(parts)
             except BaseException as error:  # what is not on disk is not seen
                 self.fail(error)
-                return found
+                parts = []
+        for part in found + parts:
+            self.display.add(len(part.values), len(part.failures))
         return found + parts
 
     def fail(self, error: BaseException) -> None:
@@ -464,28 +501,75 @@ class Singles:
         call: Makes the call, with the item's arguments.
         spread: Each item is a tuple of arguments.
         capacity: How many calls may run at a time.
+        workers: Tells how many workers are alive.
+        before: Returns arguments that come before those of the item with that index.
+        medians: Is told what an item took; None: nobody is.
     """
 
     most = 1
 
-    def __init__(self, call: Callable[..., Future[Any]], spread: bool, capacity: int) -> None:
+    def __init__(
+        self,
+        call: Callable[..., Future[Any]],
+        spread: bool,
+        capacity: int,
+        workers: Callable[[], int],
+        before: Callable[[int], tuple[Any, ...]] | None = None,
+        medians: Medians | None = None,
+    ) -> None:
         self._call = call
         self._spread = spread
+        self._before = before
+        self._medians = medians
         self.capacity = capacity
+        self.workers = workers
 
     def send(self, piece: Piece) -> Future[Any]:
         """Make the call."""
         item = piece.items[0]
-        return self._call(*item) if self._spread else self._call(item)
+        arguments = tuple(item) if self._spread else (item,)
+        return self._call(*arguments) if self._before is None else self._call(*self._before(piece.first), *arguments)
 
     def read(self, piece: Piece, outcome: Outcome) -> Back:
         """Say how the item has ended."""
         value, error, _ = outcome
+        if error is None and isinstance(value, Timed):
+            if self._medians is not None:
+                self._medians.note(value.nanoseconds)
+            value = value.value
         if error is None:
             return Back([Part(piece.first, [value], [])], [])
         if error is CANCELLED:
             return Back([], [], error=PieceCancelledError())
         return Back([_failed(piece.first, error)], [])
+
+
+class Medians:
+    """
+    How long an item may take: so many times as long as the middle one of those that have ended.
+
+    Nothing is bounded before some have ended; from then on that counts for those too that had begun before.
+
+    Args:
+        factor: So many times.
+        lane: Where the items are that run.
+    """
+
+    def __init__(self, factor: float, lane: LateLane) -> None:
+        self._factor = factor
+        self._lane = lane
+        self._latest: deque[int] = deque(maxlen=LATEST)  # nanoseconds that items took
+        self._count = 0
+        self._due = ENOUGH  # the count at which the middle is looked for
+
+    def note(self, nanoseconds: int) -> None:
+        """Note what an item took."""
+        self._latest.append(nanoseconds)
+        self._count += 1
+        if self._count >= self._due:
+            self._due = self._count + max(self._count // 10, 1)
+            median = sorted(self._latest)[len(self._latest) // 2]
+            self._lane.bound(max(self._factor * median / 1e9, SHORTEST))
 
 
 class PieceCancelledError(BaseException):
@@ -498,7 +582,8 @@ class Chunks:
 
     Args:
         launch: Makes a call of the pool, of a function with arguments.
-        prepare: Returns the function that runs many items, and its arguments, from the items.
+        prepare: Returns the function that runs the items of a piece, and its arguments.
+        workers: Tells how many workers are alive.
         error_of: Returns the exception of an item from what stands among the failures of a chunk.
         died: Makes the error of an item in which a worker has died, from that of the chunk.
         reruns: How often an item is run again in which a worker has died.
@@ -510,7 +595,8 @@ class Chunks:
     def __init__(
         self,
         launch: Callable[[Callable[..., Done], tuple[Any, ...]], Future[Any]],
-        prepare: Callable[[Sequence[Any]], tuple[Callable[..., Done], tuple[Any, ...]]],
+        prepare: Callable[[Piece], tuple[Callable[..., Done], tuple[Any, ...]]],
+        workers: Callable[[], int],
         error_of: Callable[[Any], BaseException],
         died: Callable[[Any], BaseException],
         reruns: int,
@@ -518,6 +604,7 @@ class Chunks:
     ) -> None:
         self._launch = launch
         self._prepare = prepare
+        self.workers = workers
         self._error_of = error_of
         self._died = died
         self._reruns = reruns
@@ -525,7 +612,7 @@ class Chunks:
 
     def send(self, piece: Piece) -> Future[Any]:
         """Make the call."""
-        return self._launch(*self._prepare(piece.items))
+        return self._launch(*self._prepare(piece))
 
     def read(self, piece: Piece, outcome: Outcome) -> Back:
         """Say what has become of the items."""
@@ -556,11 +643,14 @@ class Chunks:
         except Exception:  # the values' own code runs here
             values, failures = [], []
         parts = [self._part(piece.first, values, failures)] if values else []
-        if kept.ended or len(values) >= kept.begun:
+        if kept.ended or len(values) >= kept.begun + kept.perhaps:
             return Back(parts, piece.rest(len(values)))
+        if kept.perhaps:  # one by one: then it is known which it was
+            first, end = max(kept.begun - 1, len(values)), kept.begun + kept.perhaps
+            ones = [one for index in range(first, end) for one in piece.between(index, index + 1)]
+            return Back(parts, piece.between(len(values), first) + ones + piece.rest(end))
         blamed = kept.begun - 1
-        before = piece.items[len(values) : blamed]
-        again = [Piece(piece.first + len(values), before)] if before else []
+        again = piece.between(len(values), blamed)
         if piece.deaths < self._reruns:
             again.append(Piece(piece.first + blamed, piece.items[blamed : kept.begun], deaths=piece.deaths + 1))
         else:

@@ -192,7 +192,7 @@ class Rows(Format):
             self._first = number
             self._size = 0
         self._open.append(line + "\n")
-        self._size += len(line)
+        self._size += len(line) + 1
         if len(self._open) > 1 and '"' not in line and self._size <= csv.field_size_limit():
             return  # what a quote has opened, only a quote closes
         try:

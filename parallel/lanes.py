@@ -20,6 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from itertools import islice
+from math import inf
 from threading import RLock
 from typing import Final, Protocol, TypeAlias
 
@@ -232,6 +233,37 @@ class Lane:
     def clear(self) -> None:
         """In a forked child: forget the items, which are the parent's."""
         self._running.clear()
+
+
+class LateLane(Lane):
+    """
+    A lane that has to be told how long its things may take, when some have begun; until then they may take any time.
+
+    It is nobody else's: what is told counts for all that is in it, from when it began. One that is told a shorter time
+    than before is late by the difference once.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, timer: Driver) -> None:
+        super().__init__(timer, inf)
+
+    def start(self, item: Expiring) -> None:
+        """Expect *item* to be stopped in time, once there is one; see `Lane.start`."""
+        self._running[item] = self._now()
+        if self.seconds < inf and self._armed is not self._timer.generation:  # (*) who tells it does it in this order
+            self._arm(item)
+
+    def bound(self, seconds: float) -> None:
+        """
+        Tell how long they may take.
+
+        Raises:
+            RuntimeError: No thread can be started.
+        """
+        self.seconds = seconds
+        while not self._is_armed():
+            self._timer.ensure()
 
 
 def _expire(item: Expiring) -> None:

@@ -10,10 +10,14 @@ State: the keys of the items that are on their way; it belongs to who drives the
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
+from parallel.chunks import Manner
+from parallel.errors import UnrecordableError
 from parallel.journal import Journal, fingerprint
+from parallel.keys import canonical, digests
 
 LOGGER = logging.getLogger("parallel")
 
@@ -43,20 +47,25 @@ class Ledger:
     Args:
         journal: The open journal.
         spread: Each item is a tuple of arguments.
+        draws: What an item returns hangs on its index.
         key: Returns what an item is known by; None: the item itself.
         ignores: What is recorded is run again all the same.
     """
 
-    def __init__(self, journal: Journal, spread: bool, key: Callable[..., object] | None, ignores: bool) -> None:
+    def __init__(
+        self, journal: Journal, spread: bool, draws: bool, key: Callable[..., Hashable] | None, ignores: bool
+    ) -> None:
         self._journal = journal
         self._spread = spread
+        self._draws = draws
         self._key = key
         self._ignores = ignores
         self._keys: dict[int, bytes] = {}
         stale = journal.stale()
         if stale and journal.counts() == (0, 0):
             LOGGER.warning(
-                "the code of %s has changed since %d of its items were written to %s: they are run again",
+                "code, constants or seed of %s have changed since %d of its items were written to %s:"
+                " they are run again",
                 journal.name,
                 stale,
                 journal.path,
@@ -69,7 +78,7 @@ class Ledger:
         Returns:
             What is, in order; and where the runs of items begin that are not, with those.
         """
-        keys = self._keys_of(items)
+        keys = self._keys_of(first, items)
         found = [None] * len(keys) if self._ignores else self._journal.find(keys)
         parts: list[Part] = []
         left: list[tuple[int, list[Any]]] = []
@@ -87,10 +96,12 @@ class Ledger:
                 parts[-1].failures.append((index, record.error))
         return parts, left
 
-    def _keys_of(self, items: Sequence[Any]) -> list[bytes]:
+    def _keys_of(self, first: int, items: Sequence[Any]) -> list[bytes]:
         rows: list[tuple[Any, ...]] = [tuple(item) if self._spread else (item,) for item in items]
-        key = self._key
-        return self._journal.keys(rows) if key is None else self._journal.keys_by([key(*row) for row in rows])
+        if self._key is None:
+            return self._journal.keys([(index, *row) for index, row in enumerate(rows, first)] if self._draws else rows)
+        words = [self._key(*row) for row in rows]
+        return self._journal.keys_by(list(enumerate(words, first)) if self._draws else words)
 
     def write(self, parts: Sequence[Part]) -> None:
         """Record what has ended; a value that can't be recorded is a failure from now on."""
@@ -115,7 +126,12 @@ class Ledger:
 
 
 def open_ledger(
-    path: str, name: str, fn: Callable[..., object], resume: object, spread: bool, key: Callable[..., object] | None
+    path: str,
+    name: str,
+    fn: Callable[..., object],
+    resume: object,
+    manner: Manner,
+    key: Callable[..., Hashable] | None,
 ) -> Ledger:
     """
     Open the journal of a map.
@@ -125,17 +141,34 @@ def open_ledger(
         name: The name of the function.
         fn: The plain function.
         resume: True: what is recorded is not run again; `"failed"`: nor is that, but what has failed; False: all is.
-        spread: As for `Ledger`.
-        key: Likewise.
+        manner: How it is called; what is recorded with other constants, or another seed, is not what it returns now.
+        key: As for `Ledger`.
 
     Raises:
-        ValueError: *resume* is none of these. JournalError, JournalLockedError: The file can't be used.
+        ValueError: *resume* is none of these. UnrecordableError: Nobody can tell whether the constants are the same.
+        JournalError, JournalLockedError: The file can't be used.
     """
     if resume not in (True, False, "failed"):
         raise ValueError(f"resume: expected True, False or 'failed', found {resume!r}")
-    journal = Journal(path, name, fingerprint(fn), failed_again=resume == "failed")
+    code = fingerprint(fn) + _beside(manner)
+    journal = Journal(path, name, code, failed_again=resume == "failed")
     try:
-        return Ledger(journal, spread, key, resume is False)
+        return Ledger(journal, manner.spread, manner.seed is not None, key, resume is False)
     except BaseException:
         journal.close()
         raise
+
+
+def _beside(manner: Manner) -> str:
+    """Return what tells the constants and the seed of a map from others; empty if it has none."""
+    if not manner.constants and manner.seed is None:
+        return ""
+    try:
+        text = canonical((sorted((manner.constants or {}).items(), key=itemgetter(0)), manner.seed))
+    except Exception as problem:  # whatever the constants' own code raises
+        raise UnrecordableError(
+            "the constants of a map",
+            f"{type(problem).__name__}: {problem}",
+            "have the function make what can't be pickled, for example with per_worker()",
+        ) from problem
+    return "+" + digests([text])[0].hex()

@@ -18,7 +18,17 @@ from parallel.declaring import task
 from parallel.futures import Future
 from parallel.naming import dress, find_again, resolve
 from parallel.options import Said
-from parallel.streams import MapCommon, MapFuture, MapSaid, Stream, StreamCommon, StreamSaid
+from parallel.streams import (
+    MapCommon,
+    MapFuture,
+    MapOptions,
+    MapSaid,
+    Stream,
+    StreamCommon,
+    StreamSaid,
+    check_said,
+    is_of_median,
+)
 from parallel.tasks import Task, caller
 
 P = ParamSpec("P")
@@ -72,20 +82,27 @@ class ParallelMap(Declared, Generic[P, R]):
 
     Args:
         task: The task of one item.
+        said: What is said about each map; what is said where it is called wins.
 
     Attributes:
         task: The same.
     """
 
-    def __init__(self, task: Task[P, R]) -> None:
+    def __init__(self, task: Task[P, R], said: MapSaid | None = None) -> None:
         dress(self, task.__wrapped__)
         self.__wrapped__ = task.__wrapped__
         self.task = task
+        self._said: MapSaid = said or {}
 
     @property
     def name(self) -> str:
         """Its name, `module:qualname`, what `[tasks."…"]` patterns are matched with."""
         return self.task.name
+
+    @property
+    def said(self) -> MapSaid:
+        """What its declaration says about each map."""
+        return self._said.copy()
 
     @overload
     def __call__(self: OfOne[A, T], items: Iterable[A], /, **said: Unpack[MapSaid]) -> MapFuture[T]: ...
@@ -143,7 +160,7 @@ class ParallelMap(Declared, Generic[P, R]):
         Raises:
             What an iterable raises at once, and what calling the task raises.
         """
-        return MapFuture(self.task, caller(), iterables, said)
+        return MapFuture(self.task, caller(), iterables, {**self._said, **said})
 
     @overload
     def stream(self: OfOne[A, T], items: Iterable[A], /, **said: Unpack[StreamSaid]) -> Stream[T]: ...
@@ -188,7 +205,7 @@ class ParallelMap(Declared, Generic[P, R]):
     ) -> Stream[Settled[T]]: ...
     def stream(self: Any, *iterables: Iterable[Any], **said: Any) -> Stream[Any]:
         """Call the function with each item, and return an iterator over the values; see `Task.stream`."""
-        return Stream(self.task, caller(), iterables, said)
+        return Stream(self.task, caller(), iterables, {**self._said, **said})
 
     @overload  # pyright infers CoroutineType for `async def`, mypy Coroutine
     def submit(self: ParallelMap[P, CoroutineType[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
@@ -209,9 +226,15 @@ class ParallelMap(Declared, Generic[P, R]):
         one: Callable[..., R] = self.task.local
         return [one(*items) for items in zip(*iterables, strict=False)]
 
-    def options(self, **said: Unpack[Said]) -> Self:
-        """Make the same map with other options, each of which is for the call of one item; see `Task.options`."""
-        return type(self)(self.task.options(**said))
+    def options(self, **said: Unpack[MapOptions]) -> Self:
+        """
+        Make the same map with other options.
+
+        Args:
+            said: As for `parallel_map`; what is left out stays as it is.
+        """
+        of_one, of_all = _divided(said)
+        return type(self)(self.task.options(**of_one), {**self._said, **of_all})
 
     @overload  # over a class method, by way of the class
     def __get__(self: MapMethod[type[S], Q, T], obj: None, owner: type[S]) -> ParallelMap[Q, T]: ...
@@ -226,7 +249,7 @@ class ParallelMap(Declared, Generic[P, R]):
     def __get__(self, obj: Any, owner: type | None = None) -> Any:
         """Bind the map to an object, as a function is."""
         bound: Any = self.task.__get__(obj, owner)
-        return self if bound is self.task else ParallelMap(bound)
+        return self if bound is self.task else ParallelMap(bound, self._said)
 
     def __repr__(self) -> str:
         return f"<ParallelMap {self.name}>"
@@ -239,7 +262,7 @@ class ParallelMap(Declared, Generic[P, R]):
 
     def reduce_by_value(self) -> tuple[Any, ...]:
         """Return the task, which travels in its own way."""
-        return type(self), (self.task,)
+        return type(self), (self.task, self._said)
 
 
 class MapDecorator(Protocol):
@@ -251,8 +274,8 @@ class MapDecorator(Protocol):
 @overload
 def parallel_map(fn: Callable[P, R], /) -> ParallelMap[P, R]: ...
 @overload
-def parallel_map(**said: Unpack[Said]) -> MapDecorator: ...
-def parallel_map(fn: Any = None, /, **said: Unpack[Said]) -> Any:
+def parallel_map(**said: Unpack[MapOptions]) -> MapDecorator: ...
+def parallel_map(fn: Any = None, /, **said: Unpack[MapOptions]) -> Any:
     """
     Declare a function of one item: calling it with an iterable calls it with each item, and returns a `MapFuture`.
 
@@ -260,18 +283,34 @@ def parallel_map(fn: Any = None, /, **said: Unpack[Said]) -> Any:
 
     Args:
         fn: The function; of several iterables it gets one item each.
-        said: As for `task`, for the call of one item each. The pool is by default `processes`, and `loop` for
-            `async def`.
+        said: As for `task`, for the call of one item each; the pool is by default `processes`, and `loop` for
+            `async def`. Besides, what may be said about a map where it is called: see `MapSaid`.
+
+    Raises:
+        TypeError, ValueError: One of them is unknown, of another type, or has a value that it can't have.
     """
     if fn is None:
-        task(**said)  # an unknown option is to be told here
+        task(**_divided(said)[0])  # an unknown option is to be told here
         return functools.partial(_declare, said=said)
     return _declare(fn, said=said)
 
 
-def _declare(fn: Any, /, *, said: Said) -> ParallelMap[..., Any]:
+def _declare(fn: Any, /, *, said: MapOptions) -> ParallelMap[..., Any]:
     plain = getattr(fn, "__func__", fn)
-    pool = said.get("pool") or ("loop" if iscoroutinefunction(plain) else "processes")
-    options: Said = {**said, "pool": pool}
+    of_one, of_all = _divided(said)
+    pool = of_one.get("pool") or ("loop" if iscoroutinefunction(plain) else "processes")
+    options: Said = {**of_one, "pool": pool}
     declare: Any = task(**options)
-    return ParallelMap(declare(fn))
+    return ParallelMap(declare(fn), of_all)
+
+
+def _divided(said: MapOptions) -> tuple[Said, MapSaid]:
+    """Divide what is said into that about the call of an item, and that about a map."""
+    of_all: dict[str, Any] = {
+        name: value
+        for name, value in said.items()
+        if name in MapSaid.__annotations__ and (name not in Said.__annotations__ or is_of_median(value))
+    }
+    check_said(of_all)
+    of_one: dict[str, Any] = {name: value for name, value in said.items() if name not in of_all}
+    return cast(Said, of_one), cast(MapSaid, of_all)

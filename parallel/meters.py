@@ -9,11 +9,13 @@ each is read once, and one that is a moment old is as good.
 
 from __future__ import annotations
 
+import operator
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple, cast
 
+from parallel.checks import described
 from parallel.context import era
 
 INTERVAL: Final = 0.1
@@ -49,6 +51,38 @@ class Progress(NamedTuple):
     workers: int
 
 
+def total_of(iterables: Sequence[Iterable[object]], total: int | None) -> int | None:
+    """
+    Tell how many items a map has, as far as that can be known before: the shortest of its iterables ends it.
+
+    Args:
+        iterables: Those. What knows its length, or has a hint, is asked for it.
+        total: What the program says; it counts more. None: nothing.
+
+    Returns:
+        The number, which may be wrong as hints may; None: nobody knows.
+
+    Raises:
+        TypeError: *total* is no integer.
+        ValueError: It is less than 0.
+    """
+    if total is None:
+        return min((length for each in iterables if (length := _length_of(each)) is not None), default=None)
+    if not isinstance(cast("object", total), int) or isinstance(total, bool):
+        raise TypeError(f"total: expected an integer of at least 0, found {described(total)}")
+    if total < 0:
+        raise ValueError(f"total: expected an integer of at least 0, found {described(total)}")
+    return total
+
+
+def _length_of(iterable: Iterable[object]) -> int | None:
+    try:
+        length = operator.length_hint(iterable, -1)
+    except Exception:  # it is too long for `len`, or its own fails: that may not keep it from being iterated
+        return None
+    return None if length < 0 else length
+
+
 class Meter:
     """
     Counts what has ended; the base of all displays.
@@ -79,7 +113,7 @@ class Meter:
         self._done += done
         self._failed += failed
         now = time.monotonic()
-        if now >= self._next and self._is_here():
+        if now >= self._next and self._is_here() and not self._closed:
             self._samples.append((now, self._done))
             self._show()
             self._next = max(now + INTERVAL, now + SHARE * (time.monotonic() - now))

@@ -13,13 +13,12 @@ State: that of `Meter`, and in `_advised` what has been said once.
 from __future__ import annotations
 
 import logging
-import operator
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from parallel import context
 from parallel.checks import described
@@ -38,72 +37,9 @@ Shown: TypeAlias = "bool | str | Callable[[Progress], object] | None"
 """What *progress* may be: whether to show it, the label, `tqdm`, or a function that gets the numbers."""
 
 
-class Display(Protocol):
-    """What shows how far a map is. All is called by one thread."""
-
-    def add(self, done: int, failed: int = 0) -> None:
-        """
-        Note that items have ended.
-
-        Args:
-            done: So many more, the failed ones among them.
-            failed: So many of these have failed.
-        """
-        ...
-
-    def close(self, *, interrupted: bool = False) -> None:
-        """Note that the map has ended, or was *interrupted*; a second time, nothing."""
-        ...
-
-
-class _Nothing:
-    """The display of a map that shows nothing."""
-
-    def add(self, done: int, failed: int = 0) -> None:
-        """Do nothing."""
-
-    def close(self, *, interrupted: bool = False) -> None:
-        """Do nothing."""
-
-
-NOTHING: Final[Display] = _Nothing()
-
-
-def total_of(iterables: Sequence[Iterable[object]], total: int | None) -> int | None:
+def make_display(progress: Shown, label: str, total: int | None, workers: Callable[[], int]) -> Meter:
     """
-    Tell how many items a map has, as far as that can be known before: the shortest of its iterables ends it.
-
-    Args:
-        iterables: Those. What knows its length, or has a hint, is asked for it.
-        total: What the program says; it counts more. None: nothing.
-
-    Returns:
-        The number, which may be wrong as hints may; None: nobody knows.
-
-    Raises:
-        TypeError: *total* is no integer.
-        ValueError: It is less than 0.
-    """
-    if total is None:
-        return min((length for each in iterables if (length := _length_of(each)) is not None), default=None)
-    if not isinstance(cast("object", total), int) or isinstance(total, bool):
-        raise TypeError(f"total: expected an integer of at least 0, found {described(total)}")
-    if total < 0:
-        raise ValueError(f"total: expected an integer of at least 0, found {described(total)}")
-    return total
-
-
-def _length_of(iterable: Iterable[object]) -> int | None:
-    try:
-        length = operator.length_hint(iterable, -1)
-    except Exception:  # it is too long for `len`, or its own fails: that may not keep it from being iterated
-        return None
-    return None if length < 0 else length
-
-
-def make_display(progress: Shown, label: str, total: int | None, workers: Callable[[], int]) -> Display:
-    """
-    Make what shows how far a map is; to be closed in every case.
+    Make what shows how far a map is; to be closed in every case. It is used by one thread at a time.
 
     Args:
         progress: Whether, and how: True, a label, `tqdm`, or a function that is called with a `Progress`, ten times a
@@ -117,7 +53,7 @@ def make_display(progress: Shown, label: str, total: int | None, workers: Callab
         TypeError: *progress* is something else.
     """
     if progress is None or progress is False:
-        return NOTHING
+        return Meter(total, workers)
     if progress is True or (isinstance(progress, str) and progress != "tqdm"):
         return _bar_or_lines(_one_line(label if progress is True else progress), total, workers)
     if progress == "tqdm":
@@ -134,7 +70,7 @@ def _one_line(label: str) -> str:
 # -- a bar, or lines --------------------------------------------------------------------------------------------------
 
 
-def _bar_or_lines(label: str, total: int | None, workers: Callable[[], int]) -> Display:
+def _bar_or_lines(label: str, total: int | None, workers: Callable[[], int]) -> Meter:
     screen = Screen()
     in_notebook = "ipykernel" in sys.modules
     if (screen.isatty() or in_notebook) and not context.in_worker_process:  # many of those would draw on one terminal

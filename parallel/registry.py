@@ -34,6 +34,7 @@ from parallel.context import WITHIN, LateCallbacks, Within, entered, registry_so
 from parallel.errors import ConfigError, NestedPoolError, PoolShutdownError, UnknownPoolError
 from parallel.imports import imported
 from parallel.kinds import ProcessConfig
+from parallel.lanes import Lane
 from parallel.limits import Limits
 from parallel.options import Rate, TaskOptions
 from parallel.plans import Plan
@@ -127,7 +128,9 @@ class Registry:
             self._check_inside()
         return self._pools.get(name) or self._open(name)
 
-    def plan_for(self, task: str, declared: TaskOptions, said: TaskOptions, limits: LimitsOf) -> tuple[Plan, Pool]:
+    def plan_for(
+        self, task: str, declared: TaskOptions, said: TaskOptions, limits: LimitsOf, lane: Lane | None = None
+    ) -> tuple[Plan, Pool]:
         """
         Return how the calls of a task are made here, and the pool that they run in.
 
@@ -136,6 +139,7 @@ class Registry:
             declared: What its decorator says.
             said: What `.options()` says; it wins over the configuration, which wins over the decorator.
             limits: Returns what counts the calls of the task, by limit and rate; the same for the same.
+            lane: Says how long an attempt may run, in place of the options.
 
         Raises:
             ConfigError: An import string among the options names nothing. Besides, what `pool` raises.
@@ -148,9 +152,9 @@ class Registry:
         except UnknownPoolError as error:
             raise UnknownPoolError(error.name, error.known, task) from None
         is_bare = options == TaskOptions(pool=options.pool, timeout=options.timeout, idempotent=options.idempotent)
-        return Plan(self._terms(task, pool, options, limits), is_bare=is_bare), pool
+        return Plan(self._terms(task, pool, options, limits, lane), is_bare=is_bare), pool
 
-    def _terms(self, task: str, pool: Pool, options: TaskOptions, limits: LimitsOf) -> Terms:
+    def _terms(self, task: str, pool: Pool, options: TaskOptions, limits: LimitsOf, lane: Lane | None) -> Terms:
         with self._lock:
             desk = self._desk = self._desk or Desk()
         try:
@@ -159,7 +163,7 @@ class Registry:
                 pool,
                 desk,
                 limits=limits(options.limit, options.rate),
-                timeout=options.timeout,
+                timeout=lane or options.timeout,
                 deadline=options.deadline,
                 retry=options.retry,
                 priority=options.priority or 0,
@@ -174,11 +178,6 @@ class Registry:
     def is_shut(self) -> bool:
         """Whether it takes no more calls from outside."""
         return self._shut
-
-    @property
-    def workers(self) -> int:
-        """How many workers its open pools have at this moment."""
-        return sum(pool.stats().workers for pool in self._open_pools())
 
     def _check_inside(self) -> None:
         """Refuse calls from outside; what is accepted may go on calling until all has run dry."""

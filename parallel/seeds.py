@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
+from itertools import count
 from random import Random
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, cast, overload
 
@@ -29,7 +31,7 @@ from parallel.context import RUNNING, this
 from parallel.errors import NoTaskError
 
 if TYPE_CHECKING:
-    from numpy.random import Generator
+    import numpy as np
 
 T = TypeVar("T")
 
@@ -120,6 +122,26 @@ class Draws:
         return made.setdefault(make, make(self._seed, index)) if found is None else found
 
 
+@contextmanager
+def seeded(seed: int | tuple[int, ...], first: int, fn: Callable[[Any], T]) -> Generator[Callable[[Any], T]]:
+    """
+    Have a function draw: it is called once with each item of a chunk, in order.
+
+    Args:
+        seed: What `read_seed` returned.
+        first: The index of the first item.
+        fn: The function of one item.
+    """
+    with Draws(seed) as draws:
+        numbers = count(first)
+
+        def draw(item: Any) -> T:
+            draws.item(next(numbers))
+            return fn(item)
+
+        yield draw
+
+
 _DRAWS: ContextVar[Draws | None] = ContextVar("parallel.draws", default=None)
 """What the chunk draws that is gone through here; None: there is none, or it has no seed."""
 
@@ -130,10 +152,10 @@ _NOT_SEEDED = (
 
 
 @overload
-def rng() -> Generator: ...
+def rng() -> np.random.Generator: ...
 @overload
 def rng(kind: type[Random], /) -> Random: ...
-def rng(kind: type[Random] | None = None, /) -> Generator | Random:
+def rng(kind: type[Random] | None = None, /) -> np.random.Generator | Random:
     """
     Return the random generator of the item that this function was called with, in a map that has a seed.
 
@@ -163,7 +185,7 @@ def rng(kind: type[Random] | None = None, /) -> Generator | Random:
     return draws.made_by(_of_numpy) if kind is None else draws.made_by(_of_python)
 
 
-def _of_numpy(seed: int | tuple[int, ...], index: int) -> Generator:
+def _of_numpy(seed: int | tuple[int, ...], index: int) -> np.random.Generator:
     try:
         from numpy.random import SeedSequence, default_rng  # optional, and 100 ms
     except ModuleNotFoundError as error:

@@ -38,12 +38,10 @@ from parallel.interrupts import STATUS, Bell, Interrupts
 from parallel.journal import Journal
 from parallel.ledgers import Part
 from parallel.mapping import ParallelMap, parallel_map
-from parallel.options import Said
-from parallel.progress import NOTHING, Display, make_display
 from parallel.records import START, Records, brief
 from parallel.registry import default_registry
 from parallel.retries import Retry
-from parallel.streams import Halt, Stream
+from parallel.streams import Halt, MapSaid, Stream, is_of_median
 from parallel.tasks import Task, caller
 
 AHEAD: Final = 100_000
@@ -114,7 +112,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     add("--output", metavar="FILE", default="-", help="where records are written; - is standard output")
     add("--unordered", action="store_true", help="write each record as soon as it is there")
     add("--pool", metavar="NAME", help="the pool; else that of the task, and for a plain function `processes`")
-    add("--timeout", metavar="TIME", type=_duration, help="how long an item may take: 30, 250ms, 5m")
+    add("--timeout", metavar="TIME", type=_duration, help="how long an item may take: 30, 250ms, 5m, '3x median'")
     add("--retry", metavar="N", type=_count, help="try an item that fails up to N times in all, with growing waits")
     add(
         "--halt",
@@ -140,7 +138,9 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
 
 
-def _duration(text: str) -> float:
+def _duration(text: str) -> float | str:
+    if is_of_median(text):
+        return text  # which the map reads
     try:
         number = float(text)
     except ValueError:
@@ -178,33 +178,18 @@ def _resume(text: str) -> str:
 # -- what is mapped ---------------------------------------------------------------------------------------------------
 
 
-def _task_of(name: str) -> Task[..., Any]:
-    """Find the function."""
+def _map_of(name: str) -> ParallelMap[..., Any]:
+    """Find the function, and declare it if it is not."""
     found = _found(name)
     if isinstance(found, ParallelMap):
-        return cast("ParallelMap[..., Any]", found).task
+        return cast("ParallelMap[..., Any]", found)
     if isinstance(found, Task):
-        return cast("Task[..., Any]", found)
+        return ParallelMap(cast("Task[..., Any]", found))
     if not callable(found):
         raise Refusal(f"{name} is {found!r}, and can't be called")
     try:
-        return parallel_map(cast("Callable[..., Any]", found)).task
+        return parallel_map(cast("Callable[..., Any]", found))
     except TypeError as error:  # a generator function
-        raise Refusal(str(error)) from None
-
-
-def _with_options(task: Task[..., Any], arguments: argparse.Namespace) -> Task[..., Any]:
-    """Have the task called as the arguments say."""
-    said = Said()
-    if arguments.pool is not None:
-        said["pool"] = arguments.pool
-    if arguments.timeout is not None:
-        said["timeout"] = arguments.timeout
-    if arguments.retry is not None:
-        said["retry"] = Retry(attempts=arguments.retry, timeout=None)  # else long items would have one attempt
-    try:
-        return task.options(**said) if said else task
-    except (TypeError, ValueError) as error:  # such as of a chain
         raise Refusal(str(error)) from None
 
 
@@ -236,9 +221,19 @@ def _cant_import(module: str) -> NoReturn:
     raise Refusal(f"{module} can't be imported:\n{traceback.format_exc().rstrip()}")
 
 
-def _check_journal(arguments: argparse.Namespace, task: Task[..., Any]) -> None:
+def _said_of(arguments: argparse.Namespace, declared: MapSaid) -> dict[str, Any]:
+    """Return what is said about this map: by the arguments, and else by its declaration."""
+    said: dict[str, Any] = {**declared, "errors": "collect", "ordered": not arguments.unordered, "buffersize": AHEAD}
+    for name in ("timeout", "halt", "total", "journal", "resume", "progress"):
+        if getattr(arguments, name) is not None:
+            said[name] = getattr(arguments, name)
+    if arguments.retry is not None:
+        said["retry"] = Retry(attempts=arguments.retry, timeout=None)  # else long items would have one attempt
+    return said
+
+
+def _check_journal(path: str | os.PathLike[str] | None, resume: object, task: Task[..., Any]) -> None:
     """See that an earlier run is neither mixed in unasked nor sought in vain unnoticed."""
-    path, resume = arguments.journal, arguments.resume
     if path is None:
         if resume is not None:
             raise Refusal("--resume needs the --journal of the earlier run")
@@ -247,9 +242,9 @@ def _check_journal(arguments: argparse.Namespace, task: Task[..., Any]) -> None:
     if os.path.exists(path):
         with Journal(path, task.name, fingerprint(plain_function(task))) as journal:
             done, failed = journal.counts()
-    told = f"{path} has {done + failed:,} items of {task.name} from earlier runs, {failed:,} of which failed"
+    told = f"{os.fspath(path)} has {done + failed:,} items of {task.name} from earlier runs, {failed:,} of which failed"
     if resume is not None:
-        _say(told if done + failed else f"{path} has no items of {task.name} yet: all are run")
+        _say(told if done + failed else f"{os.fspath(path)} has no items of {task.name} yet: all are run")
     elif done + failed:
         raise Refusal(
             f"{told}: --resume goes on from there, --resume failed tries the failed ones again; "
@@ -350,25 +345,13 @@ def _say(text: str) -> None:
 
 
 class Items(Stream[Any]):
-    """
-    A stream that is driven by somebody who waits for other things as well, and wants to know which item is which.
-
-    Attributes:
-        display: Shows how many items have ended.
-    """
-
-    display: Display = NOTHING
+    """A stream that is driven by somebody who waits for other things as well, and wants to know which item is which."""
 
     def parts(self) -> Iterator[Part]:
         """Yield what has ended by now, and whose turn it is; send more."""
         for part in self._due():
             yield part
             self._hand_out(part)
-
-    def _note(self, part: Part) -> None:
-        """Show that items have ended; see `Stream`."""
-        super()._note(part)
-        self.display.add(len(part.values), len(part.failures))
 
     def left(self) -> list[Part]:
         """Return what has ended behind an item that has not, in order; at the end, when that will not end any more."""
@@ -405,10 +388,9 @@ class Items(Stream[Any]):
         """End what runs."""
         self._flow.stop(running=True)
 
-    def close(self) -> None:
-        """End it, and close the journal."""
-        super().close()
-        self._flow.close()
+    def spoil(self) -> None:
+        """Show that an item which has ended counts as a failure after all."""
+        self._flow.display.add(0, 1)
 
 
 class _Run:
@@ -429,6 +411,7 @@ class _Run:
         self._interrupts = interrupts
         self._finishes = False
         self._count = self._failed = 0
+        self._why: BaseException | None = None  # what ends it before its time, once that has been told
 
     def status(self) -> int:
         """Run it; return the exit status."""
@@ -447,7 +430,7 @@ class _Run:
         if not self.is_over:
             self._interrupts.leave(status)
             self._items.kill()
-        self._items.display.close(interrupted=status == STATUS)
+        self._items.close()  # the display, before the rest is said
         if self._failed and status != PIPE_CLOSED:
             _say(f"{self._failed:,} of {self._count:,} items failed")
         return status
@@ -468,6 +451,7 @@ class _Run:
                 return STATUS
             if self._interrupts.count and not self._finishes:
                 self._finish()
+            self._tell_why()
             if items.is_halted:
                 break
             if items.has_news:
@@ -484,16 +468,20 @@ class _Run:
         if not self._items.is_over:
             _say("waiting for what runs; Ctrl-C again kills it")
 
-    def _ended(self) -> int:
+    def _tell_why(self) -> None:
+        """Tell what ends it before its time, once."""
         error = self._items.error
+        if error is None or self._why is error:
+            return
+        self._why = error
+        _say(str(error) if isinstance(error, MapHaltedError | HeaderError) else f"ended by {brief(error)}")
+
+    def _ended(self) -> int:
         if self._finishes:
             return STATUS
-        if isinstance(error, HeaderError):
-            _say(str(error))
+        if isinstance(self._why, HeaderError):
             return REFUSED
-        if error is not None:
-            _say(str(error) if isinstance(error, MapHaltedError) else f"ended by {brief(error)}")
-        return FAILED if self._failed or error is not None else 0
+        return FAILED if self._failed or self._why is not None else 0
 
     def _write(self, part: Part) -> None:
         failures = dict(part.failures)
@@ -504,7 +492,7 @@ class _Run:
             else:
                 error = self._records.add(index, value)
                 if error is not None:
-                    self._items.display.add(0, 1)
+                    self._items.spoil()
             self._count += 1
             if error is not None:
                 self._tell(index, error)
@@ -541,46 +529,32 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, standard_input: int | None, standard_output: int | None) -> int:
-    task = _with_options(_task_of(arguments.function), arguments)
-    _check_journal(arguments, task)
+    mapped = _map_of(arguments.function)
+    said = _said_of(arguments, mapped.said)
+    _check_journal(said.get("journal"), said.get("resume"), mapped.task)
     with ExitStack() as stack:
         given = stack.enter_context(_opened(arguments.input, standard_input, "input", os.O_RDONLY))
+        output = stack.enter_context(_opened(arguments.output, standard_output, "output", os.O_WRONLY | os.O_CREAT))
+        said.setdefault("progress", os.isatty(2) and not os.isatty(output))
         source = Input(given, FORMATS[arguments.format]())
         bell = stack.enter_context(Bell())
         interrupts = stack.enter_context(Interrupts(bell))
-        items = stack.enter_context(_items_of(arguments, task, source, bell))
-        output = stack.enter_context(_opened(arguments.output, standard_output, "output", os.O_WRONLY | os.O_CREAT))
+        items = stack.enter_context(_items_of(mapped, arguments.pool, source, said, bell))
         _check_output(output, given, arguments.output, arguments.resume is not None)
         if os.isatty(given) and os.isatty(2):
             _say("reading items from the terminal; Ctrl-D ends them")
-        items.display = _display_of(arguments, task, output)
         one = _Run(items, source, output, bell, interrupts)
         try:
             return one.status()
         finally:
-            items.close()  # before the pools: it has calls in them
             default_registry().shutdown(cancel_futures=not one.is_over)
 
 
-def _items_of(arguments: argparse.Namespace, task: Task[..., Any], source: Input, bell: Bell) -> Items:
-    said: dict[str, Any] = {
-        "errors": "collect",
-        "ordered": not arguments.unordered,
-        "buffersize": AHEAD,
-        "halt": arguments.halt,
-        "total": arguments.total,
-    }
-    if arguments.journal is not None:
-        said |= {"journal": arguments.journal, "resume": arguments.resume or True}
+def _items_of(
+    mapped: ParallelMap[..., Any], pool: str | None, source: Input, said: dict[str, Any], bell: Bell
+) -> Items:
     try:
+        task = mapped.task if pool is None else mapped.task.options(pool=pool)
         return Items(task, caller(), [source], said, bell.ring)
     except (TypeError, ValueError) as error:  # such as of a function that the pool can't run
         raise Refusal(str(error)) from error
-
-
-def _display_of(arguments: argparse.Namespace, task: Task[..., Any], output: int) -> Display:
-    progress = arguments.progress
-    if progress is None:
-        progress = os.isatty(2) and not os.isatty(output)
-    registry = default_registry()
-    return make_display(progress, task.name, arguments.total, lambda: registry.workers)

@@ -28,19 +28,27 @@ from collections.abc import (
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from contextvars import copy_context
-from operator import length_hint
+from math import inf
 from os import PathLike, fspath
 from typing import Any, Final, Generic, Literal, NamedTuple, Protocol, Self, TypeAlias, TypedDict, TypeVar, cast
 
+from parallel.chains import short_name
 from parallel.checks import described, is_count
+from parallel.chunks import Manner
 from parallel.combine import Settled
 from parallel.context import Dispatcher, current_registry, plain_function, take_in
 from parallel.delivery import Errand, dispatch, settle
+from parallel.durations import Duration
 from parallel.errors import MapHaltedError
 from parallel.flows import Flow, Pace, PieceCancelledError, Route, Wake
 from parallel.futures import Future
 from parallel.ledgers import Part, open_ledger
+from parallel.meters import Progress, total_of
+from parallel.options import Said
 from parallel.outcomes import CANCELLED, failed_with
+from parallel.progress import Shown, make_display
+from parallel.retries import Retry
+from parallel.seeds import Seed, read_seed
 from parallel.states import BARE, State
 
 R = TypeVar("R")
@@ -79,6 +87,14 @@ class MapCommon(TypedDict, total=False):
         resume: What a journal has from earlier runs is not run again, which is the usual; `"failed"`: but what has
             failed is; False: all is.
         key: Returns what an item is known by in the journal, from its arguments; left out: the item itself.
+        seed: Gives each item a random generator of its own, which `rng()` returns in the function: the numbers hang on
+            the seed and on the item's index alone.
+        progress: Shows on standard error how far it is: True, a label, `"tqdm"`, or a function that gets a `Progress`
+            ten times a second at most.
+        timeout: How long one attempt at an item may run; see `TaskOptions`. `"3x median"`: so many times as long as
+            the middle one of the last thousand that have ended, and a second at least; nothing is bounded
+            before ten have.
+        retry: When to try an item again; see `TaskOptions`.
     """
 
     strict: bool
@@ -88,6 +104,10 @@ class MapCommon(TypedDict, total=False):
     journal: str | PathLike[str] | None
     resume: bool | Literal["failed"]
     key: Callable[..., Hashable] | None
+    seed: Seed | None
+    progress: Shown
+    timeout: Duration | None
+    retry: Retry | None
 
 
 class MapSaid(MapCommon, total=False):
@@ -99,6 +119,10 @@ class MapSaid(MapCommon, total=False):
     """
 
     errors: Literal["raise", "skip"]
+
+
+class MapOptions(Said, MapSaid):
+    """What may be said where a map is declared: about the call of each item, and about the whole."""
 
 
 class StreamCommon(MapCommon, total=False):
@@ -128,9 +152,23 @@ class Mapped(Protocol):
         """The name of the function."""
         ...
 
-    def route(self, place: Any, spread: bool, constants: Mapping[str, object] | None, /) -> Route:
+    def route(self, place: Any, manner: Manner, /) -> Route:
         """Return how items are sent, when it is mapped at *place*."""
         ...
+
+    def options(self, *, timeout: Duration | None = None, retry: Retry | None = None) -> Mapped:
+        """Return the same with other options."""
+        ...
+
+
+def check_said(said: Mapping[str, Any]) -> None:
+    """
+    Refuse options that no map can have.
+
+    Raises:
+        TypeError, ValueError: One of them is unknown, of another type, or has a value that it can't have.
+    """
+    _Rules(said, [()], MapSaid.__annotations__)
 
 
 class _Rules:
@@ -146,32 +184,46 @@ class _Rules:
             raise ValueError(f"errors: expected 'raise', 'collect' or 'skip', found {described(self.errors)}")
         self.chunksize = _count("chunksize", said.get("chunksize"))
         self.buffersize = _count("buffersize", said.get("buffersize"))
-        self.constants: Mapping[str, object] | None = said.get("constants")
         self.ordered: bool = said.get("ordered", True)
-        self.spread = len(iterables) != 1 or bool(said.get("unpack"))
+        self.medians, self.timeout = _timeout(said.get("timeout"))
+        self.retry: Retry | None = said.get("retry")
+        seed = said.get("seed")
+        self.manner = Manner(
+            len(iterables) != 1 or bool(said.get("unpack")),
+            said.get("constants"),
+            None if seed is None else read_seed(seed),
+            self.medians,
+        )
+        self.progress: Shown = said.get("progress")
         if len(iterables) != 1 and said.get("unpack"):
             raise TypeError("unpack=True is for one iterable of rows; several iterables give one argument each")
-        self.total = said.get("total")
-        if self.total is None:
-            self.total = _total_of(iterables)
+        self.total = total_of(iterables, said.get("total"))
         self.journal: str | PathLike[str] | None = said.get("journal")
         self.resume: object = said.get("resume", True)
         self.key: Callable[..., Hashable] | None = said.get("key")
-        if self.journal is None and (self.key is not None or "resume" in said):
-            raise ValueError("key and resume say something about a journal: expected only beside one")
         self.halts = _Halting(said.get("halt"), self.total)
         one = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=bool(said.get("strict")))
         self.source: Iterator[Any] = one
 
     def flow(self, mapped: Mapped, place: Any, target: State[Any], wake: Callable[[], State[Any] | None]) -> Flow:
         """Make the flow of the items."""
-        route = mapped.route(place, self.spread, self.constants)
+        if self.timeout is not None or self.retry is not None:
+            mapped = mapped.options(timeout=self.timeout, retry=self.retry)
+        route = mapped.route(place, self.manner)
         pace = Pace(self.chunksize, self.total, route.capacity)
         ledger = None
+        if self.journal is None and (self.key is not None or self.resume is not True):
+            raise ValueError("key and resume say something about a journal: expected only beside one")
         if self.journal is not None:
             plain = plain_function(cast(Any, mapped))
-            ledger = open_ledger(fspath(self.journal), mapped.name, plain, self.resume, self.spread, self.key)
-        return Flow(self.source, route, pace, self.buffersize, mapped.name, target, wake, ledger)
+            ledger = open_ledger(fspath(self.journal), mapped.name, plain, self.resume, self.manner, self.key)
+        try:
+            display = make_display(self.progress, short_name(cast(Any, mapped)), self.total, route.workers)
+        except BaseException:
+            if ledger is not None:
+                ledger.close()
+            raise
+        return Flow(self.source, route, pace, self.buffersize, mapped.name, target, wake, display, ledger)
 
 
 def _count(name: str, value: object) -> int | None:
@@ -180,10 +232,21 @@ def _count(name: str, value: object) -> int | None:
     raise ValueError(f"{name}: expected an integer of at least 1, found {described(value)}")
 
 
-def _total_of(iterables: Sequence[Iterable[Any]]) -> int | None:
-    """Return how many items there will be, if all of the iterables know their length, or have an idea of it."""
-    hints = [length_hint(each, -1) for each in iterables]
-    return min(hints) if hints and min(hints) >= 0 else None
+def _timeout(said: Duration | None) -> tuple[float | None, Duration | None]:
+    """Return after how many medians an item is ended, and after which time."""
+    if not is_of_median(said):
+        return None, said
+    text = cast(str, said).removesuffix("median").strip()
+    with suppress(ValueError):
+        factor = float(text.removesuffix("x"))
+        if text.endswith("x") and 1 < factor < inf:
+            return factor, None
+    raise ValueError(f"timeout: expected a duration, or a multiple of more than 1 as '3x median', found {said!r}")
+
+
+def is_of_median(timeout: object) -> bool:
+    """Tell whether a timeout is a multiple of what the items take."""
+    return isinstance(timeout, str) and timeout.endswith("median")
 
 
 class _Halting:
@@ -254,7 +317,11 @@ class MapFuture(Future[list[R]]):
         self._flow = rules.flow(mapped, place, self, self._wake)
         take_in(self)
         self._turn.acquire()
-        self._go_on()
+        self._context.copy().run(self._flow.fill, in_hand=True)
+        if self._flow.is_slow:  # the rest of the source is not for who makes the map
+            dispatch(cast(Dispatcher, self.dispatcher), Errand(self._go_on))
+        else:
+            self._go_on()
 
     # -- who drives it ------------------------------------------------------------------------------------------------
 
@@ -284,6 +351,7 @@ class MapFuture(Future[list[R]]):
         while True:
             for part in flow.take():
                 self._store(part)
+            self._ring()  # a slow source may take long to be read
             flow.fill()
             if flow.broken is not None:
                 flow.fail(flow.broken)
@@ -291,15 +359,16 @@ class MapFuture(Future[list[R]]):
                 return
 
     def _store(self, part: Part) -> None:
-        first, values, failures = part
+        first, failures = part.first, part.failures
+        values: list[Any] = part.values
         slots = self._slots
         end = first + len(values)
         if failures and self._rules.errors == "raise":
             self._flow.fail(failures[0][1])
         if self._rules.errors == "collect":
-            values = [Settled(value, None) for value in values]
+            values = [Settled[Any](value, None) for value in values]
         for index, error in failures:
-            values[index - first] = Settled(None, error) if self._rules.errors == "collect" else _SKIPPED
+            values[index - first] = Settled[Any](None, error) if self._rules.errors == "collect" else _SKIPPED
         if len(slots) < end:
             slots.extend([_MISSING] * (end - len(slots)))
         slots[first:end] = values
@@ -322,15 +391,20 @@ class MapFuture(Future[list[R]]):
             self._flow.stop(running=True)
 
     def _tell(self, here: Dispatcher | None) -> None:
-        """End it if it is over, and tell those who wait for values."""
+        """End it if it is over, and tell those who wait."""
         flow = self._flow
         error = flow.error
         if isinstance(error, PieceCancelledError):
             settle(self, (None, CANCELLED, None), here)
         elif error is not None:
+            flow.display.close(interrupted=True)
             settle(self, failed_with(error), here)
         elif flow.is_over:
             settle(self, ([value for value in self._slots if value is not _SKIPPED], None, None), here)
+        self._ring(here)
+
+    def _ring(self, here: Dispatcher | None = None) -> None:
+        """Tell those who wait for values."""
         while self._bells:
             settle(self._bells.popleft(), (None, None, None), here)
 
@@ -343,6 +417,11 @@ class MapFuture(Future[list[R]]):
         return cancelled or self.cancelled()
 
     # -- who wants the values -----------------------------------------------------------------------------------------
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is: what has ended, what has failed, how fast, and how long it will take."""
+        return self._flow.display.progress()
 
     def __len__(self) -> int:
         """Return how many items there are; as long as that is not known, how many have been read."""
@@ -475,10 +554,17 @@ class Stream(Generic[R]):
         self._flow.stop()
         if self._values is not None:
             self._values.close()
+        self._flow.close()
 
     def __del__(self) -> None:
         if hasattr(self, "_flow"):
             self._flow.stop()
+            self._flow.close()
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is: what has ended, whether it has been handed out or not; see `MapFuture.progress`."""
+        return self._flow.display.progress()
 
     def _run(self) -> Generator[R]:
         flow = self._flow
@@ -521,9 +607,9 @@ class Stream(Generic[R]):
     def _due(self) -> Iterator[Part]:
         """Yield those parts whose turn it is."""
         parts = self._flow.take()
-        for part in parts:
-            self._note(part)
-        self._flow.fill()  # before they are handed out, which may take long
+        for ended in parts:
+            self._note(ended)
+        self._flow.fill(in_hand=bool(parts))  # before they are handed out, which may take long
         if not self._rules.ordered:
             yield from parts
             return

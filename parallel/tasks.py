@@ -21,19 +21,23 @@ from types import CodeType, CoroutineType, MethodType
 from typing import Any, Final, Generic, Literal, ParamSpec, Protocol, Self, TypeAlias, TypeVar, Unpack, cast, overload
 
 from parallel.chains import short_name
+from parallel.chunks import Done, Manner, Seeding, run_item, run_item_later
 from parallel.combine import Settled
 from parallel.context import WITHIN, Declared, default_registry, name_of, plain_function
 from parallel.errors import PoolShutdownError
-from parallel.flows import Chunks, Route, Singles, constants_of
+from parallel.flows import Chunks, Medians, Piece, Route, Singles, constants_of
 from parallel.futures import Future, what_to_catch
 from parallel.here import Tie, run_here
+from parallel.lanes import Lane, LateLane
 from parallel.limits import Limits
 from parallel.naming import dress, find_again, resolve
 from parallel.options import Rate, Said, TaskOptions, declared_options
 from parallel.plans import Plan
 from parallel.pools.base import Pool
 from parallel.registry import Registry
+from parallel.seeds import seeded
 from parallel.streams import MapCommon, MapFuture, MapSaid, Stream, StreamCommon, StreamSaid
+from parallel.timer import TIMER
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -87,6 +91,7 @@ class Task(Declared, Generic[P, R]):
         self._declared = declared
         self._said = TaskOptions()
         self._object: tuple[Any, ...] = ()  # what it is bound to, or nothing
+        self._lane: Lane | None = None  # what says how long its calls may run, in place of its options
         self._route = _no_route()
         self._limits: dict[int | Rate, Limits] = {}  # shared with its copies
         self.name = name_of(fn)
@@ -307,17 +312,17 @@ class Task(Declared, Generic[P, R]):
         """
         return Stream(self, caller(), iterables, said)
 
-    def route(self, place: Place, spread: bool, constants: Mapping[str, object] | None, /) -> Route:
+    def route(self, place: Place, manner: Manner, /) -> Route:
         """Return how the items of a map are sent that is made at *place*; see `Mapped`."""
         within = WITHIN.get()
         registry = cast(Registry, (within is not None and within.registry) or default_registry())
         plan = self._look_up(registry)
         pool = cast(Pool, plan.pool)
         on_terms = within is not None and (within.group is not None or within.deadline is not None)
-        if on_terms or not plan.chunks or inspect.iscoroutinefunction(plain_function(self.__wrapped__)):
-            kwargs = dict(constants or {})
-            return Singles(lambda *items: self.call_from(place, items, kwargs), spread, min(pool.capacity, SINGLES))
-        shared = constants_of(constants, pool.shared)
+        is_async = inspect.iscoroutinefunction(plain_function(self.__wrapped__))
+        if on_terms or not plan.chunks or is_async or manner.medians is not None:
+            return self._route_of_singles(place, manner, pool, is_async)
+        shared = constants_of(manner.constants, pool.shared)
         context = copy_context()
 
         def launch(fn: Callable[..., Any], args: tuple[Any, ...]) -> Future[Any]:
@@ -326,13 +331,39 @@ class Task(Declared, Generic[P, R]):
             pool.launch(future)
             return future
 
+        def prepare(piece: Piece) -> tuple[Callable[..., Done], tuple[Any, ...]]:
+            return pool.run_chunk, (self, piece.items, manner.spread, shared, *_seeding(manner.seed, piece.first))
+
         return Chunks(
             launch,
-            lambda items: pool.chunk(self, items, spread, shared),
+            prepare,
+            lambda: pool.stats().workers,
             functools.partial(pool.error_of_item, self.name),
             lambda error: type(error)(self.name, error.pid, error.exit_code, error.last_words),
             plan.reruns,
             pool.capacity,
+        )
+
+    def _route_of_singles(self, place: Place, manner: Manner, pool: Pool, is_async: bool) -> Route:
+        """Return how items are sent one by one: with their seeds, and watched for how long they take, if need be."""
+        one: Task[..., Any] = self
+        before: Callable[[int], tuple[Any, ...]] | None = None
+        medians: Medians | None = None
+        if manner.seed is not None or manner.medians is not None:
+            one = self._copy()
+            one.__wrapped__ = functools.partial(run_item_later if is_async else run_item, self)
+            before = functools.partial(_seeding, manner.seed)
+        if manner.medians is not None:
+            one._lane = lane = LateLane(TIMER)
+            medians = Medians(manner.medians, lane)
+        kwargs = dict(manner.constants or {})
+        return Singles(
+            lambda *items: one.call_from(place, items, kwargs),
+            manner.spread,
+            min(pool.capacity, SINGLES),
+            lambda: pool.stats().workers,
+            before,
+            medians,
         )
 
     @overload  # a Task matches here too: a Future is Awaitable
@@ -406,7 +437,7 @@ class Task(Declared, Generic[P, R]):
         """Ask *registry* how calls are made there, and remember it."""
         edition = registry.edition
         declared = _built_in(self.__wrapped__, self._declared)
-        plan, pool = registry.plan_for(self.name, declared, self._said, self._limits_of)
+        plan, pool = registry.plan_for(self.name, declared, self._said, self._limits_of, self._lane)
         pool.check(plain_function(self.__wrapped__))
         if not registry.is_shut:  # then each call is looked at: only those from inside are taken
             self._route[0] = (edition, plan)
@@ -530,13 +561,20 @@ class TaskChain(Task[P, R]):
             future = cast("Future[Any]", getattr(future, how)(*stage))
         return future
 
-    def route(self, place: Place, spread: bool, constants: Mapping[str, object] | None, /) -> Route:
+    def route(self, place: Place, manner: Manner, /) -> Route:
         """Return how items are sent through all stages: each in a call of its own; see `Task.route`."""
+        if manner.seed is not None or manner.medians is not None:
+            raise TypeError(f"a chain has no seed, and no timeout: map its stages one by one ({self.name})")
         first, ties = self._parts()
-        stages = [first, *(stage[-1] for _, stage in ties if isinstance(stage[-1], Task))]
-        capacity = sum(cast("Task[..., Any]", stage).route(place, spread, None).capacity for stage in stages)
-        kwargs = dict(constants or {})
-        return Singles(lambda *items: self.call_from(place, items, kwargs), spread, min(capacity, SINGLES))
+        tasks = cast("list[Task[..., Any]]", [first, *(stage[-1] for _, stage in ties if isinstance(stage[-1], Task))])
+        routes = [stage.route(place, Manner(manner.spread)) for stage in tasks]
+        kwargs = dict(manner.constants or {})
+        return Singles(
+            lambda *items: self.call_from(place, items, kwargs),
+            manner.spread,
+            min(sum(route.capacity for route in routes), SINGLES),
+            lambda: sum(route.workers() for route in routes),
+        )
 
     def submits_lightly(self) -> bool:
         """Tell that it does more: it ties its stages too."""
@@ -575,6 +613,11 @@ class TaskChain(Task[P, R]):
 def _built_in(fn: Callable[..., Any], declared: TaskOptions) -> TaskOptions:
     """Fill in what the decorator left open."""
     return declared.over(TaskOptions(pool="loop" if inspect.iscoroutinefunction(fn) else "threads"))
+
+
+def _seeding(seed: int | tuple[int, ...] | None, first: int) -> tuple[Seeding | None]:
+    """Return what has a function draw, with the item of that index first; as the one item of a tuple of arguments."""
+    return (None if seed is None else functools.partial(seeded, seed, first),)
 
 
 def caller() -> Place:

@@ -15,6 +15,7 @@ from parallel.context import Dispatcher
 from parallel.errors import TaskTimeoutError
 from parallel.futures import Future
 from parallel.gates import Gate
+from parallel.lanes import Lane
 from parallel.limits import Limits
 from parallel.retries import Retry
 from parallel.timer import TIMER
@@ -110,7 +111,7 @@ class Terms:
         pool: Where they are run.
         desk: Where those are counted that are in no pool.
         limits: What bounds them at a time and in time, in the order in which places are taken.
-        timeout: Seconds that an attempt may run; None, or infinite: any.
+        timeout: Seconds that an attempt may run, or the lane of attempts that says so; None, or infinite: any.
         deadline: Seconds that a call may take; None, or infinite: any.
         retry: What is tried again; None: nothing.
         priority: Those with a higher one start first.
@@ -126,7 +127,7 @@ class Terms:
         desk: Desk,
         *,
         limits: tuple[Limits, ...] = (),
-        timeout: float | None = None,
+        timeout: float | Lane | None = None,
         deadline: float | None = None,
         retry: Retry | None = None,
         priority: int = 0,
@@ -138,8 +139,8 @@ class Terms:
         self.pool = pool
         self.desk = desk
         self.limits = limits
-        self.lane = None if timeout is None or timeout == inf else TIMER.lane(timeout)
-        self.deadline_lane = None if deadline is None or deadline == inf else TIMER.lane(deadline)
+        self.lane = timeout if isinstance(timeout, Lane) else _lane(timeout)
+        self.deadline_lane = _lane(deadline)
         self.retry = None if retry is None else retry.resolved()
         self.priority = priority
         self.idempotent = idempotent
@@ -153,6 +154,11 @@ class Terms:
         others = (self.deadline_lane, on_success, on_failure)
         self.only_bounds_attempts = not limits and all(one is None for one in others)
         """Whether all that is said is how long an attempt may run, its priority, and what is tried again."""
+
+
+def _lane(seconds: float | None) -> Lane | None:
+    """Return the timer's lane of so many seconds; None if there is no bound."""
+    return None if seconds is None or seconds == inf else TIMER.lane(seconds)
 
 
 def _names(on: object, kind: type[BaseException]) -> bool:

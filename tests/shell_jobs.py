@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,11 @@ def upper(text: str) -> str:
 def same(item: Any) -> Any:
     """Return the item."""
     return item
+
+
+def long(text: str) -> str:
+    """Return what no pipe holds."""
+    return text * 10_000_000
 
 
 def whole(text: str) -> int:
@@ -125,9 +129,9 @@ def items_of(text: str) -> Any:
 
 
 @task(pool="inline")
-def where(text: str) -> bool:
-    """Tell whether it runs in the command itself."""
-    return "parallel.shell" in sys.modules
+def where(text: str) -> int:
+    """Return the process that it runs in."""
+    return os.getpid()
 
 
 @parallel_map(pool="inline", retry=Retry(attempts=3, wait_initial=0, wait_jitter=0))

@@ -451,3 +451,39 @@ def test_two_runs_of_one_journal(tmp_path: Path) -> None:
     assert fn.map([0.2], journal=tmp_path / "j").result(LONG) == [0.2]
     with pytest.raises(ValueError, match="expected only beside one"):
         fn.map([1], resume="failed")
+
+
+def tiny_or_deadly(x: int, folder: str) -> int:
+    """Take next to nothing; 5,000 notes that it has begun, and kills the worker."""
+    if x == 5000:
+        with open(Path(folder, "begun"), "a", encoding="utf-8") as file:
+            file.write(".")
+        os._exit(3)
+    return x
+
+
+def test_death_among_tiny_items(tmp_path: Path) -> None:
+    """A death costs the one item also where so many run together that nobody knows at first which it was."""
+    fn = task(pool="process")(tiny_or_deadly)
+    found = fn.map(range(20_000), constants={"folder": str(tmp_path)}, errors="collect").result(LONG)
+    assert [index for index, one in enumerate(found) if not one.ok] == [5000]
+    assert isinstance(found[5000].error, WorkerDiedError)
+    assert [one.value for one in found if one.ok] == [x for x in range(20_000) if x != 5000]
+    assert len((tmp_path / "begun").read_text()) <= 2
+
+
+def stops(x: int) -> int:
+    """Raise what `map` takes for its own end, for some."""
+    if x % 1000 == 999:
+        raise StopIteration(x)
+    return x
+
+
+@by_kind
+def test_stop_iteration_is_a_failure(kind: str) -> None:
+    """An item that raises StopIteration fails; those behind it are run."""
+    found = task(pool=kind)(stops).map(range(5000), errors="collect").result(LONG)
+    assert [index for index, one in enumerate(found) if isinstance(one.error, StopIteration)] == [
+        *range(999, 5000, 1000)
+    ]
+    assert [one.value for one in found if one.ok] == [x for x in range(5000) if x % 1000 != 999]

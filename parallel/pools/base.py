@@ -21,7 +21,7 @@ import sys
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, ParamSpec, TypeVar, cast, get_args
@@ -165,11 +165,10 @@ class Pool(concurrent.futures.Executor):
     def follower(self) -> Dispatcher:
         """Who runs what follows its calls."""
 
-    def chunk(
-        self, fn: Callable[..., Any], items: Sequence[Any], spread: bool, constants: Mapping[str, Any]
-    ) -> tuple[Callable[..., Done], tuple[Any, ...]]:
-        """Return the function that runs many items in one call, and its arguments; see `run_chunk`."""
-        return run_chunk, (fn, items, spread, constants)
+    @property
+    def run_chunk(self) -> Callable[..., Done]:
+        """What runs many items in one call; see `chunks.run_chunk`."""
+        return run_chunk
 
     def error_of_item(self, name: str, failure: Any) -> BaseException:
         """Return the exception of an item, from what stands among the failures of a chunk of the function *name*."""

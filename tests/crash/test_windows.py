@@ -9,9 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +22,7 @@ import jobs
 import pytest
 from pools.process_jobs import PATIENCE, wait_until
 
-from parallel import ProcessPool, Registry, Retry, SerializationError, TaskTimeoutError, task, using
+from parallel import ProcessPool, Registry, Retry, SerializationError, TaskTimeoutError, WorkerDiedError, task, using
 from parallel.errors import PoolBrokenError
 from parallel.futures import Future
 from parallel.pools.process import dispatching, killing
@@ -315,3 +318,66 @@ def test_kill_of_an_attempt_when_the_next_one_runs(tmp_path: Path, monkeypatch: 
         wait_until(lambda: pool.stats()[:3] == (2, 0, 0))
         call = task(pool="two", timeout=0.2, retry=retry)(begin_twice)
         assert call(str(tmp_path / "first")).result(PATIENCE) == "well"
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["queued before the answer", "queued after it"])
+def test_answer_before_its_sender_is_through(before: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is queued while a worker is idle already, and its sender has not noticed, is not forgotten."""
+    send = Peer.send
+    queued: list[Future[float]] = []
+
+    def answered(peer: Peer) -> bool:
+        return peer.sent == peer.answered
+
+    def send_slowly(self: Peer) -> bool:
+        through = send(self)
+        if self.sender == threading.get_ident() and threading.current_thread() is threading.main_thread():
+            if not before:
+                wait_until(lambda: answered(self))
+            other = threading.Thread(target=lambda: queued.append(pool.submit(nap, 0)))
+            other.start()
+            other.join()
+            wait_until(lambda: answered(self) and not pool._staff._calls.settling)
+        return through
+
+    with Registry({"pools": {"one": {"kind": "process", "max_workers": 1}}}) as registry, using(registry):
+        pool: Any = registry.pool("one")
+        list(pool.map(nap, [0] * 100))
+        call = task(pool="one", timeout=PATIENCE)(nap)
+        assert call(0).result() == 0
+        monkeypatch.setattr(Peer, "send", send_slowly)
+        assert call(0.1).result() == 0.1
+        monkeypatch.undo()
+        assert queued[0].result(PATIENCE) == 0
+
+
+def leave_with_a_child(code: int) -> None:
+    """Leave, but for a child that holds what this process had open."""
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if int(name) > 2:
+                os.set_inheritable(os.dup(int(name)), True)
+    subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({10 * PATIENCE})"], close_fds=False)
+    os._exit(code)
+
+
+def close_and_leave(code: int) -> None:
+    """Close all files a moment before the exit."""
+    os.closerange(3, 1024)
+    time.sleep(0.1)
+    os._exit(code)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_death_of_a_worker_whose_files_stay_open(method: str) -> None:
+    """A worker's end is seen, whoever holds what it had open."""
+    with ProcessPool(1, method) as pool, pytest.raises(WorkerDiedError, match="status 5"):
+        pool.submit(leave_with_a_child, 5).result(PATIENCE)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_exit_after_the_sentinel(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are no handles, a process that has closed its files, and not exited yet, is waited for."""
+    monkeypatch.setattr(killing, "open_handle", None)
+    with ProcessPool(1, method) as pool, pytest.raises(WorkerDiedError, match="status 5"):
+        pool.submit(close_and_leave, 5).result(PATIENCE)

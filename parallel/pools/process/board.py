@@ -40,7 +40,10 @@ WRITTEN: Final = 4
 TOLD: Final = 5
 """How many bytes of standard error are kept."""
 ITEM: Final = 6
-"""Of a chunk, the number of the item that is begun, counted from 1, and `ENDED` once that was the last; 0: no chunk."""
+"""
+Of a chunk, the number of the first item that is begun, counted from 1; from bit `MANY` on, how many are begun together;
+and `ENDED` once these were the last. 0: no chunk.
+"""
 NOTED: Final = 7
 """Where the notes about a chunk end that stand behind the journal, in bytes from the board's beginning."""
 RECALL: Final = 8
@@ -68,8 +71,10 @@ LENGTH: Final = Struct("<I")
 SETTLED: Final = 1_000_000
 """Nanoseconds after which a store of one process is seen by all others, on any processor: it is microseconds."""
 
+MANY: Final = 32
+"""The bit of `ITEM` from which on it says how many items are begun."""
 ENDED: Final = 1 << 63
-"""The bit of `ITEM` that says that no other item is begun."""
+"""The bit of `ITEM` that says that these have ended, and no other is begun."""
 
 _MASK: Final = (1 << 32) - 1
 

@@ -163,10 +163,9 @@ class Dispatching:
         me = _get_ident()
         for peer in reversed(self.peers):  # the latest first: its caches are warm
             if peer.is_idle():
-                if peer.takes_calls():
-                    if found is not None:
-                        self.attention = True
-                    found = found or peer
+                if found is not None or not peer.takes_calls():
+                    self.attention = True  # another one is, or is about to be when its sender is through
+                found = found or (peer if peer.takes_calls() else None)
             elif peer.burst == me and known.cost and len(peer.inflight) * (peer.cost + known.cost) < LEAST:
                 self.attention = True
                 return None  # a burst of short calls: it goes with the next message
@@ -243,8 +242,8 @@ class Dispatching:
             if self._give(peer, calls.stream(), room):
                 peer.sender = _get_ident()
                 claimed.append(peer)
-        if self.lacking or self.held or any(peer.sent == peer.answered and not peer.sender for peer in peers):
-            self.attention = True
+        if self.lacking or self.held or any(peer.sent == peer.answered for peer in self.peers):
+            self.attention = True  # also for one that is idle before its sender is through, who rings then
         return claimed
 
     def _is_held(self, peer: Peer, shortage: Shortage) -> bool:

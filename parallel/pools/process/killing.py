@@ -69,6 +69,11 @@ class Target:
         self._handle = _open(pid)
         keep_from_forks(self)
 
+    @property
+    def handle(self) -> int | None:
+        """A descriptor that can be read once the worker has exited; None: there are none here."""
+        return self._handle
+
     def send(self, number: int) -> bool:
         """Send a signal to all of them; False if none is left. 0 is no signal, and only asks."""
         return self._send_to_group(number) or self._send_to_worker(number)

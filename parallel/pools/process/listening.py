@@ -9,7 +9,7 @@ What the reader of a process pool does with what its workers send, and with thei
                     └──▶ its initializer raised: the pool is broken
            └─▶ end ────▶ dead: what stands in its journal is settled, the call that it was in is blamed, or run again if
                          it may be, the others are queued again; replaced if needed
-    sentinel ──────────▶ the same, if a child of the worker holds its socket
+    its process ends ──▶ the same, if a child of the worker holds its socket
 
 All of it runs on the reactor's thread.
 
@@ -87,7 +87,7 @@ class Listening:
         reactor = self._books.reactor
         peer.ear = make_ear(peer.sock.fileno(), reactor.poller)
         reactor.watch(peer.sock.fileno(), partial(self._on_socket, peer))
-        reactor.watch(peer.process.sentinel, partial(self._on_sentinel, peer))
+        reactor.watch(peer.end, partial(self._on_end, peer))
 
     def listen(self, peer: Peer) -> None:
         """Listen to a worker again, or see when it can be sent more; one that is led will come back by itself."""
@@ -108,7 +108,7 @@ class Listening:
 
     def _on_socket(self, peer: Peer, events: int) -> None:
         if peer.dead:
-            return  # its sentinel was faster
+            return  # its end was faster
         if events & WRITE and not peer.sender:
             with self._dispatching.gate:
                 peer.send()
@@ -117,11 +117,11 @@ class Listening:
         if events & ~WRITE:
             self._read(peer)
 
-    def _on_sentinel(self, peer: Peer, events: int) -> None:
+    def _on_end(self, peer: Peer, events: int) -> None:
         """The process has ended; its socket may not have, if the process left a child behind that holds it."""
         if peer.dead:
             return  # its socket was faster
-        self._books.reactor.forget(peer.process.sentinel)
+        self._books.reactor.forget(peer.end)
         if peer.has_exited():
             self._stream_ended(peer)
 
@@ -249,7 +249,7 @@ class Listening:
         if peer.dead:
             return
         self._books.reactor.forget(peer.sock.fileno())
-        self._books.reactor.forget(peer.process.sentinel)
+        self._books.reactor.forget(peer.end)
         peer.dead = True  # (*) before `sender` and `leader` are read: whoever comes second sees both, and buries
         self.bury(peer)
 

@@ -209,12 +209,21 @@ class Peer:
         self.killed = True
         self.target.send(KILL)
 
+    @property
+    def end(self) -> int:
+        """What can be read once the process has ended: its handle, else the sentinel, which a child of it may hold."""
+        return self.process.sentinel if self.target.handle is None else self.target.handle
+
     def has_exited(self) -> bool:
         """
-        Tell whether the process has ended, after its sentinel said so.
+        Tell whether the process has ended, after `end` said so.
 
-        The sentinel of a forkserver's child ends with the forkserver too, and the child may be in good health.
+        A sentinel ends a moment before its process, and that of a forkserver's child with the forkserver too: then the
+        child may be in good health.
         """
+        if self.target.handle is not None:
+            return True
+        self.process.join(REAPING)
         return self.process.exitcode is not None and self.target.has_exited()
 
     def bury(self) -> int | None:

@@ -214,11 +214,10 @@ class ProcessPool(HandingPool):
         """How many calls it runs at a time, at most."""
         return self._max_workers
 
-    def chunk(
-        self, fn: Callable[..., Any], items: Sequence[Any], spread: bool, constants: Mapping[str, Any]
-    ) -> tuple[Callable[..., Done], tuple[Any, ...]]:
-        """Return the function that runs many items in one call; see `Pool.chunk`. It notes how far it has come."""
-        return run_items, (fn, items, spread, constants)
+    @property
+    def run_chunk(self) -> Callable[..., Done]:
+        """What runs many items in one call, and notes how far it has come; see `Pool.run_chunk`."""
+        return run_items
 
     def error_of_item(self, name: str, failure: Any) -> BaseException:
         """Return the exception of an item, which has travelled; see `Pool.error_of_item`."""
