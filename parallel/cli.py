@@ -1,5 +1,6 @@
 """
-The command line: `python -m parallel check [FILE]` reads a configuration and shows it, or every mistake in it.
+The command line: `python -m parallel check [FILE]` reads a configuration and shows it, or every mistake in it; `map` is
+in `shell`.
 
 Statuses: 0 right, 1 mistakes (told on standard error), 2 wrong usage, 130 after Ctrl-C, 141 when the reader of the
 output has gone away.
@@ -20,10 +21,9 @@ from attrs import Attribute
 from parallel.checks import key_path
 from parallel.config import Config, PoolConfig, built_in, find, load
 from parallel.errors import ConfigError
+from parallel.interrupts import STATUS
 from parallel.options import Rate, Retry, TaskOptions
-
-_INTERRUPTED = 128 + 2  # as a shell tells of SIGINT
-_PIPE_CLOSED = 128 + 13  # and of SIGPIPE
+from parallel.shell import PIPE_CLOSED, add_command, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,10 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return STATUS
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still unwritten goes nowhere
-        return _PIPE_CLOSED
+        return PIPE_CLOSED
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -57,7 +57,7 @@ def _run(argv: Sequence[str] | None) -> int:
     if arguments.command is None:
         parser.print_help(sys.stderr)
         return 2
-    return _check(arguments.file)
+    return run(arguments) if arguments.command == "map" else _check(arguments.file)
 
 
 def _version() -> str:
@@ -66,13 +66,16 @@ def _version() -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m parallel", description="Look at a configuration of `parallel`.")
+    parser = argparse.ArgumentParser(
+        "python -m parallel", description="Run a function over many items, or look at a configuration."
+    )
     parser.add_argument("--version", action="version", version=f"parallel {_version()}")
     commands = parser.add_subparsers(dest="command", title="commands")
     about = "read a configuration, show its pools and task rules, or every mistake in it"
     check = commands.add_parser("check", help=about, description=about[0].upper() + about[1:] + ".")
     what = "a parallel.toml or pyproject.toml; without it, the one that programs started here would find"
     check.add_argument("file", nargs="?", metavar="FILE", help=what)
+    add_command(commands)
     return parser
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import logging
 import reprlib
 import time
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -37,7 +38,7 @@ from parallel.ledgers import LOOKUP, Ledger, Part
 from parallel.meetings import attach
 from parallel.meters import Meter
 from parallel.outcomes import CANCELLED, Outcome
-from parallel.states import State
+from parallel.states import State, hangs_on
 
 TARGET: Final = BUDGET
 """Nanoseconds of work in a piece. With half of that, tiny items take a tenth longer."""
@@ -160,6 +161,26 @@ class Route(Protocol):
         ...
 
 
+class Arriving(Iterator[Any]):
+    """
+    A source whose items come in their own time, such as lines of a pipe: nobody waits for them here.
+
+    Who drives the flow fills it again when more have come.
+    """
+
+    @abstractmethod
+    def take(self, most: int, /) -> Sequence[Any] | BaseException | None:
+        """
+        Return the next items, as many at most, or none if none is there yet; None: there will be no more.
+
+        An exception stands for one item that can't be read: that is its failure. What is raised ends the source.
+        """
+
+    def __next__(self) -> Any:
+        """Refuse: there may be no item, which doesn't mean that there will be none."""
+        raise TypeError("only a flow reads this source: it asks for what is there")
+
+
 class Pace:
     """
     How many items make a piece.
@@ -250,6 +271,7 @@ class Flow:
         self.display = display
         self._ledger = ledger
         self._again: deque[Piece] = deque()
+        self._finishes = False  # pieces that have not begun are cancelled, and that is no failure
         self._took = 0  # nanoseconds that the reading, or sending, of an item takes, if that is slow
         self.found: list[Part] = []
         self.ended: deque[tuple[Piece, Outcome]] = deque()
@@ -308,7 +330,7 @@ class Flow:
             self._send(piece)
 
     def _next(self) -> Piece | None:
-        while not self._again and not self.is_read:
+        while not (self._again or self.found or self.is_read):  # what is found is handed out before more is read
             if not self._read():
                 break
         if not self._again:
@@ -330,14 +352,13 @@ class Flow:
         if size < 1:
             return False
         began = time.monotonic_ns()
-        items: list[Any] = []
-        try:
-            items.extend(islice(self._source, size))
-        except Exception as error:  # what came before it is here
-            self.broken = error
+        items = self._items(size)
+        if isinstance(items, BaseException):
+            self.found.append(_failed(self.read, items))
+            self.read += 1
+            self.kept += 1
+            return True
         self.is_slow = time.monotonic_ns() - began > NOISE
-        if len(items) < size:
-            self.is_read = True
         if not items:
             return False
         self._note(began, len(items))
@@ -354,6 +375,20 @@ class Flow:
         self.found += parts
         self._again.extend(Piece(*each) for each in left)
         return True
+
+    def _items(self, size: int) -> Sequence[Any] | BaseException:
+        """Return the next items, as many at most; none if the source is at its end, or has none yet."""
+        items: list[Any] = []
+        try:
+            if isinstance(self._source, Arriving):
+                arrived = self._source.take(size)
+                self.is_read = arrived is None
+                return () if arrived is None else arrived
+            items.extend(islice(self._source, size))
+        except Exception as error:  # what came before it is here
+            self.broken = error
+        self.is_read = len(items) < size
+        return items
 
     def _send(self, piece: Piece) -> None:
         self.out[piece] = None
@@ -386,7 +421,7 @@ class Flow:
             piece, outcome = self.ended.popleft()
             self.out.pop(piece, None)
             back = self._route.read(piece, outcome)
-            if back.error is not None:
+            if back.error is not None and not (self._finishes and isinstance(back.error, PieceCancelledError)):
                 self.fail(back.error)
             if back.cost is not None:
                 self._pace.note(max(back.cost, self._took))
@@ -411,6 +446,15 @@ class Flow:
         if self.error is None:
             self.error = error
         self.stop()
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """For who drives it: begin nothing more, and let what runs come to its end; *error* is why."""
+        if self.error is None:
+            self.error = error
+        self._finishes = self.stopped = True
+        for piece in list(self.out):
+            if not any(part.running() for part in hangs_on(piece.future)):
+                piece.future.cancel()
 
     def stop(self, running: bool = False) -> None:
         """Begin nothing more, and cancel what has not begun; from any thread. With *running*, end what runs as well."""

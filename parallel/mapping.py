@@ -99,6 +99,11 @@ class ParallelMap(Declared, Generic[P, R]):
         """Its name, `module:qualname`, what `[tasks."…"]` patterns are matched with."""
         return self.task.name
 
+    @property
+    def said(self) -> MapSaid:
+        """What its declaration says about each map."""
+        return self._said.copy()
+
     @overload
     def __call__(self: OfOne[A, T], items: Iterable[A], /, **said: Unpack[MapSaid]) -> MapFuture[T]: ...
     @overload

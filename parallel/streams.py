@@ -40,7 +40,7 @@ from parallel.context import Dispatcher, current_registry, plain_function, take_
 from parallel.delivery import Errand, dispatch, settle
 from parallel.durations import Duration
 from parallel.errors import MapHaltedError
-from parallel.flows import Flow, Pace, PieceCancelledError, Route
+from parallel.flows import Flow, Pace, PieceCancelledError, Route, Wake
 from parallel.futures import Future
 from parallel.ledgers import Part, open_ledger
 from parallel.meters import Progress, total_of
@@ -508,12 +508,19 @@ class Stream(Generic[R]):
     the loop ends it: what has not begun is cancelled, and what runs is asked to stop.
     """
 
-    def __init__(self, mapped: Mapped, place: Any, iterables: Sequence[Iterable[Any]], said: Mapping[str, Any]) -> None:
-        """Make one that has read nothing."""
+    def __init__(
+        self,
+        mapped: Mapped,
+        place: Any,
+        iterables: Sequence[Iterable[Any]],
+        said: Mapping[str, Any],
+        wake: Wake | None = None,
+    ) -> None:
+        """Make one that has read nothing; *wake* is called when an item has ended, in place of the stream's own way."""
         self._name = mapped.name
         self._rules = rules = _Rules(said, iterables, StreamSaid.__annotations__)
         self._bell = _Bell(current_registry().callbacks)
-        self._flow = rules.flow(mapped, place, Future(BARE, self._bell.dispatcher), self._bell.ring)
+        self._flow = rules.flow(mapped, place, Future(BARE, self._bell.dispatcher), wake or self._bell.ring)
         self._parts: dict[int, Part] = {}  # those that came before their turn
         self._next = 0  # the index whose turn it is
         self._count = 0  # items that have ended
@@ -600,6 +607,8 @@ class Stream(Generic[R]):
     def _due(self) -> Iterator[Part]:
         """Yield those parts whose turn it is."""
         parts = self._flow.take()
+        for ended in parts:
+            self._note(ended)
         self._flow.fill(in_hand=bool(parts))  # before they are handed out, which may take long
         if not self._rules.ordered:
             yield from parts
@@ -625,17 +634,20 @@ class Stream(Generic[R]):
         yield from part.values[: index - part.first]
         raise error
 
-    def _hand_out(self, part: Part) -> None:
-        """Note that the values of a part have been taken, and send more."""
-        self._flow.kept -= len(part.values)
+    def _note(self, part: Part) -> None:
+        """Note that items have ended, though their turn may come much later; end it if too many have failed."""
         self._count += len(part.values)
         halts = self._rules.halts
         if halts.count(len(part.failures), self._count) and self._flow.error is None:
             error = MapHaltedError(self._name, halts.failures, self._count)
             error.__cause__ = part.failures[-1][1] if part.failures else None
-            self._flow.fail(error)
+            self._flow.finish(error)
             if halts.at_once:
                 self._flow.stop(running=True)
+
+    def _hand_out(self, part: Part) -> None:
+        """Note that the values of a part have been taken, and send more."""
+        self._flow.kept -= len(part.values)
         self._flow.fill()
 
     def _finish(self) -> None:

@@ -90,6 +90,10 @@ HOUSE = [
     {"groups"},
     {"observe"},
     {"testing"},
+    {"inputs"},
+    {"records"},
+    {"interrupts"},
+    {"shell"},
     {"cli"},
     {"__main__"},
 ]

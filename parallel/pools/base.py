@@ -173,8 +173,7 @@ class Pool(concurrent.futures.Executor):
 
     def error_of_item(self, name: str, failure: Any) -> BaseException:
         """Return the exception of an item, from what stands among the failures of a chunk of the function *name*."""
-        error: BaseException = failed(failure)[1]  # with the frames of the user's alone
-        return error
+        return cast(BaseException, failed(failure)[1])  # with the frames of the user's alone
 
     def shared(self, value: object) -> object:
         """Return what stands for a value that many calls share, as an argument of each."""

@@ -1,0 +1,560 @@
+"""
+`python -m parallel map MODULE:FUNCTION`: a function over the items of a pipe or a file, from the shell.
+
+    standard input ──▶ Input ──▶ Flow: pools, journal ──▶ parts, in order ──▶ Records ──▶ standard output
+          ▲                                                                      │
+          └── one thread waits for input, ended items, room and Ctrl-C at once ──┘
+
+Guarantees:
+- A result is written as soon as its turn has come, though the next item may take hours to come.
+- Input is read as far as the workers need it. The endless one is none too long, unless its reader stays away.
+- Ctrl-C once: nothing more is begun, what runs comes to its end and is written. Twice: it is killed.
+- What the function prints goes to standard error, and it can't read the items: standard output and input are ours.
+
+State: all of it belongs to the main thread; the `Bell` and `Interrupts` are how others reach that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import stat
+import sys
+import traceback
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from importlib import import_module
+from typing import Any, Final, NoReturn, cast
+
+from parallel.checks import did_you_mean
+from parallel.context import plain_function
+from parallel.durations import seconds
+from parallel.errors import MapHaltedError, ParallelError
+from parallel.fingerprints import fingerprint
+from parallel.imports import is_import_string, with_colon
+from parallel.inputs import FORMATS, HeaderError, Input
+from parallel.interrupts import STATUS, Bell, Interrupts
+from parallel.journal import Journal
+from parallel.ledgers import Part
+from parallel.mapping import ParallelMap, parallel_map
+from parallel.records import START, Records, brief
+from parallel.registry import default_registry
+from parallel.retries import Retry
+from parallel.streams import Halt, MapSaid, Stream, is_of_median
+from parallel.tasks import Task, caller
+
+AHEAD: Final = 100_000
+"""Items that may have been read and not written, as one before them takes long. Fewer may have workers wait for it,
+more take memory."""
+
+TOLD: Final = 10
+"""Failures that are told on standard error, each in a line. All of them are in the output."""
+
+FAILED: Final = 1
+"""The exit status if items have failed, or not all could be run."""
+
+REFUSED: Final = 2
+"""That if it could not begin."""
+
+PIPE_CLOSED: Final = 128 + 13
+"""That if the reader of the output has gone away: as a shell tells of SIGPIPE."""
+
+_NAME: Final = "python -m parallel map"
+
+_ABOUT: Final = """\
+Call a function with each item of a file, or of standard input, in parallel, and write one JSON record per item, in
+input order: {"index": 0, "value": ...}, or {"index": 0, "error": {"type": ..., "message": ..., "traceback": ...}}.
+"""
+
+_AFTER: Final = """\
+exit status:
+  0    all items are fine
+  1    some have failed, or could not be run
+  2    it could not begin: a wrong argument, no such function, a file that can't be used
+  130  interrupted: Ctrl-C once lets come to its end what runs, twice kills it
+  141  the reader of the output has gone away
+
+examples:
+  find . -name '*.png' | python -m parallel map shop.images:thumbnail --pool processes > done.jsonl
+  python -m parallel map shop.orders:check --input orders.csv --format csv --journal check.sqlite
+  python -m parallel map shop.orders:check --input orders.csv --format csv --journal check.sqlite --resume failed
+"""
+
+
+class Refusal(Exception):
+    """It can't begin; its text says why."""
+
+
+# -- what may be said -------------------------------------------------------------------------------------------------
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:  # pyright: ignore[reportPrivateUsage]  # argparse has no other name for it
+    """Add `map` to the commands."""
+    parser = commands.add_parser(
+        "map",
+        help="call a function with each item of a file or of standard input, in parallel",
+        description=_ABOUT,
+        epilog=_AFTER,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("function", metavar="MODULE:FUNCTION", help="a plain function, a task or a parallel map; it gets one item")
+    add("--input", metavar="FILE", default="-", help="where items are read; - is standard input, which is the usual")
+    add(
+        "--format",
+        choices=list(FORMATS),
+        default="lines",
+        help="what an item is: the text of a line; a JSON value per line; a row of a CSV table with a header, as a "
+        "dict of texts (default: %(default)s)",
+    )
+    add("--output", metavar="FILE", default="-", help="where records are written; - is standard output")
+    add("--unordered", action="store_true", help="write each record as soon as it is there")
+    add("--pool", metavar="NAME", help="the pool; else that of the task, and for a plain function `processes`")
+    add("--timeout", metavar="TIME", type=_duration, help="how long an item may take: 30, 250ms, 5m, '3x median'")
+    add("--retry", metavar="N", type=_count, help="try an item that fails up to N times in all, with growing waits")
+    add(
+        "--halt",
+        metavar="WHEN[,fail=N]",
+        type=_halt,
+        help="end it after N failures (1 if that is not said), or so many of all items, as in 10%%: `soon` lets what "
+        "runs come to its end, `now` kills it",
+    )
+    add("--total", metavar="N", type=_count, help="how many items there are, for the progress and a --halt in percent")
+    add("--journal", metavar="FILE", help="record in it each item that has ended, before it is written")
+    add(
+        "--resume",
+        metavar="failed",
+        nargs="?",
+        const=True,
+        type=_resume,
+        help="take from the journal what has ended in earlier runs; with `failed`, but run again what has failed",
+    )
+    add(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        help="show the progress on standard error (default: if that is a terminal, and the output is none)",
+    )
+
+
+def _duration(text: str) -> float | str:
+    if is_of_median(text):
+        return text  # which the map reads
+    try:
+        number = float(text)
+    except ValueError:
+        number = None
+    try:
+        return seconds(text if number is None else number)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, found {text!r}")
+    return int(text)
+
+
+def _halt(text: str) -> Halt:
+    match = re.fullmatch(r"(soon|now)(?:,fail=([0-9]+|[0-9]+(?:\.[0-9]+)?%))?", text)
+    fail = match and (match[2] or "1")
+    if match is None or fail is None or not 0 < float(fail.removesuffix("%")) <= (100 if "%" in fail else float("inf")):
+        raise argparse.ArgumentTypeError(
+            f"expected soon or now, and after how many failures, as in soon,fail=3 or now,fail=10%, found {text!r}"
+        )
+    return Halt("now" if match[1] == "now" else "soon", fail if fail.endswith("%") else int(fail))
+
+
+def _resume(text: str) -> str:
+    if text != "failed":
+        raise argparse.ArgumentTypeError(
+            f"expected failed or nothing behind it, found {text!r}: the function comes before --resume"
+        )
+    return text
+
+
+# -- what is mapped ---------------------------------------------------------------------------------------------------
+
+
+def _map_of(name: str) -> ParallelMap[..., Any]:
+    """Find the function, and declare it if it is not."""
+    found = _found(name)
+    if isinstance(found, ParallelMap):
+        return cast("ParallelMap[..., Any]", found)
+    if isinstance(found, Task):
+        return ParallelMap(cast("Task[..., Any]", found))
+    if not callable(found):
+        raise Refusal(f"{name} is {found!r}, and can't be called")
+    try:
+        return parallel_map(cast("Callable[..., Any]", found))
+    except TypeError as error:  # a generator function
+        raise Refusal(str(error)) from None
+
+
+def _found(name: str) -> object:
+    """Import what a name says; what the module raises is shown as it is."""
+    if not is_import_string(name):
+        raise Refusal(f"expected MODULE:FUNCTION, such as shop.images:thumbnail, found {name!r}{with_colon(name)}")
+    module, _, path = name.partition(":")
+    try:
+        found: object = import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
+            raise Refusal(f"no module named {error.name!r}, neither in {os.getcwd()} nor installed") from None
+        _cant_import(module)
+    except (Exception, SystemExit):
+        _cant_import(module)
+    so_far = module
+    for attribute in path.split("."):
+        try:
+            found = getattr(found, attribute)
+        except AttributeError:
+            near = did_you_mean(attribute, [each for each in dir(found) if not each.startswith("_")])
+            raise Refusal(f"{so_far} has no {attribute!r}{near}") from None
+        so_far = f"{so_far}.{attribute}"
+    return found
+
+
+def _cant_import(module: str) -> NoReturn:
+    raise Refusal(f"{module} can't be imported:\n{traceback.format_exc().rstrip()}")
+
+
+def _said_of(arguments: argparse.Namespace, declared: MapSaid) -> dict[str, Any]:
+    """Return what is said about this map: by the arguments, and else by its declaration."""
+    said: dict[str, Any] = {**declared, "errors": "collect", "ordered": not arguments.unordered, "buffersize": AHEAD}
+    for name in ("timeout", "halt", "total", "journal", "resume", "progress"):
+        if getattr(arguments, name) is not None:
+            said[name] = getattr(arguments, name)
+    if arguments.retry is not None:
+        said["retry"] = Retry(attempts=arguments.retry, timeout=None)  # else long items would have one attempt
+    return said
+
+
+def _check_journal(path: str | os.PathLike[str] | None, resume: object, task: Task[..., Any]) -> None:
+    """See that an earlier run is neither mixed in unasked nor sought in vain unnoticed."""
+    if path is None:
+        if resume is not None:
+            raise Refusal("--resume needs the --journal of the earlier run")
+        return
+    done = failed = 0
+    if os.path.exists(path):
+        with Journal(path, task.name, fingerprint(plain_function(task))) as journal:
+            done, failed = journal.counts()
+    told = f"{os.fspath(path)} has {done + failed:,} items of {task.name} from earlier runs, {failed:,} of which failed"
+    if resume is not None:
+        _say(told if done + failed else f"{os.fspath(path)} has no items of {task.name} yet: all are run")
+    elif done + failed:
+        raise Refusal(
+            f"{told}: --resume goes on from there, --resume failed tries the failed ones again; "
+            "to run all of them again, name another journal"
+        )
+
+
+# -- what it is connected to ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _taken_over() -> Generator[tuple[int | None, int | None]]:
+    """
+    Take standard input and output away from the function, in this process and in those that it starts.
+
+    What it prints would be among the records, and a program that it starts, such as `ssh`, might read the items.
+
+    Yields:
+        Other descriptors for the two; None for one that is closed.
+    """
+    _flush_prints()
+    given = _copy_of(0), _copy_of(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    try:
+        os.dup2(2, 1)
+    except OSError:  # it is closed
+        os.dup2(null, 1)
+    if sys.stdout is not None:
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # as standard error is
+    try:
+        yield given
+    finally:
+        _flush_prints()
+        for descriptor, copy in enumerate(given):
+            if copy is not None:
+                os.dup2(copy, descriptor)
+                os.close(copy)
+        os.close(null)
+
+
+def _flush_prints() -> None:
+    with suppress(OSError, ValueError, AttributeError):  # it may be closed, or gone
+        sys.stdout.flush()
+
+
+def _copy_of(descriptor: int) -> int | None:
+    try:
+        return os.dup(descriptor)
+    except OSError:
+        return None
+
+
+@contextmanager
+def _opened(path: str, given: int | None, name: str, flags: int) -> Generator[int]:
+    """Open a file, or take what was *given* for it."""
+    if path == "-":
+        if given is None:
+            raise Refusal(f"standard {name} is closed: say --{name} FILE")
+        yield given
+        return
+    try:
+        descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise Refusal(f"--{name}: {error.strerror}: {path!r}") from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _check_output(descriptor: int, source: int, path: str, resumed: bool) -> None:
+    """See that nothing is lost that was in the file of the output; what is left of an earlier run is written anew."""
+    there = os.fstat(descriptor)
+    if path == "-" or not stat.S_ISREG(there.st_mode):
+        return
+    if os.path.samestat(there, os.fstat(source)):
+        raise Refusal(f"--output: {path!r} is the input")
+    if not there.st_size:
+        return
+    with open(path, "rb") as file:
+        start = file.read(len(START))
+    if not resumed or start != START[: len(start)]:
+        raise Refusal(
+            f"--output: {path!r} has {there.st_size:,} bytes already, and only --resume writes its records anew: "
+            "delete it, or name another"
+        )
+    os.ftruncate(descriptor, 0)
+
+
+def _say(text: str) -> None:
+    """Tell on standard error; if that is gone, nobody hears it."""
+    with suppress(OSError, ValueError):
+        print(f"{_NAME}: {text}", file=sys.stderr, flush=True)
+
+
+# -- how it goes on ---------------------------------------------------------------------------------------------------
+
+
+class Items(Stream[Any]):
+    """A stream that is driven by somebody who waits for other things as well, and wants to know which item is which."""
+
+    def parts(self) -> Iterator[Part]:
+        """Yield what has ended by now, and whose turn it is; send more."""
+        for part in self._due():
+            yield part
+            self._hand_out(part)
+
+    def left(self) -> list[Part]:
+        """Return what has ended behind an item that has not, in order; at the end, when that will not end any more."""
+        for part in self._flow.take():
+            self._note(part)
+            self._parts[part.first] = part
+        return [self._parts.pop(first) for first in sorted(self._parts)]
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to take."""
+        return self._flow.has_news
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come."""
+        return self._flow.is_over
+
+    @property
+    def error(self) -> BaseException | None:
+        """What has ended it before its time, or will when what runs has ended."""
+        return self._flow.error or self._flow.broken
+
+    @property
+    def is_halted(self) -> bool:
+        """Whether it is not worth waiting for what runs: as far as it can be ended, it has been."""
+        return isinstance(self._flow.error, MapHaltedError) and self._rules.halts.at_once
+
+    def finish(self) -> None:
+        """Begin nothing more, and let what runs come to its end."""
+        self._flow.finish()
+
+    def kill(self) -> None:
+        """End what runs."""
+        self._flow.stop(running=True)
+
+    def spoil(self) -> None:
+        """Show that an item which has ended counts as a failure after all."""
+        self._flow.display.add(0, 1)
+
+
+class _Run:
+    """One run: takes what has ended, writes it, and waits."""
+
+    def __init__(
+        self,
+        items: Items,
+        source: Input,
+        output: int,
+        bell: Bell,
+        interrupts: Interrupts,
+    ) -> None:
+        self._items = items
+        self._source = source
+        self._records = Records(output, self._wait_for_room)
+        self._bell = bell
+        self._interrupts = interrupts
+        self._finishes = False
+        self._count = self._failed = 0
+        self._why: BaseException | None = None  # what ends it before its time, once that has been told
+
+    def status(self) -> int:
+        """Run it; return the exit status."""
+        try:
+            status = self._drive()
+            for part in self._items.left():
+                self._write(part)
+            self._records.flush()
+        except KeyboardInterrupt:  # the second one, as there is no room for what is written
+            status = STATUS
+        except BrokenPipeError:
+            status = PIPE_CLOSED
+        except OSError as error:
+            _say(f"the records can't be written: {error}")
+            status = FAILED
+        if not self.is_over:
+            self._interrupts.leave(status)
+            self._items.kill()
+        self._items.close()  # the display, before the rest is said
+        if self._failed and status != PIPE_CLOSED:
+            _say(f"{self._failed:,} of {self._count:,} items failed")
+        return status
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing runs any more."""
+        return self._items.is_over
+
+    def _drive(self) -> int:
+        items = self._items
+        while True:
+            self._source.is_dry = False
+            for part in items.parts():
+                self._write(part)
+            if self._interrupts.count > 1:
+                items.kill()
+                return STATUS
+            if self._interrupts.count and not self._finishes:
+                self._finish()
+            self._tell_why()
+            if items.is_halted:
+                break
+            if items.has_news:
+                continue
+            if items.is_over:
+                break
+            self._records.flush()
+            self._bell.wait([self._source] if self._source.is_dry and not self._finishes else [])
+        return self._ended()
+
+    def _finish(self) -> None:
+        self._finishes = True
+        self._items.finish()
+        if not self._items.is_over:
+            _say("waiting for what runs; Ctrl-C again kills it")
+
+    def _tell_why(self) -> None:
+        """Tell what ends it before its time, once."""
+        error = self._items.error
+        if error is None or self._why is error:
+            return
+        self._why = error
+        _say(str(error) if isinstance(error, MapHaltedError | HeaderError) else f"ended by {brief(error)}")
+
+    def _ended(self) -> int:
+        if self._finishes:
+            return STATUS
+        if isinstance(self._why, HeaderError):
+            return REFUSED
+        return FAILED if self._failed or self._why is not None else 0
+
+    def _write(self, part: Part) -> None:
+        failures = dict(part.failures)
+        for index, value in enumerate(part.values, part.first):
+            error = failures.get(index)
+            if error is not None:
+                self._records.add_error(index, error)
+            else:
+                error = self._records.add(index, value)
+                if error is not None:
+                    self._items.spoil()
+            self._count += 1
+            if error is not None:
+                self._tell(index, error)
+
+    def _tell(self, index: int, error: BaseException) -> None:
+        self._failed += 1
+        if self._failed <= TOLD:
+            _say(f"item {index}: {brief(error)}")
+        elif self._failed == TOLD + 1:
+            _say("more failures are in the output")
+
+    def _wait_for_room(self) -> None:
+        while not self._bell.wait((), [self._records]):
+            if self._interrupts.count > 1:
+                raise KeyboardInterrupt
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """
+    Run the command.
+
+    Args:
+        arguments: Those that `add_command` has declared.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        with _taken_over() as (standard_input, standard_output):
+            return _run(arguments, standard_input, standard_output)
+    except (Refusal, ParallelError) as error:
+        _say(str(error))
+        return REFUSED
+
+
+def _run(arguments: argparse.Namespace, standard_input: int | None, standard_output: int | None) -> int:
+    mapped = _map_of(arguments.function)
+    said = _said_of(arguments, mapped.said)
+    _check_journal(said.get("journal"), said.get("resume"), mapped.task)
+    with ExitStack() as stack:
+        given = stack.enter_context(_opened(arguments.input, standard_input, "input", os.O_RDONLY))
+        output = stack.enter_context(_opened(arguments.output, standard_output, "output", os.O_WRONLY | os.O_CREAT))
+        said.setdefault("progress", os.isatty(2) and not os.isatty(output))
+        source = Input(given, FORMATS[arguments.format]())
+        bell = stack.enter_context(Bell())
+        interrupts = stack.enter_context(Interrupts(bell))
+        items = stack.enter_context(_items_of(mapped, arguments.pool, source, said, bell))
+        _check_output(output, given, arguments.output, arguments.resume is not None)
+        if os.isatty(given) and os.isatty(2):
+            _say("reading items from the terminal; Ctrl-D ends them")
+        one = _Run(items, source, output, bell, interrupts)
+        try:
+            return one.status()
+        finally:
+            default_registry().shutdown(cancel_futures=not one.is_over)
+
+
+def _items_of(
+    mapped: ParallelMap[..., Any], pool: str | None, source: Input, said: dict[str, Any], bell: Bell
+) -> Items:
+    try:
+        task = mapped.task if pool is None else mapped.task.options(pool=pool)
+        return Items(task, caller(), [source], said, bell.ring)
+    except (TypeError, ValueError) as error:  # such as of a function that the pool can't run
+        raise Refusal(str(error)) from error
