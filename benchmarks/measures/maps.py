@@ -13,9 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
+from measures.peers import installed
 from measures.rounds import OURS, STANDARD, WORKERS, Row, Side, in_turn
 from measures.work import one_more, pause, timed
 from parallel import Registry, task, using
@@ -24,6 +26,22 @@ TINY: Final = 1_000_000
 THREADED: Final = 100_000
 BEST: Final = 25_000
 """Items in a chunk of those that have to be told: with 2,500 or 100,000 none of them is faster."""
+
+CHUNKS: Final = "chunks"
+SILENCE: Final = "nothing said"
+"""Whether somebody is told how many items to send together."""
+
+FEWER: Final = {
+    f"{STANDARD}, {SILENCE}": 200,
+    f"joblib, {CHUNKS}": 10,
+    f"joblib, {SILENCE}": 10,
+    f"mpire, {CHUNKS}": 10,
+    f"mpire, {SILENCE}": 10,
+}
+"""Those who take that many times as long over a tiny item as the others, or longer, get so many times fewer."""
+
+PEERS: Final = ("joblib", "mpire")
+"""By the names under which they are installed."""
 
 SHORT: Final = 2_000
 STREAMED: Final = 10_000_000
@@ -43,17 +61,57 @@ REGISTRY: Final[dict[str, object]] = {
 
 @contextmanager
 def mappers() -> Iterator[dict[str, Map]]:
-    """Open all pools of processes: ours, with nothing said, and the others with the best chunks for tiny items."""
+    """
+    Open all pools of processes that are there: ours, to which nothing is said, then the others.
+
+    Who is told about chunks is told the best size for tiny items, or a fortieth of all items where that is less.
+    """
     context = multiprocessing.get_context("forkserver")
     with ExitStack() as stack:
         stack.enter_context(using(stack.enter_context(Registry(REGISTRY))))
         standard = stack.enter_context(concurrent.futures.ProcessPoolExecutor(WORKERS, mp_context=context))
         pool = stack.enter_context(context.Pool(WORKERS))
-        yield {
+        found: dict[str, Map] = {
             OURS: lambda fn, items: task(pool="processes")(fn).map(items).result(),
-            "Pool.map": lambda fn, items: pool.map(fn, items),
-            STANDARD: lambda fn, items: list(standard.map(fn, items, chunksize=max(1, min(BEST, len(items) // 40)))),
+            f"Pool.map, {SILENCE}": lambda fn, items: pool.map(fn, items),
+            f"{STANDARD}, {CHUNKS}": lambda fn, items: list(standard.map(fn, items, chunksize=_chunk(items))),
+            f"{STANDARD}, {SILENCE}": lambda fn, items: list(standard.map(fn, items)),
         }
+        there = installed(PEERS)
+        if "joblib" in there:
+            found |= _of_joblib(stack)
+        if "mpire" in there:
+            found |= _of_mpire(stack)
+        yield found
+
+
+def _chunk(items: Sequence[Any]) -> int:
+    return max(1, min(BEST, len(items) // 40))
+
+
+def _of_joblib(stack: ExitStack) -> dict[str, Map]:
+    joblib: Any = import_module("joblib")
+    silent: Any = stack.enter_context(joblib.Parallel(WORKERS))
+
+    def run(parallel: Any, fn: Callable[[Any], Any], items: Sequence[Any]) -> Sequence[Any]:
+        return list(parallel(joblib.delayed(fn)(item) for item in items))
+
+    def told(items: Sequence[Any]) -> Any:  # it has the same processes
+        return joblib.Parallel(WORKERS, batch_size=_chunk(items), pre_dispatch="all")
+
+    return {
+        f"joblib, {CHUNKS}": lambda fn, items: run(told(items), fn, items),
+        f"joblib, {SILENCE}": lambda fn, items: run(silent, fn, items),
+    }
+
+
+def _of_mpire(stack: ExitStack) -> dict[str, Map]:
+    mpire: Any = import_module("mpire")
+    pool: Any = stack.enter_context(mpire.WorkerPool(WORKERS, start_method="forkserver", keep_alive=True))
+    return {
+        f"mpire, {CHUNKS}": lambda fn, items: list(pool.map(fn, items, chunk_size=_chunk(items))),
+        f"mpire, {SILENCE}": lambda fn, items: list(pool.map(fn, items)),
+    }
 
 
 def _microseconds(mapper: Map, fn: Callable[[Any], Any], items: Sequence[Any]) -> Side:
@@ -68,9 +126,10 @@ def _microseconds(mapper: Map, fn: Callable[[Any], Any], items: Sequence[Any]) -
 
 
 def tiny(rounds: int) -> Iterator[Row]:
-    """Compare a million items of 50 ns each; beside the best of the others."""
+    """Compare a million items of 50 ns each; beside `Pool.map`, the fastest of the others that are always there."""
     with mappers() as sides:
-        measures = {name: _microseconds(mapper, one_more, range(TINY)) for name, mapper in sides.items()}
+        counts = {name: TINY // FEWER.get(name, 1) for name in sides}
+        measures = {name: _microseconds(mapper, one_more, range(counts[name])) for name, mapper in sides.items()}
         yield in_turn("us", measures, rounds).ratio(f"{TINY:,} items of x + 1, processes", 1.0)
         threads: dict[str, Map] = {
             OURS: lambda fn, items: task(pool="threads")(fn).map(items).result(),
@@ -111,11 +170,18 @@ def _sleep_half(ready: Any) -> None:
 
 
 def uneven(rounds: int) -> Iterator[Row]:
-    """Compare items of very different lengths with the least that they can take, by what each of them took."""
+    """
+    Compare items of very different lengths with the least that they can take, by what each of them took.
+
+    Of the peers only those to which nothing is said: nobody knows the best chunks of such.
+    """
     chance = random.Random(1)
     tails = [min(max(chance.lognormvariate(2.0, 1.3), 1.0), 200.0) / 1e3 for _ in range(200)]
     mix = [0.1 if chance.random() < 0.002 else 1e-6 for _ in range(20_000)]
-    with mappers() as sides:
+    with mappers() as all_sides:
+        sides = {
+            name: mapper for name, mapper in all_sides.items() if name not in (f"{peer}, {CHUNKS}" for peer in PEERS)
+        }
         for what, durations, budget in (("heavy tails", tails, 1.1), ("1 us and 100 ms", mix, 1.15)):
             measures = {name: _over_bound(mapper, durations) for name, mapper in sides.items()}
             yield in_turn("x", measures, rounds).itself(f"{what}, over the bound", budget)

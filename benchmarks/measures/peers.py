@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing.pool
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -62,10 +62,10 @@ class Joblib:
         self._parallel(self._call() for _ in range(calls))
 
 
-def installed() -> dict[str, str]:
-    """Return the versions of the peers that are installed."""
+def installed(names: Iterable[str] = PEERS) -> dict[str, str]:
+    """Return the versions of those peers that are installed."""
     found: dict[str, str] = {}
-    for name in PEERS:
+    for name in names:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
