@@ -32,7 +32,7 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 from parallel.chunks import BUDGET, Done, Kept, Timed
 from parallel.delivery import Feed
 from parallel.errors import SerializationError
-from parallel.futures import Future
+from parallel.futures import Future, failed
 from parallel.lanes import LateLane
 from parallel.ledgers import LOOKUP, Ledger, Part
 from parallel.meetings import attach
@@ -54,6 +54,12 @@ NOISE: Final = 1_000_000
 
 GROWTH: Final = 8
 """How many times larger than the one before a piece may be: the first few items may not be like the rest."""
+
+AHEAD: Final = 64
+"""
+Pieces for each worker that may have ended before their turn. If fewer may, workers have nothing to do sooner while one
+item takes much longer than the rest; they are what a stream keeps in memory.
+"""
 
 LIVES: Final = 2
 """Workers that may die before they have begun any item of a piece, until it is divided, or its one item is blamed."""
@@ -232,6 +238,7 @@ class Flow:
         broken: What the source has raised; the items before that go their way.
         read: How many items have been read.
         kept: Items that have been read, and not been handed out; counted down by who hands them out.
+        early: Parts that have ended, and wait for others to be handed out before them.
         display: What shows how far it is.
     """
 
@@ -284,6 +291,7 @@ class Flow:
         self.broken: BaseException | None = None
         self.read = 0
         self.kept = 0
+        self.early = 0
 
     @property
     def is_over(self) -> bool:
@@ -349,7 +357,7 @@ class Flow:
             size = max(size, LOOKUP)
         if self._window is not None:
             size = min(size, self._window - self.kept)
-        if size < 1:
+        if size < 1 or self.early >= AHEAD * self._route.capacity:
             return False
         began = time.monotonic_ns()
         items = self._items(size)
@@ -531,7 +539,10 @@ class Singles:
     def send(self, piece: Piece) -> Future[Any]:
         """Make the call."""
         item = piece.items[0]
-        arguments = tuple(item) if self._spread else (item,)
+        try:
+            arguments = tuple(item) if self._spread else (item,)
+        except Exception as error:  # the row's own code runs here
+            return failed(error)
         return self._call(*arguments) if self._before is None else self._call(*self._before(piece.first), *arguments)
 
     def read(self, piece: Piece, outcome: Outcome) -> Back:

@@ -41,7 +41,7 @@ from parallel.mapping import ParallelMap, parallel_map
 from parallel.records import START, Records, brief
 from parallel.registry import default_registry
 from parallel.retries import Retry
-from parallel.streams import Halt, MapSaid, Stream, is_of_median
+from parallel.streams import Halt, MapSaid, Reading, is_of_median
 from parallel.tasks import Task, caller
 
 AHEAD: Final = 100_000
@@ -344,7 +344,7 @@ def _say(text: str) -> None:
 # -- how it goes on ---------------------------------------------------------------------------------------------------
 
 
-class Items(Stream[Any]):
+class Items(Reading[Any]):
     """A stream that is driven by somebody who waits for other things as well, and wants to know which item is which."""
 
     def parts(self) -> Iterator[Part]:
@@ -539,7 +539,9 @@ def _run(arguments: argparse.Namespace, standard_input: int | None, standard_out
         source = Input(given, FORMATS[arguments.format]())
         bell = stack.enter_context(Bell())
         interrupts = stack.enter_context(Interrupts(bell))
-        items = stack.enter_context(_items_of(mapped, arguments.pool, source, said, bell))
+        items = _items_of(mapped, arguments.pool, source, said, bell)
+        stack.callback(items.close)
+        stack.callback(items.stop)
         _check_output(output, given, arguments.output, arguments.resume is not None)
         if os.isatty(given) and os.isatty(2):
             _say("reading items from the terminal; Ctrl-D ends them")

@@ -39,7 +39,7 @@ from parallel.combine import Settled
 from parallel.context import Dispatcher, current_registry, plain_function, take_in
 from parallel.delivery import Errand, dispatch, settle
 from parallel.durations import Duration
-from parallel.errors import MapHaltedError
+from parallel.errors import MapHaltedError, PoolShutdownError
 from parallel.flows import Flow, Pace, PieceCancelledError, Route, Wake
 from parallel.futures import Future
 from parallel.ledgers import Part, open_ledger
@@ -50,10 +50,14 @@ from parallel.progress import Shown, make_display
 from parallel.retries import Retry
 from parallel.seeds import Seed, read_seed
 from parallel.states import BARE, State
+from parallel.terms import About
 
 R = TypeVar("R")
 
 Errors: TypeAlias = Literal["raise", "collect", "skip"]
+
+FEW: Final = 3
+"""Failures that are too few for a share of items whose number nobody knows."""
 
 _MISSING: Final = object()
 """In the place of a value that has not come."""
@@ -67,7 +71,8 @@ class Halt(NamedTuple):
 
     Attributes:
         when: `"soon"`: nothing more is begun, what runs comes to its end; `"now"`: what runs is ended too.
-        fail: After so many failures; or so much of all items, as in `"10%"`.
+        fail: After so many failures; or so much of all items, as in `"10%"`: where nobody knows how many there are, of
+            those that have ended, and after three failures at least.
     """
 
     when: Literal["soon", "now"] = "soon"
@@ -190,7 +195,7 @@ class _Rules:
         seed = said.get("seed")
         self.manner = Manner(
             len(iterables) != 1 or bool(said.get("unpack")),
-            said.get("constants"),
+            _constants(said.get("constants")),
             None if seed is None else read_seed(seed),
             self.medians,
         )
@@ -214,6 +219,8 @@ class _Rules:
         ledger = None
         if self.journal is None and (self.key is not None or self.resume is not True):
             raise ValueError("key and resume say something about a journal: expected only beside one")
+        if self.journal is not None and not fspath(self.journal):
+            raise ValueError("journal: expected the path of a file, found an empty one")
         if self.journal is not None:
             plain = plain_function(cast(Any, mapped))
             ledger = open_ledger(fspath(self.journal), mapped.name, plain, self.resume, self.manner, self.key)
@@ -224,6 +231,12 @@ class _Rules:
                 ledger.close()
             raise
         return Flow(self.source, route, pace, self.buffersize, mapped.name, target, wake, display, ledger)
+
+
+def _constants(value: object) -> Mapping[str, object] | None:
+    if value is None or isinstance(value, Mapping):
+        return cast("Mapping[str, object] | None", value)
+    raise TypeError(f"constants: expected a mapping of arguments by name, found {described(value)}")
 
 
 def _count(name: str, value: object) -> int | None:
@@ -260,6 +273,8 @@ class _Halting:
         self.failures = 0
         if halt is None:
             return
+        if not isinstance(cast(object, halt), Halt):
+            raise TypeError(f"halt: expected a Halt, such as Halt('soon', 3), found {described(halt)}")
         if halt.when not in ("soon", "now"):
             raise ValueError(f"halt: expected 'soon' or 'now', found {described(halt.when)}")
         if isinstance(halt.fail, str):
@@ -274,6 +289,8 @@ class _Halting:
             return False
         if self._share is None:
             return self.failures >= self._most
+        if self._total is None and self.failures < FEW:
+            return False
         return self.failures >= self._share * max(self._total or ended, 1)
 
     @property
@@ -316,8 +333,14 @@ class MapFuture(Future[list[R]]):
         self._context = copy_context()
         self._flow = rules.flow(mapped, place, self, self._wake)
         take_in(self)
+        self.__dict__["_made"] = (About(mapped.name, ""), *place)
         self._turn.acquire()
-        self._context.copy().run(self._flow.fill, in_hand=True)
+        try:
+            self._context.copy().run(self._flow.fill, in_hand=True)
+        except BaseException:  # an interrupt, as the source was read
+            self._flow.stop()
+            self._flow.close()
+            raise
         if self._flow.is_slow:  # the rest of the source is not for who makes the map
             dispatch(cast(Dispatcher, self.dispatcher), Errand(self._go_on))
         else:
@@ -328,7 +351,11 @@ class MapFuture(Future[list[R]]):
     def _wake(self) -> State[Any] | None:
         """On any thread: have a callback thread go on, unless somebody is at it."""
         if self._turn.acquire(blocking=False):
-            dispatch(cast(Dispatcher, self.dispatcher), Errand(self._go_on))
+            try:
+                dispatch(cast(Dispatcher, self.dispatcher), Errand(self._go_on))
+            except PoolShutdownError as error:  # at the end of the program: nobody goes on
+                self._flow.fail(error)
+                return self
         return None
 
     def _go_on(self, here: Dispatcher | None = None) -> None:
@@ -336,10 +363,10 @@ class MapFuture(Future[list[R]]):
         while True:
             try:
                 self._context.copy().run(self._step)
+                if self._flow.is_over:
+                    self._flow.close()  # before it is told: who hears of it may open the journal anew
             except BaseException as error:  # nobody else would end it
                 self._flow.fail(error)
-            if self._flow.is_over:
-                self._flow.close()  # before it is told: who hears of it may open the journal anew
             self._tell(here)
             self._turn.release()
             # (*) who comes now finds it free; who came before has left what is to be done
@@ -396,10 +423,10 @@ class MapFuture(Future[list[R]]):
         error = flow.error
         if isinstance(error, PieceCancelledError):
             settle(self, (None, CANCELLED, None), here)
-        elif error is not None:
+        elif error is not None and (flow.is_over or self._rules.journal is None):
             flow.display.close(interrupted=True)
             settle(self, failed_with(error), here)
-        elif flow.is_over:
+        elif error is None and flow.is_over:
             settle(self, ([value for value in self._slots if value is not _SKIPPED], None, None), here)
         self._ring(here)
 
@@ -508,22 +535,10 @@ class Stream(Generic[R]):
     the loop ends it: what has not begun is cancelled, and what runs is asked to stop.
     """
 
-    def __init__(
-        self,
-        mapped: Mapped,
-        place: Any,
-        iterables: Sequence[Iterable[Any]],
-        said: Mapping[str, Any],
-        wake: Wake | None = None,
-    ) -> None:
-        """Make one that has read nothing; *wake* is called when an item has ended, in place of the stream's own way."""
-        self._name = mapped.name
-        self._rules = rules = _Rules(said, iterables, StreamSaid.__annotations__)
-        self._bell = _Bell(current_registry().callbacks)
-        self._flow = rules.flow(mapped, place, Future(BARE, self._bell.dispatcher), wake or self._bell.ring)
-        self._parts: dict[int, Part] = {}  # those that came before their turn
-        self._next = 0  # the index whose turn it is
-        self._count = 0  # items that have ended
+    def __init__(self, mapped: Mapped, place: Any, iterables: Sequence[Iterable[Any]], said: Mapping[str, Any]) -> None:
+        """Make one that has read nothing."""
+        # Apart from this one, which nothing refers to: so it is dropped as soon as the loop over it is left.
+        self._reading: Reading[R] = Reading(mapped, place, iterables, said)
         self._values: Generator[R] | None = None
         self._values_later: AsyncGenerator[R] | None = None
 
@@ -532,7 +547,7 @@ class Stream(Generic[R]):
 
     def __next__(self) -> R:
         if self._values is None:
-            self._values = self._run()
+            self._values = self._reading.values()
         return next(self._values)
 
     def __aiter__(self) -> Self:
@@ -540,7 +555,7 @@ class Stream(Generic[R]):
 
     async def __anext__(self) -> R:
         if self._values_later is None:
-            self._values_later = self._run_later()
+            self._values_later = self._reading.values_later()
         return await anext(self._values_later)
 
     def __enter__(self) -> Self:
@@ -551,22 +566,67 @@ class Stream(Generic[R]):
 
     def close(self) -> None:
         """End it: nothing more is begun, and what runs is asked to stop."""
-        self._flow.stop()
+        self._reading.stop()
         if self._values is not None:
-            self._values.close()
-        self._flow.close()
+            with suppress(ValueError):  # another thread is in the middle of it, and closes it
+                self._values.close()
+                self._reading.close()
+        else:
+            self._reading.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_flow"):
-            self._flow.stop()
-            self._flow.close()
+        if hasattr(self, "_reading"):
+            self.close()
 
     @property
     def progress(self) -> Progress:
         """How far it is: what has ended, whether it has been handed out or not; see `MapFuture.progress`."""
+        return self._reading.progress
+
+
+class Reading(Generic[R]):
+    """
+    What a stream does.
+
+    Args:
+        mapped: What is called with each item.
+        place: Where it is mapped.
+        iterables: The items.
+        said: What is said about it.
+        wake: Called when an item has ended, in place of the stream's own way.
+    """
+
+    def __init__(
+        self,
+        mapped: Mapped,
+        place: Any,
+        iterables: Sequence[Iterable[Any]],
+        said: Mapping[str, Any],
+        wake: Wake | None = None,
+    ) -> None:
+        self._name = mapped.name
+        self._rules = rules = _Rules(said, iterables, StreamSaid.__annotations__)
+        self._bell = _Bell(current_registry().callbacks)
+        self._flow = rules.flow(mapped, place, Future(BARE, self._bell.dispatcher), wake or self._bell.ring)
+        self._parts: dict[int, Part] = {}  # those that came before their turn
+        self._next = 0  # the index whose turn it is
+        self._count = 0  # items that have ended
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is."""
         return self._flow.display.progress()
 
-    def _run(self) -> Generator[R]:
+    def stop(self) -> None:
+        """Begin nothing more, and ask what runs to stop."""
+        self._flow.stop()
+
+    def close(self) -> None:
+        """Let go of the journal and the display."""
+        self._flow.close()
+
+    def values(self) -> Generator[R]:
+        """Go on, and yield the values as they come."""
         flow = self._flow
         try:
             flow.fill()
@@ -584,7 +644,8 @@ class Stream(Generic[R]):
             flow.stop()
             flow.close()
 
-    async def _run_later(self) -> AsyncGenerator[R]:
+    async def values_later(self) -> AsyncGenerator[R]:
+        """Do the same on an event loop."""
         flow = self._flow
         try:
             flow.fill()
@@ -616,7 +677,9 @@ class Stream(Generic[R]):
         self._parts.update((part.first, part) for part in parts)
         while (part := self._parts.pop(self._next, None)) is not None:
             self._next += len(part.values)
+            self._flow.early = len(self._parts)
             yield part
+        self._flow.early = len(self._parts)
 
     def _shown(self, part: Part) -> Iterable[Any]:
         """Return what comes out for the items of a part."""

@@ -356,9 +356,10 @@ class Task(Declared, Generic[P, R]):
         if manner.medians is not None:
             one._lane = lane = LateLane(TIMER)
             medians = Medians(manner.medians, lane)
-        kwargs = dict(manner.constants or {})
+        kwargs: dict[str, Any] = constants_of(manner.constants, pool.shared)
+        context = copy_context()  # who asks for the next value of a stream may be in another registry
         return Singles(
-            lambda *items: one.call_from(place, items, kwargs),
+            lambda *items: context.copy().run(one.call_from, place, items, kwargs),
             manner.spread,
             min(pool.capacity, SINGLES),
             lambda: pool.stats().workers,
@@ -573,9 +574,10 @@ class TaskChain(Task[P, R]):
         first, ties = self._parts()
         tasks = cast("list[Task[..., Any]]", [first, *(stage[-1] for _, stage in ties if isinstance(stage[-1], Task))])
         routes = [stage.route(place, Manner(manner.spread)) for stage in tasks]
+        context = copy_context()
         kwargs = dict(manner.constants or {})
         return Singles(
-            lambda *items: self.call_from(place, items, kwargs),
+            lambda *items: context.copy().run(self.call_from, place, items, kwargs),
             manner.spread,
             min(sum(route.capacity for route in routes), SINGLES),
             lambda: sum(route.workers() for route in routes),

@@ -5,6 +5,8 @@ What may be said about a map: seeds, progress, times as multiples of the median,
 from __future__ import annotations
 
 import asyncio
+import gc
+import itertools
 import logging
 import random
 import threading
@@ -18,6 +20,7 @@ from clocks import LONG
 from pools.process_jobs import wait_until
 
 from parallel import (
+    Halt,
     NoTaskError,
     Progress,
     Registry,
@@ -396,6 +399,167 @@ def test_journal_of_unknown_constants(tmp_path: Path) -> None:
     fn: Any = task(pool="thread")(counted)
     with pytest.raises(UnrecordableError, match=r"constants.*per_worker"):
         fn.map(["x"], [1], constants={"plus": threading.Lock()}, journal=tmp_path / "j.sqlite")
+
+
+# -- what a review has found ------------------------------------------------------------------------------------------
+
+
+def test_leaving_a_stream_ends_it_at_once(registry: Registry, tmp_path: Path) -> None:
+    """Who leaves the loop leaves no work behind, without help by the collector, and the journal is free."""
+    gc.disable()
+    try:
+        free = threading.Event()
+
+        def wait(x: int) -> int:
+            if x:
+                free.wait(LONG)
+            return x
+
+        fn = task(pool="thread")(wait)
+        for value in fn.stream(range(100), chunksize=1, journal=tmp_path / "j.sqlite"):
+            assert value == 0
+            break
+        free.set()
+        assert list(fn.stream([0], journal=tmp_path / "j.sqlite")) == [0]
+        wait_until(lambda: registry.pool("thread").stats()[1:3] == (0, 0))
+        assert registry.pool("thread").stats().done < 20
+    finally:
+        gc.enable()
+
+
+def test_items_before_an_error_of_the_source() -> None:
+    """What an iterable gave before it failed is handed out, however many were read together."""
+
+    def source() -> Iterator[float]:
+        yield from [0.0] * 50
+        raise OSError("no more")
+
+    for said in ({}, {"chunksize": 100}):
+        stream = task(pool="thread")(nap).stream(source(), **said)  # type: ignore[arg-type]  # one after the other
+        seen: list[float] = []
+        with pytest.raises(OSError, match="no more"):
+            seen.extend(stream)
+        assert seen == [0.0] * 50
+
+
+def test_stream_in_its_own_registry() -> None:
+    """Who asks for the values may be in another registry: the calls go where the stream was made."""
+    fn = task(pool="only here", timeout=LONG)(nap)
+    with Registry({"pools": {"only here": {"kind": "thread"}}}) as other, using(other):
+        stream = fn.stream([0.0] * 5)
+        with using({"pools": {}}):
+            assert list(stream) == [0.0] * 5
+
+
+def test_rows_that_are_iterators(tmp_path: Path) -> None:
+    """A row is read once, with a journal too."""
+    fn = task(pool="thread")(counted)
+    rows = [iter((str(tmp_path), x)) for x in range(3)]
+    assert fn.map(rows, unpack=True, journal=tmp_path / "j.sqlite").result(LONG) == [0, 1, 2]
+    found = fn.map([(str(tmp_path), 1), 3], unpack=True, errors="collect", timeout=LONG).result(LONG)  # type: ignore[list-item]
+    assert [one.ok for one in found] == [True, False]
+
+
+def test_early_values_are_bounded() -> None:
+    """A stream whose first item takes long doesn't read an endless source meanwhile."""
+    free = threading.Event()
+    given = itertools.count()
+
+    def wait(x: int) -> int:
+        if x == 0:
+            assert free.wait(LONG)
+        return x
+
+    def source() -> Iterator[int]:
+        for x in given:
+            if x > 40_000:
+                free.set()
+            yield x
+
+    stream = task(pool="thread")(wait).stream(source(), chunksize=10)
+    timer = threading.Timer(0.5, free.set)
+    timer.start()
+    assert list(itertools.islice(stream, 5)) == [0, 1, 2, 3, 4]
+    stream.close()
+    timer.cancel()
+    timer.join()
+    assert next(given) < 40_000
+
+
+def test_progress_that_exits() -> None:
+    """A function that is told of the progress ends nothing, whatever it raises."""
+
+    def leave(progress: Progress) -> None:
+        raise SystemExit(3)
+
+    assert task(pool="thread")(nap).map([0.0] * 3, progress=leave).result(LONG) == [0.0] * 3
+
+
+def test_exit_in_an_item() -> None:
+    """`sys.exit()` costs its item on threads as well."""
+
+    def leave(x: int) -> int:
+        if x == 1:
+            raise SystemExit(3)
+        return x
+
+    for kind in ("thread", "inline"):
+        found = task(pool=kind)(leave).map(range(3), errors="collect").result(LONG)
+        assert [one.ok for one in found] == [True, False, True]
+
+
+def test_failed_map_lets_go_of_its_journal(tmp_path: Path) -> None:
+    """Who is told of the failure may open the journal anew."""
+
+    def odd_waits(x: int) -> int:
+        if x == 0:
+            time.sleep(0.3)
+        if x == 1:
+            raise ValueError(x)
+        return x
+
+    fn = task(pool="thread")(odd_waits)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="1"):
+            fn.map(range(3), chunksize=1, journal=tmp_path / "j.sqlite", resume="failed").result(LONG)
+
+
+def test_notes_of_one_error() -> None:
+    """An exception that many items raise says where it came from last, once."""
+    error = ValueError("the same")
+
+    def fail(x: int) -> int:
+        raise error
+
+    task(pool="thread")(fail).map(range(5), errors="collect").result(LONG)
+    assert len(error.__notes__) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ({"halt": "now"}, TypeError),
+        ({"halt": ("soon", 3)}, TypeError),
+        ({"constants": [1]}, TypeError),
+        ({"journal": ""}, ValueError),
+    ],
+)
+def test_wrong_values(said: Any, error: type[Exception]) -> None:
+    """What no map can have is refused, with what was found."""
+    with pytest.raises(error, match=f"{next(iter(said))}: expected"):
+        task(pool="thread")(nap).map([0.0], **said)
+
+
+def test_halt_of_an_unknown_number() -> None:
+    """One failure is no share of items whose number nobody knows."""
+
+    def fail_first(x: int) -> int:
+        if x == 0:
+            raise ValueError(x)
+        return x
+
+    found = task(pool="thread")(fail_first).map(iter(range(30)), errors="skip", halt=Halt("now", "10%")).result(LONG)
+    assert found == list(range(1, 30))
 
 
 # -- slow sources -----------------------------------------------------------------------------------------------------
