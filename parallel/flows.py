@@ -31,7 +31,7 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 
 from parallel.chunks import BUDGET, Done, Kept, Timed
 from parallel.delivery import Feed
-from parallel.errors import SerializationError
+from parallel.errors import JournalError, PoolFullError, SerializationError
 from parallel.futures import Future, failed
 from parallel.lanes import LateLane
 from parallel.ledgers import LOOKUP, Ledger, Part
@@ -335,7 +335,8 @@ class Flow:
             piece = self._next()
             if piece is None:
                 return
-            self._send(piece)
+            if not self._send(piece):
+                return
 
     def _next(self) -> Piece | None:
         while not (self._again or self.found or self.is_read):  # what is found is handed out before more is read
@@ -375,14 +376,24 @@ class Flow:
         if self._ledger is None:
             self._again.append(Piece(first, items))
             return True
+        self._sift(self._ledger, first, items)
+        return True
+
+    def _sift(self, ledger: Ledger, first: int, items: Sequence[Any]) -> None:
+        """Look items up in the journal; one that has no key has failed."""
         try:
-            parts, left = self._ledger.sift(first, items)
-        except BaseException as error:  # an item has no key
-            self.fail(error)
-            return False
+            parts, left = ledger.sift(first, items)
+        except JournalError as error:
+            return self.fail(error)
+        except Exception as error:  # the item's own code runs there
+            if len(items) == 1:
+                self.found.append(_failed(first, error))
+                return
+            for index, item in enumerate(items, first):  # none of them has got one
+                self._sift(ledger, index, [item])
+            return
         self.found += parts
         self._again.extend(Piece(*each) for each in left)
-        return True
 
     def _items(self, size: int) -> Sequence[Any] | BaseException:
         """Return the next items, as many at most; none if the source is at its end, or has none yet."""
@@ -398,17 +409,22 @@ class Flow:
         self.is_read = len(items) < size
         return items
 
-    def _send(self, piece: Piece) -> None:
+    def _send(self, piece: Piece) -> bool:
+        """Send a piece; False if it could not be."""
         self.out[piece] = None
         began = time.monotonic_ns()
         try:
             piece.future = self._route.send(piece)
         except BaseException as error:
             del self.out[piece]
-            self.fail(error)
-            return
+            if isinstance(error, PoolFullError) and self.out:
+                self._again.appendleft(piece)  # when one of them has ended there is room
+            else:
+                self.fail(error)
+            return False
         self._note(began, len(piece.items))
         attach(_Tie(piece, cast("State[Any]", self._target), self))
+        return True
 
     def _note(self, began: int, items: int) -> None:
         """Note what the reading, or sending, of items took that began then, without what others may have taken."""

@@ -230,7 +230,8 @@ class _Rules:
             if ledger is not None:
                 ledger.close()
             raise
-        return Flow(self.source, route, pace, self.buffersize, mapped.name, target, wake, display, ledger)
+        source, self.source = self.source, iter(())  # the flow's alone: it is let go of at the end
+        return Flow(source, route, pace, self.buffersize, mapped.name, target, wake, display, ledger)
 
 
 def _constants(value: object) -> Mapping[str, object] | None:
@@ -316,7 +317,8 @@ class MapFuture(Future[list[R]]):
 
     It goes on by itself, whoever waits, and keeps the values. A failure ends the whole, unless *errors* says otherwise:
     what runs is asked to stop, and what has not begun is cancelled. Iterating raises the failed item's exception when
-    the values before it have come. Leaving a loop over it early cancels nothing.
+    the values before it have come. Leaving a loop over it early cancels nothing. An endless iterable is for a stream:
+    the program would wait for its end.
     """
 
     def __init__(self, mapped: Mapped, place: Any, iterables: Sequence[Iterable[Any]], said: Mapping[str, Any]) -> None:

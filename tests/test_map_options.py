@@ -550,6 +550,40 @@ def test_wrong_values(said: Any, error: type[Exception]) -> None:
         task(pool="thread")(nap).map([0.0], **said)
 
 
+def test_items_without_a_key(tmp_path: Path) -> None:
+    """An item that nobody can tell from others costs itself."""
+    items: list[Any] = [1, threading.Lock(), 2]
+    fn: Any = task(pool="thread")(type)
+    found = fn.map(items, errors="collect", journal=tmp_path / "j.sqlite").result(LONG)
+    assert [one.ok for one in found] == [True, False, True]
+    assert isinstance(found[1].error, UnrecordableError)
+
+
+def test_pool_that_takes_few() -> None:
+    """A pool that refuses more than it may hold gets as many as it takes."""
+    pools = {"few": {"kind": "thread", "max_workers": 2, "max_pending": 1, "on_full": "raise"}}
+    with Registry({"pools": pools}) as few, using(few):
+        assert task(pool="few")(nap).map([0.001] * 50).result(LONG) == [0.001] * 50
+        assert list(task(pool="few")(nap).stream([0.001] * 50)) == [0.001] * 50
+
+
+def test_end_of_a_source(tmp_path: Path) -> None:
+    """What a generator does at its end is done when the stream is closed, or the map has failed."""
+    ended: list[str] = []
+
+    def source(name: str) -> Iterator[float]:
+        try:
+            while True:
+                yield 0.0
+        finally:
+            ended.append(name)
+
+    stream = task(pool="thread")(nap).stream(source("stream"))
+    assert next(stream) == 0.0
+    stream.close()
+    assert ended == ["stream"]
+
+
 def test_halt_of_an_unknown_number() -> None:
     """One failure is no share of items whose number nobody knows."""
 
