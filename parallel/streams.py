@@ -60,6 +60,9 @@ _MISSING: Final = object()
 _SKIPPED: Final = object()
 """In the place of one that is left out."""
 
+FEW: Final = 3
+"""Failures that are no share of all items yet, where nobody knows how many there will be: the first may well fail."""
+
 
 class Halt(NamedTuple):
     """
@@ -67,7 +70,8 @@ class Halt(NamedTuple):
 
     Attributes:
         when: `"soon"`: nothing more is begun, what runs comes to its end; `"now"`: what runs is ended too.
-        fail: After so many failures; or so much of all items, as in `"10%"`.
+        fail: After so many failures; or so much of all items, as in `"10%"`: of those that have ended, and three at
+            least, if it isn't known how many there will be.
     """
 
     when: Literal["soon", "now"] = "soon"
@@ -274,6 +278,8 @@ class _Halting:
             return False
         if self._share is None:
             return self.failures >= self._most
+        if self._total is None and self.failures < FEW:
+            return False
         return self.failures >= self._share * max(self._total or ended, 1)
 
     @property
