@@ -44,13 +44,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _run(argv)
         finally:
-            if sys.stdout is not None:  # else it was closed when the program began
-                sys.stdout.flush()
+            _flush()
     except KeyboardInterrupt:
         return STATUS
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still unwritten goes nowhere
         return PIPE_CLOSED
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # else it was closed when the program began
+        sys.stdout.flush()
 
 
 def _run(argv: Sequence[str] | None) -> int:

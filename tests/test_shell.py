@@ -27,8 +27,9 @@ from hypothesis import strategies as st
 from shell_jobs import whole
 from terminals import Terminal
 
-from parallel import Halt, MapHaltedError, Registry, sleep, task, using
+from parallel import Halt, MapHaltedError, Registry, interrupts, sleep, task, using
 from parallel.inputs import FORMATS, HeaderError, Input, UnreadableError
+from parallel.interrupts import Bell
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -854,6 +855,31 @@ def test_help(ran: Ran) -> None:
     one = subprocess.run([sys.executable, "-m", "parallel", "map", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert one.returncode == 0
     assert "exit status:" in one.stdout
+
+
+# -- the bell ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_ring_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that comes while the one before is answered does not keep the next from being heard."""
+    read = os.read
+
+    def read_late(descriptor: int, size: int) -> bytes:
+        bell.ring()
+        data = read(descriptor, size)
+        bell.ring()
+        return data
+
+    with Bell() as bell:
+        bell.ring()
+        monkeypatch.setattr(interrupts.os, "read", read_late)
+        bell.wait(())
+        monkeypatch.undo()
+        bell.ring()
+        waiter = threading.Thread(target=bell.wait, args=((),), daemon=True)
+        waiter.start()
+        waiter.join(LONG)
+        assert not waiter.is_alive()
 
 
 # -- what it needs of a stream ----------------------------------------------------------------------------------------
