@@ -23,7 +23,8 @@ from parallel.config import Config, PoolConfig, built_in, find, load
 from parallel.errors import ConfigError
 from parallel.interrupts import STATUS
 from parallel.options import Rate, Retry, TaskOptions
-from parallel.shell import PIPE_CLOSED, add_command, run
+from parallel.piped import PIPE_CLOSED
+from parallel.shell import add_command, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,12 +44,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _run(argv)
         finally:
-            sys.stdout.flush()
+            _flush()
     except KeyboardInterrupt:
         return STATUS
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still unwritten goes nowhere
         return PIPE_CLOSED
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # else it was closed when the program began
+        sys.stdout.flush()
 
 
 def _run(argv: Sequence[str] | None) -> int:

@@ -65,8 +65,9 @@ class Bell:
         waited = [self._read, *(one.fileno() for one in to_read)]
         ready, writable, _ = select.select(waited, [one.fileno() for one in to_write], [])
         if self._read in ready:
-            self._is_rung = False  # (*) before whoever waited looks around: who rings has left what there is to see
             os.read(self._read, 4096)
+            self._is_rung = False  # (*) the pipe is empty by now, and whoever waited looks around after this only:
+            # who has found it rung has left before what there is to see
         return bool(writable)
 
     def __enter__(self) -> Self:

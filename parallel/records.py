@@ -61,6 +61,9 @@ class Records:
     Args:
         descriptor: The file, pipe or terminal.
         wait: Waits until there is room in it; what it raises ends the writing.
+
+    Attributes:
+        may_be_lost: If nobody reads them any more, they are dropped, and that is no error.
     """
 
     def __init__(self, descriptor: int, wait: Callable[[], object]) -> None:
@@ -69,6 +72,7 @@ class Records:
         self._is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
         self._lines: list[bytes] = []
         self._size = 0
+        self.may_be_lost = False
 
     def fileno(self) -> int:
         """Return the descriptor."""
@@ -100,28 +104,23 @@ class Records:
             BrokenPipeError: Nobody reads it any more.
             OSError: It can't be written.
         """
-        data = b"".join(self._lines)
+        data = memoryview(b"".join(self._lines))
         self._lines.clear()
         self._size = 0
-        if self._is_file:
-            _write_all(self._descriptor, data)
-            return
-        view = memoryview(data)
-        while view:
-            self._wait()  # then so much fits in
-            view = view[os.write(self._descriptor, view[:PIECE]) :]
+        try:
+            while data:
+                if not self._is_file:
+                    self._wait()  # then so much fits in
+                data = data[os.write(self._descriptor, data if self._is_file else data[:PIECE]) :]
+        except BrokenPipeError:
+            if not self.may_be_lost:
+                raise
 
     def _append(self, line: bytes) -> None:
         self._lines.append(line)
         self._size += len(line)
         if self._size >= MANY:
             self.flush()
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 def _in_json(value: object) -> bytes:

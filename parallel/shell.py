@@ -1,17 +1,14 @@
 """
 `python -m parallel map MODULE:FUNCTION`: a function over the items of a pipe or a file, from the shell.
 
-    standard input ──▶ Input ──▶ Flow: pools, journal ──▶ parts, in order ──▶ Records ──▶ standard output
-          ▲                                                                      │
-          └── one thread waits for input, ended items, room and Ctrl-C at once ──┘
+    arguments ──▶ the function, its journal, the files ──▶ Run, which `piped` is about ──▶ exit status
 
 Guarantees:
-- A result is written as soon as its turn has come, though the next item may take hours to come.
-- Input is read as far as the workers need it. The endless one is none too long, unless its reader stays away.
-- Ctrl-C once: nothing more is begun, what runs comes to its end and is written. Twice: it is killed.
+- What is wrong is told before anything is run, with status 2.
+- No earlier work is lost or mixed in unasked: neither what is in a journal, nor what is in the file of the output.
 - What the function prints goes to standard error, and it can't read the items: standard output and input are ours.
 
-State: all of it belongs to the main thread; the `Bell` and `Interrupts` are how others reach that.
+Nothing here has state.
 """
 
 from __future__ import annotations
@@ -22,7 +19,7 @@ import re
 import stat
 import sys
 import traceback
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from typing import Any, Final, NoReturn, cast
@@ -30,35 +27,23 @@ from typing import Any, Final, NoReturn, cast
 from parallel.checks import did_you_mean
 from parallel.context import plain_function
 from parallel.durations import seconds
-from parallel.errors import MapHaltedError, ParallelError
+from parallel.errors import ParallelError
 from parallel.fingerprints import fingerprint
 from parallel.imports import is_import_string, with_colon
-from parallel.inputs import FORMATS, HeaderError, Input
-from parallel.interrupts import STATUS, Bell, Interrupts
+from parallel.inputs import FORMATS, Input
+from parallel.interrupts import Bell, Interrupts
 from parallel.journal import Journal
-from parallel.ledgers import Part
 from parallel.mapping import ParallelMap, parallel_map
-from parallel.records import START, Records, brief
+from parallel.piped import REFUSED, Items, Run
+from parallel.records import START
 from parallel.registry import default_registry
 from parallel.retries import Retry
-from parallel.streams import Halt, MapSaid, Reading, is_of_median
+from parallel.streams import Halt, MapSaid, is_of_median
 from parallel.tasks import Task, caller
 
 AHEAD: Final = 100_000
 """Items that may have been read and not written, as one before them takes long. Fewer may have workers wait for it,
 more take memory."""
-
-TOLD: Final = 10
-"""Failures that are told on standard error, each in a line. All of them are in the output."""
-
-FAILED: Final = 1
-"""The exit status if items have failed, or not all could be run."""
-
-REFUSED: Final = 2
-"""That if it could not begin."""
-
-PIPE_CLOSED: Final = 128 + 13
-"""That if the reader of the output has gone away: as a shell tells of SIGPIPE."""
 
 _NAME: Final = "python -m parallel map"
 
@@ -266,17 +251,16 @@ def _taken_over() -> Generator[tuple[int | None, int | None]]:
         Other descriptors for the two; None for one that is closed.
     """
     _flush_prints()
-    given = _copy_of(0), _copy_of(1)
-    null = os.open(os.devnull, os.O_RDWR)
+    is_open = [_is_open(descriptor) for descriptor in range(3)]
+    while (null := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass  # now it stands for one that is closed, and no copy gets its number
+    given = tuple(os.dup(descriptor) if is_open[descriptor] else None for descriptor in range(2))
     os.dup2(null, 0)
-    try:
-        os.dup2(2, 1)
-    except OSError:  # it is closed
-        os.dup2(null, 1)
+    os.dup2(2, 1)
     if sys.stdout is not None:
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # as standard error is
     try:
-        yield given
+        yield given[0], given[1]
     finally:
         _flush_prints()
         for descriptor, copy in enumerate(given):
@@ -291,11 +275,12 @@ def _flush_prints() -> None:
         sys.stdout.flush()
 
 
-def _copy_of(descriptor: int) -> int | None:
+def _is_open(descriptor: int) -> bool:
     try:
-        return os.dup(descriptor)
+        os.fstat(descriptor)
     except OSError:
-        return None
+        return False
+    return True
 
 
 @contextmanager
@@ -341,173 +326,7 @@ def _say(text: str) -> None:
         print(f"{_NAME}: {text}", file=sys.stderr, flush=True)
 
 
-# -- how it goes on ---------------------------------------------------------------------------------------------------
-
-
-class Items(Reading[Any]):
-    """A stream that is driven by somebody who waits for other things as well, and wants to know which item is which."""
-
-    def parts(self) -> Iterator[Part]:
-        """Yield what has ended by now, and whose turn it is; send more."""
-        for part in self._due():
-            yield part
-            self._hand_out(part)
-
-    def left(self) -> list[Part]:
-        """Return what has ended behind an item that has not, in order; at the end, when that will not end any more."""
-        for part in self._flow.take():
-            self._note(part)
-            self._parts[part.first] = part
-        return [self._parts.pop(first) for first in sorted(self._parts)]
-
-    @property
-    def has_news(self) -> bool:
-        """Whether there is something to take."""
-        return self._flow.has_news
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more will come."""
-        return self._flow.is_over
-
-    @property
-    def error(self) -> BaseException | None:
-        """What has ended it before its time, or will when what runs has ended."""
-        return self._flow.error or self._flow.broken
-
-    @property
-    def is_halted(self) -> bool:
-        """Whether it is not worth waiting for what runs: as far as it can be ended, it has been."""
-        return isinstance(self._flow.error, MapHaltedError) and self._rules.halts.at_once
-
-    def finish(self) -> None:
-        """Begin nothing more, and let what runs come to its end."""
-        self._flow.finish()
-
-    def kill(self) -> None:
-        """End what runs."""
-        self._flow.stop(running=True)
-
-    def spoil(self) -> None:
-        """Show that an item which has ended counts as a failure after all."""
-        self._flow.display.add(0, 1)
-
-
-class _Run:
-    """One run: takes what has ended, writes it, and waits."""
-
-    def __init__(
-        self,
-        items: Items,
-        source: Input,
-        output: int,
-        bell: Bell,
-        interrupts: Interrupts,
-    ) -> None:
-        self._items = items
-        self._source = source
-        self._records = Records(output, self._wait_for_room)
-        self._bell = bell
-        self._interrupts = interrupts
-        self._finishes = False
-        self._count = self._failed = 0
-        self._why: BaseException | None = None  # what ends it before its time, once that has been told
-
-    def status(self) -> int:
-        """Run it; return the exit status."""
-        try:
-            status = self._drive()
-            for part in self._items.left():
-                self._write(part)
-            self._records.flush()
-        except KeyboardInterrupt:  # the second one, as there is no room for what is written
-            status = STATUS
-        except BrokenPipeError:
-            status = PIPE_CLOSED
-        except OSError as error:
-            _say(f"the records can't be written: {error}")
-            status = FAILED
-        if not self.is_over:
-            self._interrupts.leave(status)
-            self._items.kill()
-        self._items.close()  # the display, before the rest is said
-        if self._failed and status != PIPE_CLOSED:
-            _say(f"{self._failed:,} of {self._count:,} items failed")
-        return status
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing runs any more."""
-        return self._items.is_over
-
-    def _drive(self) -> int:
-        items = self._items
-        while True:
-            self._source.is_dry = False
-            for part in items.parts():
-                self._write(part)
-            if self._interrupts.count > 1:
-                items.kill()
-                return STATUS
-            if self._interrupts.count and not self._finishes:
-                self._finish()
-            self._tell_why()
-            if items.is_halted:
-                break
-            if items.has_news:
-                continue
-            if items.is_over:
-                break
-            self._records.flush()
-            self._bell.wait([self._source] if self._source.is_dry and not self._finishes else [])
-        return self._ended()
-
-    def _finish(self) -> None:
-        self._finishes = True
-        self._items.finish()
-        if not self._items.is_over:
-            _say("waiting for what runs; Ctrl-C again kills it")
-
-    def _tell_why(self) -> None:
-        """Tell what ends it before its time, once."""
-        error = self._items.error
-        if error is None or self._why is error:
-            return
-        self._why = error
-        _say(str(error) if isinstance(error, MapHaltedError | HeaderError) else f"ended by {brief(error)}")
-
-    def _ended(self) -> int:
-        if self._finishes:
-            return STATUS
-        if isinstance(self._why, HeaderError):
-            return REFUSED
-        return FAILED if self._failed or self._why is not None else 0
-
-    def _write(self, part: Part) -> None:
-        failures = dict(part.failures)
-        for index, value in enumerate(part.values, part.first):
-            error = failures.get(index)
-            if error is not None:
-                self._records.add_error(index, error)
-            else:
-                error = self._records.add(index, value)
-                if error is not None:
-                    self._items.spoil()
-            self._count += 1
-            if error is not None:
-                self._tell(index, error)
-
-    def _tell(self, index: int, error: BaseException) -> None:
-        self._failed += 1
-        if self._failed <= TOLD:
-            _say(f"item {index}: {brief(error)}")
-        elif self._failed == TOLD + 1:
-            _say("more failures are in the output")
-
-    def _wait_for_room(self) -> None:
-        while not self._bell.wait((), [self._records]):
-            if self._interrupts.count > 1:
-                raise KeyboardInterrupt
+# -- the command ----------------------------------------------------------------------------------------------------
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -545,7 +364,7 @@ def _run(arguments: argparse.Namespace, standard_input: int | None, standard_out
         _check_output(output, given, arguments.output, arguments.resume is not None)
         if os.isatty(given) and os.isatty(2):
             _say("reading items from the terminal; Ctrl-D ends them")
-        one = _Run(items, source, output, bell, interrupts)
+        one = Run(items, source, output, bell, interrupts, _say)
         try:
             return one.status()
         finally:

@@ -71,8 +71,8 @@ class Halt(NamedTuple):
 
     Attributes:
         when: `"soon"`: nothing more is begun, what runs comes to its end; `"now"`: what runs is ended too.
-        fail: After so many failures; or so much of all items, as in `"10%"`: where nobody knows how many there are, of
-            those that have ended, and after three failures at least.
+        fail: After so many failures; or so much of all items, as in `"10%"`: of those that have ended, and three at
+            least, if it isn't known how many there will be.
     """
 
     when: Literal["soon", "now"] = "soon"

@@ -111,6 +111,12 @@ def third_time(text: str) -> int:
     return path.stat().st_size
 
 
+def interrupting(text: str) -> str:
+    """Send a Ctrl-C to the process that it runs in."""
+    os.kill(os.getpid(), signal.SIGINT)
+    return text
+
+
 def forking(text: str) -> int:
     """Have a forked child get a Ctrl-C; return the status that it ends with."""
     pid = os.fork()

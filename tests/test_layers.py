@@ -93,6 +93,7 @@ HOUSE = [
     {"inputs"},
     {"records"},
     {"interrupts"},
+    {"piped"},
     {"shell"},
     {"cli"},
     {"__main__"},

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,9 +24,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shell_jobs import whole
 from terminals import Terminal
 
+from parallel import Halt, MapHaltedError, Registry, interrupts, sleep, task, using
 from parallel.inputs import FORMATS, HeaderError, Input, UnreadableError
+from parallel.interrupts import Bell
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -326,21 +331,17 @@ def test_an_input_that_cannot_be_read(ran: Ran, tmp_path: Path) -> None:
 def items_of(data: bytes, form: str, sizes: list[int] | None = None) -> list[Any]:
     """Return what comes out of an input, written in pieces of these sizes, and asked for a few items at a time."""
     read, write = os.pipe()
-    source = Input(read, FORMATS[form]())
     found: list[Any] = []
-    try:
+    with open(read, "rb"), open(write, "wb", buffering=0) as pipe:
+        source = Input(read, FORMATS[form]())
         for size in [*(sizes or []), len(data)]:
-            os.write(write, data[:size])
+            pipe.write(data[:size])
             data = data[size:]
             while items := source.take(3):
                 found += [items] if isinstance(items, BaseException) else items
-    finally:
-        os.close(write)
-    try:
+        pipe.close()
         while (items := source.take(3)) is not None:
             found += [items] if isinstance(items, BaseException) else items
-    finally:
-        os.close(read)
     return found
 
 
@@ -444,6 +445,7 @@ def test_the_working_directory_is_in_reach(start: Start, ran: Ran, tmp_path: Pat
         (("shell_jobs:upper", "--halt", "now,fail=101%"), "expected soon or now, and after how many failures"),
         (("shell_jobs:upper", "--timeout", "soon"), "expected a duration"),
         (("shell_jobs:upper", "--timeout", "-1"), "expected a duration"),
+        (("shell_jobs:upper", "--timeout", "some median"), "a multiple of more than 1 as '3x median'"),
         (("shell_jobs:upper", "--retry", "0"), "expected an integer of at least 1"),
         (("shell_jobs:upper", "--format", "xml"), "invalid choice: 'xml'"),
         (("shell_jobs:upper", "--resume"), "--resume needs the --journal of the earlier run"),
@@ -481,7 +483,7 @@ def test_a_worker_that_dies(ran: Ran) -> None:
 
 def test_a_timeout(ran: Ran) -> None:
     """It is that of one item."""
-    status, records, _ = ran("0\n60\n0\n", "shell_jobs:napping", "--timeout", "500ms")
+    status, records, _ = ran("0\n60\n0\n", "shell_jobs:napping", "--timeout", "3")
     assert (status, values(records)) == (1, ["0", "TaskTimeoutError", "0"])
 
 
@@ -610,6 +612,27 @@ def test_ctrl_c_while_nobody_reads(start: Start) -> None:
     assert one.process.wait(LONG) == 130
 
 
+def test_ctrl_c_ends_the_reader_too(start: Start, ran: Ran) -> None:
+    """As that of `... | tee`: what runs comes to its end all the same, and is in the journal."""
+    arguments = ("shell_jobs:held", "--journal", "run.sqlite")
+    one = start(*arguments)
+    one.feed("a\n")
+    one.wait_for("a")
+    one.interrupt()
+    one.hear("waiting for what runs")
+    assert one.process.stdout is not None
+    one.process.stdout.close()
+    one.let_go()
+    assert one.process.wait(LONG) == 130
+    assert ran("a\n", *arguments, "--resume")[:2] == (0, [{"index": 0, "value": "a"}])
+
+
+def test_ctrl_c_where_it_is_ignored(tmp_path: Path) -> None:
+    """As behind `nohup`, or what a script runs with `&`: it stays so."""
+    line = "trap '' INT; python -m parallel map shell_jobs:interrupting --pool threads <<< a"
+    assert shell(line, tmp_path) == ('{"index": 0, "value": "a"}\n', "", 0)
+
+
 def test_a_forked_child_has_its_own_ctrl_c(ran: Ran) -> None:
     """It is none of the command's."""
     assert ran("a\nb\n", "shell_jobs:forking", "--pool", "inline")[:2] == (
@@ -648,19 +671,69 @@ def test_the_end_of_a_terminal(nowhere: Path) -> None:
         assert '{"index": 0, "value": "A"}' in terminal.seen()
 
 
-def test_a_reader_that_has_enough(tmp_path: Path) -> None:
-    """As with `yes | ... | head`: an endless input ends, with the status of SIGPIPE, and quietly."""
-    line = f"yes | {sys.executable} -m parallel map shell_jobs:upper | head -3; echo ${{PIPESTATUS[@]}}"
+def test_a_bar_in_a_terminal(nowhere: Path) -> None:
+    """It is drawn where the records are not, and a failure is told above it."""
+    pytest.importorskip("rich")
+    script = SCRIPT.replace('"--pool"', '"--output", "out.jsonl", "--pool"').replace("upper", "whole")
+    with Terminal(script, 80) as terminal:
+        terminal.read_until("Ctrl-D ends them")
+        terminal.type(b"1\nx\n\x04")
+        seen = terminal.read_until(None)
+        assert terminal.wait() == 1
+        assert "item 1: ValueError" in seen
+        assert re.search("whole +2 .*1 failed", seen)
+    assert len((nowhere / "out.jsonl").read_text().splitlines()) == 2
+
+
+def shell(line: str, folder: Path) -> tuple[str, str, int]:
+    """Run a line in a shell whose `python` is this one; return what it writes, what it says, and its status."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         ["bash", "-c", line],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(TESTS)]), "PARALLEL_CONFIG": ""},
+        cwd=folder,
+        env={**os.environ, "PATH": path, "PYTHONPATH": os.pathsep.join([str(ROOT), str(TESTS)]), "PARALLEL_CONFIG": ""},
         capture_output=True,
         encoding="utf-8",
         timeout=LONG,
     )
-    assert done.stdout.splitlines() == [*(f'{{"index": {n}, "value": "Y"}}' for n in range(3)), "141 141 0"]
-    assert done.stderr == ""
+    return done.stdout, done.stderr, done.returncode
+
+
+def test_a_reader_that_has_enough(tmp_path: Path) -> None:
+    """As with `yes | ... | head`: an endless input ends, with the status of SIGPIPE, and quietly."""
+    line = "yes | python -m parallel map shell_jobs:upper | head -3; echo ${PIPESTATUS[@]}"
+    records = "".join(f'{{"index": {n}, "value": "Y"}}\n' for n in range(3))
+    assert shell(line, tmp_path) == (f"{records}141 141 0\n", "", 0)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_descriptors(closed: str, tmp_path: Path) -> None:
+    """What is needed is told to be missing; what is not makes no difference."""
+    (tmp_path / "in").write_text("a\n")
+    line = "python -m parallel map shell_jobs:upper --pool threads"
+    assert shell(f"{line} --input in --output out {closed}", tmp_path)[2] == 0
+    assert (tmp_path / "out").read_text() == '{"index": 0, "value": "A"}\n'
+    _, said, status = shell(f"{line} < in {closed}", tmp_path)
+    assert status == (0 if closed == "2>&-" else 2)
+    if closed in ("<&-", ">&-"):
+        assert f"standard {'input' if closed == '<&-' else 'output'} is closed" in said
+
+
+PAGE = (ROOT / "docs" / "shell.md").read_text("utf-8")
+SESSIONS = re.findall(r"^```console\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def test_the_page(tmp_path: Path) -> None:
+    """Every command on it writes what stands below it."""
+    if shutil.which("jq") is None:
+        pytest.skip("jq is not installed")
+    for session in SESSIONS:
+        for command, shown in re.findall(r"^\$ (.*)\n((?:[^$].*\n|\n)*)", session, re.MULTILINE):
+            if command.startswith("cat ") and command.endswith(".py"):
+                (tmp_path / command.removeprefix("cat ")).write_text(shown, encoding="utf-8")
+            else:
+                written, said, _ = shell(command, tmp_path)
+                assert (written, said) == (shown, ""), command
 
 
 def test_a_full_disk(ran: Ran) -> None:
@@ -782,3 +855,63 @@ def test_help(ran: Ran) -> None:
     one = subprocess.run([sys.executable, "-m", "parallel", "map", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert one.returncode == 0
     assert "exit status:" in one.stdout
+
+
+# -- the bell ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_ring_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that comes while the one before is answered does not keep the next from being heard."""
+    read = os.read
+
+    def read_late(descriptor: int, size: int) -> bytes:
+        bell.ring()
+        data = read(descriptor, size)
+        bell.ring()
+        return data
+
+    with Bell() as bell:
+        bell.ring()
+        monkeypatch.setattr(interrupts.os, "read", read_late)
+        bell.wait(())
+        monkeypatch.undo()
+        bell.ring()
+        waiter = threading.Thread(target=bell.wait, args=((),), daemon=True)
+        waiter.start()
+        waiter.join(LONG)
+        assert not waiter.is_alive()
+
+
+# -- what it needs of a stream ----------------------------------------------------------------------------------------
+
+
+def test_failures_count_before_their_turn() -> None:
+    """A stream in input order is halted though its first item has not ended."""
+
+    def fail_but_first(number: int) -> None:
+        if number:
+            raise ValueError(number)
+        sleep(LONG)  # until it is asked to stop
+
+    began = time.monotonic()
+    with Registry({"pools": {"two": {"kind": "thread", "max_workers": 2}}}) as registry, using(registry):
+        stream = task(pool="two")(fail_but_first).stream(itertools.count(), errors="collect", halt=Halt("now", 10))
+        with pytest.raises(MapHaltedError):
+            list(stream)
+    assert time.monotonic() - began < LONG / 2
+
+
+def test_a_share_of_nobody_knows_how_many() -> None:
+    """The first failure is not enough."""
+    with Registry({"pools": {"inline": {"kind": "inline"}}}) as registry, using(registry):
+        fail = task(pool="inline")(whole)
+        few = fail.stream((text for text in "x1x"), errors="collect", halt=Halt("soon", "10%"))
+        assert [one.ok for one in few] == [False, True, False]
+        with pytest.raises(MapHaltedError):
+            list(fail.stream((text for text in "xxxxx"), errors="collect", halt=Halt("soon", "10%")))
+
+
+def test_a_source_that_can_only_be_asked() -> None:
+    """Nobody iterates it by mistake."""
+    with pytest.raises(TypeError, match="only a flow reads this source"):
+        next(Input(0, FORMATS["lines"]()))
