@@ -21,7 +21,14 @@ from typing import Any, NamedTuple
 
 from parallel.pools.process.pickling import dumps, loads
 
-_OURS = ("parallel.pools.process.", "parallel.chunks", "parallel.seeds", "parallel.coroutines", "asyncio.", "contextlib")
+_OURS = (
+    "parallel.pools.process.",
+    "parallel.chunks",
+    "parallel.seeds",
+    "parallel.coroutines",
+    "asyncio.",
+    "contextlib",
+)
 
 
 class InWords(NamedTuple):
