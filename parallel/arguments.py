@@ -10,7 +10,7 @@ containers, are passed as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future as StandardFuture
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, cast
 
@@ -76,6 +76,20 @@ def values_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | Futu
     arrived: Future[Any] = Future(BARE, current_registry().callbacks)
     meet(awaited, AllOrError(filled, selects=False), arrived)
     return arrived
+
+
+def hold_futures(items: Sequence[Any], spread: bool) -> bool:
+    """
+    Tell whether a call with one of *items* would have to wait for futures among its arguments.
+
+    Args:
+        items: Some arguments, each of a call of its own.
+        spread: Each is a tuple of arguments instead; a row of another kind is not looked into.
+    """
+    if not spread:
+        return not ATOMS.issuperset(map(type, items)) and any(map(_may_hold, items))
+    rows: list[tuple[Any, ...]] = [row for row in items if type(row) is tuple]
+    return any(_may_hold(value) for row in rows for value in row)
 
 
 def _has_value(future: StandardFuture[Any]) -> bool:

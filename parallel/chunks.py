@@ -23,9 +23,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from operator import itemgetter
-from typing import Any, Final, NamedTuple, TypeAlias
+from types import CoroutineType
+from typing import Any, Final, NamedTuple, Self, TypeAlias
 
-from parallel.context import plain_function
+from parallel.context import module_of, name_of, plain_function
+from parallel.coroutines import run_coroutine
+from parallel.salvage import Unloadable, load_around, refuse_gaps
 
 BUDGET: Final = 20_000_000
 """
@@ -42,6 +45,8 @@ FEW: Final = 10
 BLOCK: Final = 1024
 """Items that are begun together at most, as they are tiny: with twice as many, they gain a percent."""
 
+COROUTINE: Final[type[Any]] = CoroutineType
+"""What a function returns that is to be awaited, rather than handed out."""
 
 Seeding: TypeAlias = Callable[[Callable[[Any], Any]], AbstractContextManager[Callable[[Any], Any]]]
 """Has a function draw that is called with one item of a chunk after the other: `partial(seeded, seed, first)`."""
@@ -79,12 +84,28 @@ class Done(NamedTuple):
     failures: list[tuple[int, Any]]
     nanoseconds: int
 
-    def only_sendable(self, send: Callable[[Any], object], pack: Callable[[BaseException], Any]) -> Done:
-        """Return the same with a failure in the place of each value that *send* refuses."""
+    def awaited(self, run: Callable[[Any], Any], pack: Callable[[BaseException], Any]) -> Done:
+        """Return the same with what *run* makes of each coroutine among the values in its place."""
+
+        def value_of(value: object) -> object:
+            return run(value) if type(value) is COROUTINE else value
+
+        return self._checked(value_of, pack)
+
+    def only_sound(self, check: Callable[[Any], object], pack: Callable[[BaseException], Any]) -> Done:
+        """Return the same with a failure in the place of each value that *check* refuses, made of what it raises."""
+
+        def checked(value: object) -> object:
+            check(value)
+            return value
+
+        return self._checked(checked, pack)
+
+    def _checked(self, check: Callable[[Any], Any], pack: Callable[[BaseException], Any]) -> Done:
         values, failures = list(self.values), list(self.failures)
         for index, value in enumerate(values):
             try:
-                send(value)
+                values[index] = check(value)
             except BaseException as error:  # the value's own code runs here
                 values[index] = None
                 failures.append((index, pack(error)))
@@ -112,7 +133,13 @@ class Kept(NamedTuple):
         values: list[Any] = []
         failures: list[tuple[int, Any]] = []
         for note in self.notes:
-            more, failed = pickle.loads(note)
+            try:
+                more, failed = pickle.loads(note)
+            except Exception:  # the values' own code runs here
+                more, failed = load_around(note)
+                sound = Done(more, [], 0).only_sound(refuse_gaps, Unloadable)
+                more = sound.values
+                failed += [(len(values) + index, gap) for index, gap in sound.failures]
             values += more
             failures += failed
         return values, failures
@@ -136,6 +163,12 @@ class Notebook:
 
     def end(self) -> None:
         """Note that all have ended that were begun, and that no other is."""
+
+    def complete(self, done: Done) -> Done:
+        """Return the same with the values of coroutines that are among its values: plain functions return some."""
+        if COROUTINE not in set(map(type, done.values)):  # a look at each by itself takes twice as long
+            return done
+        return done.awaited(run_coroutine, self.pack)
 
     def keep(self, values: list[Any], failures: list[tuple[int, Any]], /) -> bool:
         """Write down what the next items have returned; False if that doesn't fit, or can't be written."""
@@ -204,6 +237,9 @@ def _run(call: Callable[[Any], Any], items: Sequence[Any], notebook: Notebook) -
         except caught as error:
             failures.append((len(values), notebook.pack(error)))
             values.append(None)
+        if type(values[0]) is COROUTINE and len(values) == 1:  # as those of the others will be
+            call = _awaiting(call, values.pop())
+            continue
         now = clock()
         if now >= due:
             if len(values) - seen <= FEW:
@@ -218,7 +254,18 @@ def _run(call: Callable[[Any], Any], items: Sequence[Any], notebook: Notebook) -
         elif now - before > SHORT:
             size = max(size // 4, 1)
     notebook.end()
-    return Done(values, failures, now - began)
+    return notebook.complete(Done(values, failures, now - began))
+
+
+def _awaiting(call: Callable[[Any], Any], first: object) -> Callable[[Any], Any]:
+    """Return what calls a function that returns coroutines, and runs these; *first* is what it returned already."""
+    made = [first]
+
+    def awaited(item: Any) -> Any:
+        value: Any = made.pop() if made else call(item)
+        return run_coroutine(value) if type(value) is COROUTINE else value
+
+    return awaited
 
 
 class Timed(NamedTuple):
@@ -252,6 +299,25 @@ async def run_item_later(fn: Callable[..., Any], seeding: Seeding | None, /, *ar
         return Timed(await call(*args, **kwargs), time.monotonic_ns() - began)
     with seeding(lambda item: call(*item, **kwargs)) as drawing:
         return Timed(await drawing(args), time.monotonic_ns() - began)
+
+
+class ItemCall(partial[Any]):
+    """
+    What calls a function with one item: known by the name of that function, wherever it is sent.
+
+    Args:
+        run: `run_item`, or `run_item_later`.
+        fn: The function, or a task.
+    """
+
+    def __new__(cls, run: Callable[..., Any], fn: Any, /) -> Self:
+        """Make one."""
+        self = super().__new__(cls, run, fn)
+        vars(self).update(__module__=module_of(fn), __qualname__=name_of(fn).partition(":")[2])
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ItemCall, (self.func, *self.args)
 
 
 def _call_spread(call: Callable[..., Any], arguments: Iterable[Any]) -> Any:

@@ -102,6 +102,11 @@ class Company:
         if self._cancelled:
             future.cancel()
 
+    def entrust(self, future: State[Any], taker: State[Any], /) -> None:
+        """Leave it to *taker* what becomes of a failure of *future*. See `context.Group`."""
+        with self._lock:
+            self._members.entrust(future, taker)
+
     def look(self) -> None:
         """Note that this thread is about to wait. See `context.Group`."""
         with self._lock:

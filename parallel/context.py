@@ -100,6 +100,10 @@ class Group(Protocol):
         """
         ...
 
+    def entrust(self, future: Any, taker: Any, /) -> None:
+        """Leave it to *taker* what becomes of a failure of *future*, unless that one is cancelled."""
+        ...
+
     def look(self) -> None:
         """Note that this thread is about to wait: nothing takes on the failures of what it has made so far any more."""
         ...
@@ -395,10 +399,11 @@ def module_of(fn: Callable[..., Any]) -> str:
 
 
 def _named(fn: Any) -> Any:
-    """Return what names *fn*: of a partial, its function."""
-    while isinstance(fn, partial):
-        fn = cast(Any, fn).func
-    return fn
+    """Return what names *fn*: of a partial that has been given no name, its function."""
+    named: Any = fn
+    while isinstance(named, partial) and "__qualname__" not in vars(cast(Any, named)):
+        named = cast(Any, named).func
+    return cast(Any, named)
 
 
 _MAIN = ("__main__", "__mp_main__")

@@ -29,7 +29,9 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any, Final, NamedTuple, Protocol, cast
 
+from parallel.arguments import hold_futures
 from parallel.chunks import BUDGET, Done, Kept, Timed
+from parallel.context import WITHIN
 from parallel.delivery import Feed
 from parallel.errors import JournalError, PoolFullError, SerializationError
 from parallel.futures import Future, failed
@@ -98,15 +100,19 @@ class Piece:
         future: That of the call that they were sent with.
         lives: Workers that may still die before they have begun any.
         deaths: Workers that have died in its one item.
+        waits: Its one item is, or holds, futures: it goes in a call of its own, which waits for them.
     """
 
-    __slots__ = ("deaths", "first", "future", "items", "lives")
+    __slots__ = ("deaths", "first", "future", "items", "lives", "waits")
 
-    def __init__(self, first: int, items: Sequence[Any], lives: int = LIVES, deaths: int = 0) -> None:
+    def __init__(
+        self, first: int, items: Sequence[Any], lives: int = LIVES, deaths: int = 0, *, waits: bool = False
+    ) -> None:
         self.first = first
         self.items = items
         self.lives = lives
         self.deaths = deaths
+        self.waits = waits
         self.future: Future[Any]
 
     def rest(self, done: int) -> list[Piece]:
@@ -274,6 +280,8 @@ class Flow:
         self._window = window
         self._name = name
         self._target: State[Any] | None = target
+        within = WITHIN.get()
+        self._group = None if within is None else within.group
         self._wake: Wake = wake
         self.display = display
         self._ledger = ledger
@@ -423,6 +431,8 @@ class Flow:
                 self.fail(error)
             return False
         self._note(began, len(piece.items))
+        if self._group is not None:
+            self._group.entrust(piece.future, self._target)
         attach(_Tie(piece, cast("State[Any]", self._target), self))
         return True
 
@@ -471,21 +481,24 @@ class Flow:
             self.error = error
         self.stop()
 
+    def awaited(self) -> list[Any]:
+        """Return the futures of the calls that are on their way, without one that is just being made; on any thread."""
+        return [piece.future for piece in list(self.out) if hasattr(piece, "future")]
+
     def finish(self, error: BaseException | None = None) -> None:
         """For who drives it: begin nothing more, and let what runs come to its end; *error* is why."""
         if self.error is None:
             self.error = error
         self._finishes = self.stopped = True
-        for piece in list(self.out):
-            if not any(part.running() for part in hangs_on(piece.future)):
-                piece.future.cancel()
+        for future in self.awaited():
+            if not any(part.running() for part in hangs_on(future)):
+                future.cancel()
 
     def stop(self, running: bool = False) -> None:
         """Begin nothing more, and cancel what has not begun; from any thread. With *running*, end what runs as well."""
         self.stopped = True
-        for piece in list(self.out):
-            with suppress(AttributeError):  # it is being sent, by a thread that has not looked at `stopped` since
-                piece.future.cancel(running=running)
+        for future in self.awaited():
+            future.cancel(running=running)
 
 
 def _wake_nobody() -> None:
@@ -603,6 +616,10 @@ class Medians:
             self._lane.bound(max(self._factor * median / 1e9, SHORTEST))
 
 
+class _HoldsFuturesError(Exception):
+    """There are futures among the items of a piece; it has not been sent."""
+
+
 class PieceCancelledError(BaseException):
     """A piece was cancelled, and with it the whole."""
 
@@ -619,6 +636,9 @@ class Chunks:
         died: Makes the error of an item in which a worker has died, from that of the chunk.
         reruns: How often an item is run again in which a worker has died.
         capacity: How many may run at a time.
+        lone: Makes the route of items that are, or hold, futures.
+        spread: Each item is a tuple of arguments.
+        pickles: The items are pickled: no future can be, so nobody has to look for them before.
     """
 
     most = MOST
@@ -632,6 +652,9 @@ class Chunks:
         died: Callable[[Any], BaseException],
         reruns: int,
         capacity: int,
+        lone: Callable[[], Route],
+        spread: bool,
+        pickles: bool,
     ) -> None:
         self._launch = launch
         self._prepare = prepare
@@ -640,13 +663,22 @@ class Chunks:
         self._died = died
         self._reruns = reruns
         self.capacity = capacity
+        self._lone = lone
+        self._spread = spread
+        self._pickles = pickles
 
     def send(self, piece: Piece) -> Future[Any]:
         """Make the call."""
+        if piece.waits:
+            return self._lone().send(piece)
+        if not self._pickles and hold_futures(piece.items, self._spread):
+            return failed(_HoldsFuturesError())
         return self._launch(*self._prepare(piece))
 
     def read(self, piece: Piece, outcome: Outcome) -> Back:
         """Say what has become of the items."""
+        if piece.waits:
+            return self._lone().read(piece, outcome)
         value, error, _ = outcome
         if error is None:
             done = cast(Done, value)
@@ -654,12 +686,27 @@ class Chunks:
             return Back([part], piece.rest(len(done.values)), done.nanoseconds // len(done.values))
         if error is CANCELLED:
             return Back([], [], error=PieceCancelledError())
+        if isinstance(error, _HoldsFuturesError) or (
+            isinstance(error, SerializationError) and hold_futures(piece.items, self._spread)
+        ):
+            return Back([], self._alone(piece))
         if isinstance(error, SerializationError):  # of what is sent: nothing has been begun
             again = piece.halves() if len(piece.items) > 1 else []
             return Back([] if again else [_failed(piece.first, error)], again)
         if hasattr(error, "kept"):
             return self._salvaged(piece, cast(Any, error))
         return Back([], [], error=error)
+
+    def _alone(self, piece: Piece) -> list[Piece]:
+        """Divide a piece into items that are, or hold, futures, and what lies between them."""
+        pieces: list[Piece] = []
+        done = 0
+        for index, item in enumerate(piece.items):
+            if hold_futures([item], self._spread):
+                pieces += piece.between(done, index)
+                pieces.append(Piece(piece.first + index, [item], waits=True))
+                done = index + 1
+        return pieces + piece.rest(done)
 
     def _part(self, first: int, values: list[Any], failures: list[tuple[int, Any]]) -> Part:
         return Part(first, values, [(first + index, self._error_of(sent)) for index, sent in failures])

@@ -66,7 +66,7 @@ class Member(Feed):
         maker: What has made it.
         looks: How often that had waited by then.
         body: It runs inline, on its maker's thread, and makes calls as this.
-        takers: The futures of the group that follow it.
+        takers: The futures that follow it, or answer for it otherwise.
         outcome: How it failed.
         timer: Is going to judge it.
     """
@@ -141,11 +141,14 @@ class Members:
         """Note that *taker* follows what feeds it."""
         feeds: Iterable[Feed] = taker.feeds
         for feed in feeds:
-            source: Any = feed.source  # the standard library's futures are no members
-            member = self.open.get(source) or self._failed.get(source)
-            if member is not None:
-                member.takers.append(taker)
-                self._forget(member)
+            self.entrust(feed.source, taker)
+
+    def entrust(self, future: Any, taker: State[Any]) -> None:
+        """Note that *taker* answers for *future*, if that is a member: the standard library's are none."""
+        member = self.open.get(future) or self._failed.get(future)
+        if member is not None:
+            member.takers.append(taker)
+            self._forget(member)
 
     def end(self, member: Member, outcome: Outcome) -> list[Member]:
         """Note the end of a member; return those that have failed and count now."""

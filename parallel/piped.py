@@ -44,15 +44,13 @@ class Items(Reading[Any]):
 
     def parts(self) -> Iterator[Part]:
         """Yield what has ended by now, and whose turn it is; send more."""
-        for part in self._due():
+        for part in self._round():
             yield part
             self._hand_out(part)
 
     def left(self) -> list[Part]:
         """Return what has ended behind an item that has not, in order; at the end, when that will not end any more."""
-        for part in self._flow.take():
-            self._note(part)
-            self._parts[part.first] = part
+        self._parts.update((part.first, part) for part in self._taken())
         return [self._parts.pop(first) for first in sorted(self._parts)]
 
     @property

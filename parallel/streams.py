@@ -330,16 +330,16 @@ class MapFuture(Future[list[R]]):
         self._ready = 0  # so many of the first slots are filled
         self._arrivals: list[tuple[int, int]] = []  # first index and count, as they came
         self._count = 0  # items that have ended
-        self._bells: deque[Future[None]] = deque()
+        self._bells: deque[_Chime] = deque()
         self._turn = threading.Lock()
         self._context = copy_context()
         self._flow = rules.flow(mapped, place, self, self._wake)
-        take_in(self)
         self.__dict__["_made"] = (About(mapped.name, ""), *place)
         self._turn.acquire()
         try:
+            take_in(self)
             self._context.copy().run(self._flow.fill, in_hand=True)
-        except BaseException:  # an interrupt, as the source was read
+        except BaseException:  # an interrupt, as the source was read; or the group is at its end
             self._flow.stop()
             self._flow.close()
             raise
@@ -445,6 +445,10 @@ class MapFuture(Future[list[R]]):
             self._tell(None)
         return cancelled or self.cancelled()
 
+    def awaited(self) -> list[Any]:
+        """Return the calls that are on their way: it ends by them. See `State.awaited`."""
+        return self._flow.awaited()
+
     # -- who wants the values -----------------------------------------------------------------------------------------
 
     @property
@@ -511,7 +515,7 @@ class MapFuture(Future[list[R]]):
 
     def _bell(self, is_there: Callable[[], bool]) -> Future[None] | None:
         """Return a future that ends when there is news; None if there is some now, or nothing more will come."""
-        bell: Future[None] = Future(BARE, self.dispatcher)
+        bell = _Chime(self._flow, self.dispatcher)
         self._bells.append(bell)
         if is_there() or self.done():  # (*) after it was hung up: who brings news does it the other way round
             with suppress(ValueError):
@@ -524,6 +528,18 @@ class MapFuture(Future[list[R]]):
         if self.cancelled():
             raise CancelledError
         self.result()
+
+
+class _Chime(Future[None]):
+    """A future that ends when a flow has news."""
+
+    def __init__(self, flow: Flow, dispatcher: Dispatcher | None) -> None:
+        super().__init__(BARE, dispatcher)
+        self._flow = flow
+
+    def awaited(self) -> list[Any]:
+        """Return the calls of the flow, one of which ends next; see `State.awaited`."""
+        return self._flow.awaited()
 
 
 # -- one value after the other ----------------------------------------------------------------------------------------
@@ -564,6 +580,20 @@ class Stream(Generic[R]):
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End it, as `close` does, where it is read by `async for`."""
+        self._reading.stop()
+        if self._values_later is not None:
+            with suppress(RuntimeError):  # another coroutine waits for the next value, which does not come now
+                await self._values_later.aclose()
         self.close()
 
     def close(self) -> None:
@@ -608,8 +638,11 @@ class Reading(Generic[R]):
     ) -> None:
         self._name = mapped.name
         self._rules = rules = _Rules(said, iterables, StreamSaid.__annotations__)
-        self._bell = _Bell(current_registry().callbacks)
-        self._flow = rules.flow(mapped, place, Future(BARE, self._bell.dispatcher), wake or self._bell.ring)
+        self._bell = _Bell()
+        callbacks = current_registry().callbacks
+        self._flow = rules.flow(mapped, place, Future(BARE, callbacks), wake or self._bell.ring)
+        self._callbacks = callbacks
+        self._filling: Future[None] | None = None  # on a callback thread, the last one
         self._parts: dict[int, Part] = {}  # those that came before their turn
         self._next = 0  # the index whose turn it is
         self._count = 0  # items that have ended
@@ -624,8 +657,12 @@ class Reading(Generic[R]):
         self._flow.stop()
 
     def close(self) -> None:
-        """Let go of the journal and the display."""
-        self._flow.close()
+        """Let go of the journal and the display; if a callback thread reads the source right now, when it has."""
+        flow, filling = self._flow, self._filling
+        if filling is None or filling.done():
+            flow.close()
+        else:  # who has waited for it was cancelled
+            filling.add_done_callback(lambda _: flow.close())
 
     def values(self) -> Generator[R]:
         """Go on, and yield the values as they come."""
@@ -633,46 +670,86 @@ class Reading(Generic[R]):
         try:
             flow.fill()
             while True:
-                for part in self._due():
+                for part in self._round():
                     yield from self._shown(part)
                     self._hand_out(part)
                 if not flow.has_news:
                     if flow.is_over:
                         return self._finish()
-                    bell = self._bell.hang()
+                    bell = self._bell.hang(_Chime(flow, self._callbacks))
                     if not flow.ended:  # (*) after it was hung up: who ends a piece does it the other way round
                         bell.outcome()
         finally:
             flow.stop()
-            flow.close()
+            self.close()
 
     async def values_later(self) -> AsyncGenerator[R]:
-        """Do the same on an event loop."""
+        """Do the same on an event loop, which no slow source blocks for more than one item."""
         flow = self._flow
         try:
-            flow.fill()
+            await self._fill_later(in_hand=False)
             while True:
-                for part in self._due():
+                parts = self._taken()
+                await self._fill_later(in_hand=bool(parts))
+                for part in self._due(parts):
                     for value in self._shown(part):
                         yield value
-                    self._hand_out(part)
+                    flow.kept -= len(part.values)
+                    await self._fill_later(in_hand=False)
                 if not flow.has_news:
                     if flow.is_over:
                         self._finish()
                         return
-                    bell = self._bell.hang()
+                    bell = self._bell.hang(_Chime(flow, self._callbacks))
                     if not flow.ended:  # (*) as above
                         await bell
         finally:
             flow.stop()
-            flow.close()
+            self.close()
 
-    def _due(self) -> Iterator[Part]:
-        """Yield those parts whose turn it is."""
+    async def _fill_later(self, *, in_hand: bool) -> None:
+        """Fill the flow; of a source that is slow, on a callback thread."""
+        flow = self._flow
+        if not flow.is_slow:
+            return flow.fill(in_hand=True)  # no further than to its first slow item
+        if in_hand or flow.has_news:
+            return None
+        filling: Future[None] = Future(BARE, self._callbacks)
+        filling.take_work()  # nobody can cancel it
+        self._filling = filling
+        context = copy_context()
+
+        def fill(here: Dispatcher) -> None:
+            try:
+                context.run(flow.fill)
+            except BaseException as error:
+                settle(filling, failed_with(error), here)
+            else:
+                settle(filling, (None, None, None), here)
+
+        dispatch(self._callbacks, Errand(fill))
+        return await filling
+
+    def _round(self) -> Iterator[Part]:
+        """Take what has ended, send more, and yield the parts whose turn it is."""
+        parts = self._taken()
+        self._flow.fill(in_hand=bool(parts))  # before they are handed out, which may take long
+        yield from self._due(parts)
+
+    def _hand_out(self, part: Part) -> None:
+        """Note that the values of a part have been taken, and send more."""
+        self._flow.kept -= len(part.values)
+        self._flow.fill()
+
+    def _taken(self) -> list[Part]:
+        """Take the parts that have ended, and count them."""
         parts = self._flow.take()
         for ended in parts:
             self._note(ended)
-        self._flow.fill(in_hand=bool(parts))  # before they are handed out, which may take long
+        return parts
+
+    def _due(self, parts: list[Part]) -> Iterator[Part]:
+        """Yield those parts whose turn it is, of these and those that came before their turn."""
         if not self._rules.ordered:
             yield from parts
             return
@@ -710,11 +787,6 @@ class Reading(Generic[R]):
             if halts.at_once:
                 self._flow.stop(running=True)
 
-    def _hand_out(self, part: Part) -> None:
-        """Note that the values of a part have been taken, and send more."""
-        self._flow.kept -= len(part.values)
-        self._flow.fill()
-
     def _finish(self) -> None:
         """Raise what has ended it before its time."""
         error = self._flow.error or self._flow.broken
@@ -727,13 +799,11 @@ class Reading(Generic[R]):
 class _Bell:
     """What rings when a piece has ended; apart from its stream, which nobody else is to keep alive."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self.dispatcher = dispatcher
+    def __init__(self) -> None:
         self._future: Future[None] | None = None
 
-    def hang(self) -> Future[None]:
-        """Return a future that ends when it rings next."""
-        bell: Future[None] = Future(BARE, self.dispatcher)
+    def hang(self, bell: Future[None]) -> Future[None]:
+        """Have it end that future when it rings next."""
         self._future = bell
         return bell
 

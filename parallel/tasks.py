@@ -21,7 +21,7 @@ from types import CodeType, CoroutineType, MethodType
 from typing import Any, Final, Generic, Literal, ParamSpec, Protocol, Self, TypeAlias, TypeVar, Unpack, cast, overload
 
 from parallel.chains import short_name
-from parallel.chunks import Done, Manner, Seeding, run_item, run_item_later
+from parallel.chunks import Done, ItemCall, Manner, Seeding, run_item, run_item_later
 from parallel.combine import Settled
 from parallel.context import WITHIN, Declared, default_registry, name_of, plain_function
 from parallel.errors import PoolShutdownError
@@ -318,7 +318,10 @@ class Task(Declared, Generic[P, R]):
         registry = cast(Registry, (within is not None and within.registry) or default_registry())
         plan = self._look_up(registry)
         pool = cast(Pool, plan.pool)
-        on_terms = within is not None and (within.group is not None or within.deadline is not None)
+        group = None if within is None else within.group
+        on_terms = (within is not None and within.deadline is not None) or (
+            group is not None and group.limits is not None
+        )
         is_async = inspect.iscoroutinefunction(plain_function(self.__wrapped__))
         if on_terms or not plan.chunks or is_async or manner.medians is not None:
             return self._route_of_singles(place, manner, pool, is_async)
@@ -328,7 +331,13 @@ class Task(Declared, Generic[P, R]):
         def launch(fn: Callable[..., Any], args: tuple[Any, ...]) -> Future[Any]:
             future: Future[Any] = Future((fn, args, None, context.copy()))
             future.__dict__["_made"] = (plan.about, *place)
-            pool.launch(future)
+            if group is not None:
+                group.adopt(future)
+            try:
+                pool.launch(future)
+            except BaseException:
+                future.cancel()  # the group knows of it
+                raise
             return future
 
         def prepare(piece: Piece) -> tuple[Callable[..., Done], tuple[Any, ...]]:
@@ -342,6 +351,9 @@ class Task(Declared, Generic[P, R]):
             lambda error: type(error)(self.name, error.pid, error.exit_code, error.last_words),
             plan.reruns,
             pool.capacity,
+            functools.cache(lambda: self._route_of_singles(place, manner, pool, is_async)),
+            manner.spread,
+            pool.pickles,
         )
 
     def _route_of_singles(self, place: Place, manner: Manner, pool: Pool, is_async: bool) -> Route:
@@ -351,7 +363,7 @@ class Task(Declared, Generic[P, R]):
         medians: Medians | None = None
         if manner.seed is not None or manner.medians is not None:
             one = self._copy()
-            one.__wrapped__ = functools.partial(run_item_later if is_async else run_item, self)
+            one.__wrapped__ = ItemCall(run_item_later if is_async else run_item, self)
             before = functools.partial(_seeding, manner.seed)
         if manner.medians is not None:
             one._lane = lane = LateLane(TIMER)

@@ -16,10 +16,11 @@ PACKAGE = Path(parallel.__file__).parent
 HOUSE = [
     {"errors"},
     {"context"},
-    {"chunks"},
-    {"deaths"},
     {"coroutines"},
     {"kept"},
+    {"salvage"},
+    {"chunks"},
+    {"deaths"},
     {"chains"},
     {"unseen"},
     {"outcomes"},

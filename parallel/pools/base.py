@@ -116,6 +116,7 @@ class Pool(concurrent.futures.Executor):
         kind: What `kind =` in a configuration calls it.
         launches_here: Whether `launch` runs code of the user's, or the call itself: not for a timer's or loop's thread.
         has_threads: Whether its workers are threads, which take the future itself and run it by `run_on`.
+        pickles: Whether what a function is given is pickled.
         name: Its name in the configuration; empty for a pool used on its own.
         gate: What bounds the calls that wait in it; None: nothing.
     """
@@ -123,6 +124,7 @@ class Pool(concurrent.futures.Executor):
     kind: ClassVar[str]
     launches_here: ClassVar[bool] = False
     has_threads: ClassVar[bool] = False
+    pickles: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ Baggage: what travels between a pool and one of its workers beside the calls and
     pool                                                                       worker
     Baggage.put(parcel) ──▶ segment on the passage; a list in the message ──▶ Unpacking.open() ──▶ arguments
     Baggage.frames() ─────▶ constants; what is released, or gone ───────────▶ Unpacking.hear()
-    Baggage.open() ◀────── (POSTED, ...) in an answer ◀── segment on it ◀──── Unpacking.pack() ◀── value
+    Baggage.receive() ◀─── (POSTED, ...) in an answer ◀── segment on it ◀──── Unpacking.pack() ◀── value
     Baggage.take_back() ◀─────────── (RELEASED, [...]) ◀───────────────────── Unpacking.released()
 
 A worker says what it has released after each message, once it has let go of the last call's arguments: their end runs
@@ -22,7 +22,7 @@ from socket import socket
 from typing import Any, NamedTuple
 
 from parallel.pools.process.constants import Constants, Introduction, Introductions, Sharing
-from parallel.pools.process.parcels import Parcel, encode, open_posted, post
+from parallel.pools.process.parcels import Parcel, Received, encode, open_posted, post, receive
 from parallel.pools.process.passages import Passage, sockets
 from parallel.pools.process.segments import Store
 from parallel.pools.process.wire import NEWS, POSTED, RELEASED, RESULT, SMALL, Part, close_kept, keep_from_forks, pack
@@ -102,15 +102,15 @@ class Baggage:
         self._introduced = []
         return frames
 
-    def open(self, posted: tuple[Any, ...], large: Part) -> Any:
+    def receive(self, posted: tuple[Any, ...], large: Part) -> Received:
         """
-        On the reader: return the value of a result that was posted. What loading it raises, comes out.
+        On the reader: return what `buffers.load` makes the value of, of a result that was posted.
 
         Raises:
             OSError, EOFError: It did not come whole.
         """
         data, number, sizes, whole = posted
-        return open_posted((large if data is None else data, number, sizes, whole), self._passage)
+        return receive((large if data is None else data, number, sizes, whole), self._passage)
 
     def take_back(self, released: list[int]) -> None:
         """Under the gate: note what the worker has released."""

@@ -24,6 +24,8 @@ from io import BytesIO
 from pickle import PickleBuffer
 from typing import Any, Final, SupportsIndex, cast
 
+from parallel.salvage import load_around
+
 LARGE: Final = 1 << 18
 """
 Bytes from which a buffer leaves. A descriptor, a mapping and its faults cost some 100 µs more than a frame does; with
@@ -136,6 +138,12 @@ def load(data: bytes | memoryview, parts: Sequence[memoryview], whole: int) -> A
         return pickle.loads(data, buffers=parts)
     first = len(parts) - whole
     return _Loader(data, parts[:first], parts[first:]).load()
+
+
+def load_what_can_be(data: bytes | memoryview, parts: Sequence[memoryview], whole: int) -> Any:
+    """Un-pickle a value as `load` does, with gaps in the place of what can't be loaded: see `salvage`."""
+    first = len(parts) - whole
+    return load_around(data, parts[:first], _Loader(b"", (), parts[first:]).persistent_load)
 
 
 class _Loader(pickle.Unpickler):

@@ -24,8 +24,12 @@ def run_items(
     seeding: Seeding | None = None,
 ) -> Done:
     """Call a function with one item after the other, in a worker process; see `run_chunk`."""
-    server: Any = this.worker
-    return run_chunk(fn, items, spread, constants, seeding, BoardNotebook(server.board, server.main_by_value))
+    server = cast(Any, this.worker).server
+    server.mapped = fn
+    try:
+        return run_chunk(fn, items, spread, constants, seeding, BoardNotebook(server.board, server.main_by_value))
+    finally:
+        server.mapped = None
 
 
 class BoardNotebook(Notebook):
@@ -57,6 +61,10 @@ class BoardNotebook(Notebook):
     def end(self) -> None:
         """Note that they have ended."""
         self._words[ITEM] |= ENDED
+
+    def complete(self, done: Done) -> Done:
+        """Return the same: a coroutine can't be pickled, so it is seen when the answer is sent."""
+        return done
 
     def keep(self, values: list[Any], failures: list[tuple[int, Any]]) -> bool:
         """Write down what the next items have returned; False if that doesn't fit, or can't be pickled so."""

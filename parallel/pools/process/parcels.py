@@ -33,6 +33,9 @@ Its pickle, the number by which the passage knows its segment, the sizes of the 
 By number `IN_BAND`, the parts are in the first item, before the pickle.
 """
 
+Received: TypeAlias = tuple[bytes | memoryview, list[memoryview], int]
+"""What has come of it, as `buffers.load` takes it."""
+
 IN_BAND: Final = 0
 LOST: Final = -1
 """The number of what could neither be sent nor read: it is an error where it arrives."""
@@ -129,7 +132,7 @@ def open_posted(posted: Posted, passage: Passage) -> Any:
     return load(*receive(posted, passage))
 
 
-def receive(posted: Posted, passage: Passage) -> tuple[bytes | memoryview, list[memoryview], int]:
+def receive(posted: Posted, passage: Passage) -> Received:
     """
     Return what `load` makes the value of. To be called for all that is posted, in its order.
 

@@ -113,6 +113,7 @@ class ProcessPool(HandingPool):
     """
 
     kind: ClassVar[str] = "process"
+    pickles: ClassVar[bool] = True
     launches_here: ClassVar[bool] = True
 
     def __init__(

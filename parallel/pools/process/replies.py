@@ -7,14 +7,19 @@ Loading runs user code; it is done with no lock held.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final
 
+from parallel.chunks import Done
 from parallel.errors import RemoteError, RemoteTraceback, SerializationError
 from parallel.outcomes import Outcome
 from parallel.pools.process.baggage import Baggage
+from parallel.pools.process.buffers import load, load_what_can_be
 from parallel.pools.process.failures import InWords, load_error, load_words
-from parallel.pools.process.pickling import loads
+from parallel.pools.process.parcels import Received
+from parallel.pools.process.pickling import dumps
 from parallel.pools.process.wire import FAILED, NOT_FOUND, POSTED, RESULT, UNREADABLE, UNSENDABLE, Part
+from parallel.salvage import Unloadable, refuse_gaps
 
 _WHAT: Final = {
     NOT_FOUND: (
@@ -39,12 +44,7 @@ def outcome_of(name: str, result: tuple[Any, ...], large: Part, baggage: Baggage
     """
     kind, *parts = result
     if kind in (RESULT, POSTED):
-        try:
-            if kind == POSTED:
-                return (baggage.open(result[1:], large), None, None)
-            return (loads(large if parts[0] is None else parts[0]), None, None)
-        except BaseException as problem:  # the value's own code runs here
-            return (None, cant_travel(f"the value of {name}", problem, "it can't be loaded here"), None)
+        return _value(name, result, large, baggage)
     error = error_of(*parts)
     if kind != FAILED:
         what, advice = _WHAT[kind]
@@ -52,8 +52,41 @@ def outcome_of(name: str, result: tuple[Any, ...], large: Part, baggage: Baggage
     return (None, error, None)
 
 
-def error_of_item(name: str, sent: tuple[Any, ...]) -> BaseException:
+def _value(name: str, result: tuple[Any, ...], large: Part, baggage: Baggage) -> Outcome:
+    """Return the value that has come; of many items, all that can be loaded."""
+    received: Received | None = None
+    try:
+        if result[0] == POSTED:
+            received = baggage.receive(result[1:], large)
+        else:
+            received = (large if result[1] is None else result[1], [], 0)
+        return (load(*received), None, None)
+    except BaseException as problem:  # the value's own code runs here
+        done = None if received is None else _salvaged(received)
+        return (done, None if done else _unloadable(name, problem), None)
+
+
+def _salvaged(received: Received) -> Done | None:
+    """Return what can be loaded of a chunk; None if that is not what has come, or nothing can be made of it."""
+    try:
+        done = load_what_can_be(*received)
+        return done.only_sound(_refuse_gaps, Unloadable) if type(done) is Done else None
+    except BaseException:  # as above
+        return None
+
+
+def _refuse_gaps(value: object) -> None:
+    refuse_gaps(value, partial(dumps, main_by_value=False))
+
+
+def _unloadable(name: str, problem: BaseException) -> SerializationError:
+    return cant_travel(f"the value of {name}", problem, "it can't be loaded here")
+
+
+def error_of_item(name: str, sent: tuple[Any, ...] | Unloadable) -> BaseException:
     """Return the exception of an item of a chunk: what its function has raised, or that its value can't travel."""
+    if isinstance(sent, Unloadable):
+        return _unloadable(name, sent.error)
     first, second, *kind = sent
     error = error_of(first, second)
     if not kind:

@@ -31,6 +31,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from contextvars import Context, copy_context
+from functools import partial
 from importlib import import_module
 from selectors import EVENT_READ, BaseSelector, DefaultSelector
 from socket import socket
@@ -292,6 +293,7 @@ class Server:
         self._function: int | None = None  # that of the present call; None: none has come
         self._by_value: Any = None  # if it came by value
         self._facts: tuple[int, int, float | None] | None = None  # about the present call
+        self.mapped: Any = None  # what the present call calls with many items; None: that is no such call
         self._selector: BaseSelector | None = None  # for what comes while a call runs
         self._has_ended = False  # the stream, in the middle of a call
         self._inside: Inside | None = None  # the run of the present call, or of an earlier one
@@ -436,20 +438,22 @@ class Server:
                 value = context.run(run_coroutine, cast("Coroutine[Any, Any, Any]", value))
             problem = UNSENDABLE
             self._left_behind = item, kwargs, value
-            return self._pack(value)
+            return self._pack(value, context)
         except BaseException as error:  # each is an answer; this process goes on
             self._skip(given)
             self._left_behind = item, error
             return (problem, *pack_error(error, self.main_by_value))
 
-    def _pack(self, value: Any) -> Any:
+    def _pack(self, value: Any, context: Context) -> Any:
         """Return what a value travels as; what comes out of a chunk, without that which can't."""
         try:
             return self._unpacking.pack(value)
         except BaseException:
-            if not hasattr(value, "only_sendable"):
+            if not hasattr(value, "only_sound"):
                 raise
-        return self._unpacking.pack(value.only_sendable(self._try_to_send, self._refuse))
+        run: Any = partial(context.run, cast(Any, run_coroutine))
+        value = value.awaited(run, partial(pack_error, main_by_value=self.main_by_value))
+        return self._unpacking.pack(value.only_sound(self._try_to_send, self._refuse))
 
     def _try_to_send(self, value: object) -> None:
         dumps(value, self.main_by_value)
@@ -483,7 +487,7 @@ class Server:
             function = self._functions.get(self._function, self._by_value)
             room = _inside_room()
             facts = self._facts or (os.getpid() << 32 | number, 1, None)
-            about = room.About(name_of(function), self._label)
+            about = room.About(name_of(function if self.mapped is None else self.mapped), self._label)
             self._inside = room.Inside(self, number, about, room.Facts(*facts))
         return self._inside
 
@@ -570,19 +574,17 @@ class _Sleeper:
     """How a worker process waits for a future of some pool of its own: it sleeps, and its place stays empty."""
 
     def __init__(self, server: Server) -> None:
-        self._server = server
-        self.board = server.board  # this and the next are for `items`
-        self.main_by_value = server.main_by_value
+        self.server = server  # for `items`
         self._set: Any = None  # what runs here besides the calls of the pool
 
     @property
     def running(self) -> Any:
         """What it runs now."""
-        return self._server.inside() if self._set is None else self._set
+        return self.server.inside() if self._set is None else self._set
 
     @running.setter
     def running(self, running: Any) -> None:
-        self._set = None if running is self._server.inside() else running
+        self._set = None if running is self.server.inside() else running
 
     def wait(self, future: Any, timeout: float | None) -> bool:
         return bool(future.sleep(timeout))
