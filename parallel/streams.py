@@ -591,19 +591,21 @@ class Stream(Generic[R]):
     async def aclose(self) -> None:
         """End it, as `close` does, where it is read by `async for`."""
         self._reading.stop()
-        if self._values_later is not None:
-            with suppress(RuntimeError):  # another coroutine waits for the next value, which does not come now
-                await self._values_later.aclose()
-        self.close()
+        if self._values_later is None:
+            self._values_later = self._reading.values_later()
+        with suppress(RuntimeError):  # another coroutine is in the middle of it, and closes it
+            await self._values_later.aclose()
+            self.close()
 
     def close(self) -> None:
-        """End it: nothing more is begun, and what runs is asked to stop."""
+        """End it: nothing more is begun, and what runs is asked to stop. Whoever waits for a value is told so."""
         self._reading.stop()
-        if self._values is not None:
-            with suppress(ValueError):  # another thread is in the middle of it, and closes it
-                self._values.close()
-                self._reading.close()
-        else:
+        if getattr(self._values_later, "ag_running", False):  # a coroutine waits in it, and closes it
+            return
+        if self._values is None:
+            self._values = self._reading.values()  # which yields nothing once it is closed
+        with suppress(ValueError):  # another thread is in the middle of it, and closes it
+            self._values.close()
             self._reading.close()
 
     def __del__(self) -> None:
@@ -642,10 +644,10 @@ class Reading(Generic[R]):
         callbacks = current_registry().callbacks
         self._flow = rules.flow(mapped, place, Future(BARE, callbacks), wake or self._bell.ring)
         self._callbacks = callbacks
-        self._filling: Future[None] | None = None  # on a callback thread, the last one
         self._parts: dict[int, Part] = {}  # those that came before their turn
         self._next = 0  # the index whose turn it is
         self._count = 0  # items that have ended
+        self._is_cancelled = False
 
     @property
     def progress(self) -> Progress:
@@ -653,16 +655,13 @@ class Reading(Generic[R]):
         return self._flow.display.progress()
 
     def stop(self) -> None:
-        """Begin nothing more, and ask what runs to stop."""
+        """Begin nothing more, and ask what runs to stop; whoever waits for a value now is told that it won't come."""
+        self._is_cancelled = True
         self._flow.stop()
 
     def close(self) -> None:
-        """Let go of the journal and the display; if a callback thread reads the source right now, when it has."""
-        flow, filling = self._flow, self._filling
-        if filling is None or filling.done():
-            flow.close()
-        else:  # who has waited for it was cancelled
-            filling.add_done_callback(lambda _: flow.close())
+        """Let go of the journal and the display."""
+        self._flow.close()
 
     def values(self) -> Generator[R]:
         """Go on, and yield the values as they come."""
@@ -681,21 +680,18 @@ class Reading(Generic[R]):
                         bell.outcome()
         finally:
             flow.stop()
-            self.close()
+            flow.close()
 
     async def values_later(self) -> AsyncGenerator[R]:
-        """Do the same on an event loop, which no slow source blocks for more than one item."""
+        """Do the same on an event loop; the source is read there, as it may belong to that thread."""
         flow = self._flow
         try:
-            await self._fill_later(in_hand=False)
+            flow.fill()
             while True:
-                parts = self._taken()
-                await self._fill_later(in_hand=bool(parts))
-                for part in self._due(parts):
+                for part in self._round():
                     for value in self._shown(part):
                         yield value
-                    flow.kept -= len(part.values)
-                    await self._fill_later(in_hand=False)
+                    self._hand_out(part)
                 if not flow.has_news:
                     if flow.is_over:
                         self._finish()
@@ -705,51 +701,12 @@ class Reading(Generic[R]):
                         await bell
         finally:
             flow.stop()
-            self.close()
-
-    async def _fill_later(self, *, in_hand: bool) -> None:
-        """Fill the flow; of a source that is slow, on a callback thread."""
-        flow = self._flow
-        if not flow.is_slow:
-            return flow.fill(in_hand=True)  # no further than to its first slow item
-        if in_hand or flow.has_news:
-            return None
-        filling: Future[None] = Future(BARE, self._callbacks)
-        filling.take_work()  # nobody can cancel it
-        self._filling = filling
-        context = copy_context()
-
-        def fill(here: Dispatcher) -> None:
-            try:
-                context.run(flow.fill)
-            except BaseException as error:
-                settle(filling, failed_with(error), here)
-            else:
-                settle(filling, (None, None, None), here)
-
-        dispatch(self._callbacks, Errand(fill))
-        return await filling
+            flow.close()
 
     def _round(self) -> Iterator[Part]:
         """Take what has ended, send more, and yield the parts whose turn it is."""
         parts = self._taken()
         self._flow.fill(in_hand=bool(parts))  # before they are handed out, which may take long
-        yield from self._due(parts)
-
-    def _hand_out(self, part: Part) -> None:
-        """Note that the values of a part have been taken, and send more."""
-        self._flow.kept -= len(part.values)
-        self._flow.fill()
-
-    def _taken(self) -> list[Part]:
-        """Take the parts that have ended, and count them."""
-        parts = self._flow.take()
-        for ended in parts:
-            self._note(ended)
-        return parts
-
-    def _due(self, parts: list[Part]) -> Iterator[Part]:
-        """Yield those parts whose turn it is, of these and those that came before their turn."""
         if not self._rules.ordered:
             yield from parts
             return
@@ -759,6 +716,18 @@ class Reading(Generic[R]):
             self._flow.early = len(self._parts)
             yield part
         self._flow.early = len(self._parts)
+
+    def _taken(self) -> list[Part]:
+        """Take the parts that have ended, and count them."""
+        parts = self._flow.take()
+        for ended in parts:
+            self._note(ended)
+        return parts
+
+    def _hand_out(self, part: Part) -> None:
+        """Note that the values of a part have been taken, and send more."""
+        self._flow.kept -= len(part.values)
+        self._flow.fill()
 
     def _shown(self, part: Part) -> Iterable[Any]:
         """Return what comes out for the items of a part."""
@@ -790,7 +759,7 @@ class Reading(Generic[R]):
     def _finish(self) -> None:
         """Raise what has ended it before its time."""
         error = self._flow.error or self._flow.broken
-        if isinstance(error, PieceCancelledError):
+        if isinstance(error, PieceCancelledError) or (error is None and self._is_cancelled):
             raise CancelledError
         if error is not None:
             raise error
