@@ -629,6 +629,7 @@ class Chunks:
     Many items in one call.
 
     Args:
+        name: That of the function.
         launch: Makes a call of the pool, of a function with arguments.
         prepare: Returns the function that runs the items of a piece, and its arguments.
         workers: Tells how many workers are alive.
@@ -645,6 +646,7 @@ class Chunks:
 
     def __init__(
         self,
+        name: str,
         launch: Callable[[Callable[..., Done], tuple[Any, ...]], Future[Any]],
         prepare: Callable[[Piece], tuple[Callable[..., Done], tuple[Any, ...]]],
         workers: Callable[[], int],
@@ -656,6 +658,7 @@ class Chunks:
         spread: bool,
         pickles: bool,
     ) -> None:
+        self._name = name
         self._launch = launch
         self._prepare = prepare
         self.workers = workers
@@ -692,10 +695,16 @@ class Chunks:
             return Back([], self._alone(piece))
         if isinstance(error, SerializationError):  # of what is sent: nothing has been begun
             again = piece.halves() if len(piece.items) > 1 else []
-            return Back([] if again else [_failed(piece.first, error)], again)
+            return Back([] if again else [_failed(piece.first, self._of_item(error))], again)
         if hasattr(error, "kept"):
             return self._salvaged(piece, cast(Any, error))
         return Back([], [], error=error)
+
+    def _of_item(self, error: SerializationError) -> SerializationError:
+        """Return the error of an item that can't travel, from that of its chunk, which names a function of ours."""
+        told = SerializationError(f"the arguments of {self._name}", error.why, error.advice)
+        told.__cause__ = error.__cause__
+        return told
 
     def _alone(self, piece: Piece) -> list[Piece]:
         """Divide a piece into items that are, or hold, futures, and what lies between them."""

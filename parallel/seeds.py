@@ -61,7 +61,7 @@ def read_seed(value: object) -> int | tuple[int, ...]:
     except TypeError:
         numbers, error = (), TypeError
     if error is TypeError or not numbers or min(numbers) < 0:
-        raise error(f"expected a seed such as 42 or [42, 7], found {described(value)} (allowed: integers from 0 on)")
+        raise error(f"seed: expected integers from 0 on, such as 42 or [42, 7], found {described(value)}")
     return numbers if several else numbers[0]
 
 

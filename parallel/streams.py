@@ -36,7 +36,7 @@ from parallel.chains import short_name
 from parallel.checks import described, is_count
 from parallel.chunks import Manner
 from parallel.combine import Settled
-from parallel.context import Dispatcher, current_registry, plain_function, take_in
+from parallel.context import Declared, Dispatcher, current_registry, name_of, plain_function, take_in
 from parallel.delivery import Errand, dispatch, settle
 from parallel.durations import Duration
 from parallel.errors import MapHaltedError, PoolShutdownError
@@ -189,25 +189,30 @@ class _Rules:
             raise ValueError(f"errors: expected 'raise', 'collect' or 'skip', found {described(self.errors)}")
         self.chunksize = _count("chunksize", said.get("chunksize"))
         self.buffersize = _count("buffersize", said.get("buffersize"))
-        self.ordered: bool = said.get("ordered", True)
+        if not iterables:
+            raise TypeError("a map needs the items: expected an iterable at least, found none")
+        unpack, strict = _flag("unpack", said.get("unpack", False)), _flag("strict", said.get("strict", False))
+        self.ordered = _flag("ordered", said.get("ordered", True))
         self.medians, self.timeout = _timeout(said.get("timeout"))
         self.retry: Retry | None = said.get("retry")
         seed = said.get("seed")
         self.manner = Manner(
-            len(iterables) != 1 or bool(said.get("unpack")),
+            len(iterables) != 1 or unpack,
             _constants(said.get("constants")),
             None if seed is None else read_seed(seed),
             self.medians,
         )
         self.progress: Shown = said.get("progress")
-        if len(iterables) != 1 and said.get("unpack"):
+        if len(iterables) != 1 and unpack:
             raise TypeError("unpack=True is for one iterable of rows; several iterables give one argument each")
         self.total = total_of(iterables, said.get("total"))
         self.journal: str | PathLike[str] | None = said.get("journal")
         self.resume: object = said.get("resume", True)
         self.key: Callable[..., Hashable] | None = said.get("key")
+        if self.key is not None and not callable(self.key):
+            raise TypeError(f"key: expected a function, found {described(self.key)}")
         self.halts = _Halting(said.get("halt"), self.total)
-        one = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=bool(said.get("strict")))
+        one = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=strict)
         self.source: Iterator[Any] = one
 
     def flow(self, mapped: Mapped, place: Any, target: State[Any], wake: Callable[[], State[Any] | None]) -> Flow:
@@ -223,7 +228,7 @@ class _Rules:
             raise ValueError("journal: expected the path of a file, found an empty one")
         if self.journal is not None:
             plain = plain_function(cast(Any, mapped))
-            ledger = open_ledger(fspath(self.journal), mapped.name, plain, self.resume, self.manner, self.key)
+            ledger = open_ledger(fspath(self.journal), _recorded_as(mapped), plain, self.resume, self.manner, self.key)
         try:
             display = make_display(self.progress, short_name(cast(Any, mapped)), self.total, route.workers)
         except BaseException:
@@ -234,10 +239,22 @@ class _Rules:
         return Flow(source, route, pace, self.buffersize, mapped.name, target, wake, display, ledger)
 
 
+def _recorded_as(mapped: Mapped) -> str:
+    """Return by which name a journal knows what is mapped: that of a chain tells the modules of its stages too."""
+    stages = cast(Declared, mapped).stages()
+    return " ".join(part if isinstance(part, str) else name_of(cast(Any, part)) for part in stages) or mapped.name
+
+
 def _constants(value: object) -> Mapping[str, object] | None:
     if value is None or isinstance(value, Mapping):
         return cast("Mapping[str, object] | None", value)
     raise TypeError(f"constants: expected a mapping of arguments by name, found {described(value)}")
+
+
+def _flag(name: str, value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise TypeError(f"{name}: expected a boolean, found {described(value)}")
 
 
 def _count(name: str, value: object) -> int | None:

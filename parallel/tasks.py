@@ -344,6 +344,7 @@ class Task(Declared, Generic[P, R]):
             return pool.run_chunk, (self, piece.items, manner.spread, shared, *_seeding(manner.seed, piece.first))
 
         return Chunks(
+            self.name,
             launch,
             prepare,
             lambda: pool.stats().workers,

@@ -373,6 +373,9 @@ def test_shutdown_runs_maps_dry() -> None:
         ({"halt": Halt("soon", "ten")}, ValueError, "halt: expected a number of failures, or a share such as '10%'"),
         ({"halt": Halt("later", 1)}, ValueError, "halt: expected 'soon' or 'now'"),  # type: ignore[arg-type]  # it is wrong
         ({"chunk_size": 3}, TypeError, "a map has no option 'chunk_size'"),
+        ({"strict": 1}, TypeError, "strict: expected a boolean, found integer 1"),
+        ({"unpack": "rows"}, TypeError, "unpack: expected a boolean, found string 'rows'"),
+        ({"key": 5}, TypeError, "key: expected a function, found integer 5"),
     ],
 )
 def test_what_can_not_be_said(said: dict[str, Any], error: type[Exception], told: str) -> None:
@@ -380,6 +383,24 @@ def test_what_can_not_be_said(said: dict[str, Any], error: type[Exception], told
     make: Callable[..., Any] = task(pool="thread")(double).map
     with pytest.raises(error, match=told.replace("(", r"\(")):
         make([1], **said)
+
+
+def test_what_a_map_needs() -> None:
+    """Items, and for a stream a word on their order that can be understood."""
+    doubled: Any = task(pool="thread")(double)
+    with pytest.raises(TypeError, match="expected an iterable at least, found none"):
+        doubled.map()
+    with pytest.raises(TypeError, match="ordered: expected a boolean, found string 'no'"):
+        doubled.stream([1], ordered="no")
+
+
+def test_an_item_that_cannot_travel() -> None:
+    """Its error names the function, and what to do; the others of its chunk go on."""
+    items: list[Any] = [1, threading.Lock(), 3]
+    ends = task(pool="process")(double).map(items, errors="collect", chunksize=3).result(LONG)
+    assert [end.value for end in ends] == [2, None, 6]
+    assert str(ends[1].error).startswith(f"the arguments of {__name__}:double can't travel between processes: ")
+    assert isinstance(ends[1].error.__cause__, TypeError)
 
 
 # -- the journal ------------------------------------------------------------------------------------------------------
