@@ -267,3 +267,18 @@ def _be_child(fn: Callable[[], Any], answer: int) -> None:
             pipe.write(told)
     finally:
         os._exit(0)
+
+
+@pytest.fixture
+def kinds() -> Iterator[Any]:
+    """A registry with a pool of each kind, named after it; it is that of the test."""
+    from parallel import Registry, using  # as above
+
+    pools = {
+        "thread": {"kind": "thread", "max_workers": 3},
+        "process": {"kind": "process", "max_workers": 2},
+        "inline": {"kind": "inline"},
+        "loop": {"kind": "loop"},
+    }
+    with Registry({"pools": pools}) as made, using(made):
+        yield made

@@ -9,7 +9,7 @@ import os
 import pickle
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pools.process_jobs import PATIENCE
 
-from parallel import Registry, SerializationError, Task, current_task, task, using
+from parallel import SerializationError, Task, current_task, task
 from parallel.pools.process.pickling import dumps
 from parallel.salvage import load_around, refuse_gaps
 
 KINDS = ["thread", "process", "inline"]
 
+pytestmark = pytest.mark.usefixtures("kinds")
+
 HOME = os.getpid()
-
-
-@pytest.fixture(autouse=True)
-def registry() -> Iterator[Registry]:
-    """A registry with a pool of each kind, named after it."""
-    pools = {
-        "thread": {"kind": "thread", "max_workers": 3},
-        "process": {"kind": "process", "max_workers": 2},
-        "inline": {"kind": "inline"},
-        "loop": {"kind": "loop"},
-    }
-    with Registry({"pools": pools}) as made, using(made):
-        yield made
 
 
 # -- values that can't be loaded --------------------------------------------------------------------------------------

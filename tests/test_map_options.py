@@ -35,18 +35,7 @@ from parallel import (
 
 KINDS = ["thread", "process", "inline", "loop"]
 
-
-@pytest.fixture(autouse=True)
-def registry() -> Iterator[Registry]:
-    """A registry with a pool of each kind, named after it."""
-    pools = {
-        "thread": {"kind": "thread", "max_workers": 3},
-        "process": {"kind": "process", "max_workers": 2},
-        "inline": {"kind": "inline"},
-        "loop": {"kind": "loop"},
-    }
-    with Registry({"pools": pools}) as made, using(made):
-        yield made
+pytestmark = pytest.mark.usefixtures("kinds")
 
 
 def draw(x: int) -> tuple[int, int]:
@@ -404,7 +393,7 @@ def test_journal_of_unknown_constants(tmp_path: Path) -> None:
 # -- what a review has found ------------------------------------------------------------------------------------------
 
 
-def test_leaving_a_stream_ends_it_at_once(registry: Registry, tmp_path: Path) -> None:
+def test_leaving_a_stream_ends_it_at_once(kinds: Registry, tmp_path: Path) -> None:
     """Who leaves the loop leaves no work behind, without help by the collector, and the journal is free."""
     gc.disable()
     try:
@@ -421,8 +410,8 @@ def test_leaving_a_stream_ends_it_at_once(registry: Registry, tmp_path: Path) ->
             break
         free.set()
         assert list(fn.stream([0], journal=tmp_path / "j.sqlite")) == [0]
-        wait_until(lambda: registry.pool("thread").stats()[1:3] == (0, 0))
-        assert registry.pool("thread").stats().done < 20
+        wait_until(lambda: kinds.pool("thread").stats()[1:3] == (0, 0))
+        assert kinds.pool("thread").stats().done < 20
     finally:
         gc.enable()
 

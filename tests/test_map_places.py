@@ -22,29 +22,16 @@ from pools.process_jobs import PATIENCE
 from parallel import (
     DeadlockError,
     GroupClosedError,
-    Registry,
     TaskGroup,
     WorkerDiedError,
     checkpoint,
     current_task,
     task,
-    using,
 )
 
 KINDS = ["thread", "process", "inline", "loop"]
 
-
-@pytest.fixture(autouse=True)
-def registry() -> Iterator[Registry]:
-    """A registry with a pool of each kind, named after it."""
-    pools = {
-        "thread": {"kind": "thread", "max_workers": 3},
-        "process": {"kind": "process", "max_workers": 2},
-        "inline": {"kind": "inline"},
-        "loop": {"kind": "loop"},
-    }
-    with Registry({"pools": pools}) as made, using(made):
-        yield made
+pytestmark = pytest.mark.usefixtures("kinds")
 
 
 def odd(x: int) -> int:

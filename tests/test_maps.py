@@ -37,18 +37,7 @@ from parallel import (
 
 KINDS = ["thread", "process", "inline"]
 
-
-@pytest.fixture(autouse=True)
-def registry() -> Iterator[Registry]:
-    """A registry with a pool of each kind, named after it."""
-    pools = {
-        "thread": {"kind": "thread", "max_workers": 3},
-        "process": {"kind": "process", "max_workers": 2},
-        "inline": {"kind": "inline"},
-        "loop": {"kind": "loop"},
-    }
-    with Registry({"pools": pools}) as made, using(made):
-        yield made
+pytestmark = pytest.mark.usefixtures("kinds")
 
 
 def double(x: int) -> int:
@@ -221,7 +210,7 @@ def test_constants_and_rows(kind: str) -> None:
 
 
 @by_kind
-def test_terms_of_each_item(kind: str, registry: Registry) -> None:
+def test_terms_of_each_item(kind: str, kinds: Registry) -> None:
     """A timeout is each item's own, and so is a retry."""
     if kind == "inline":
         pytest.skip("nobody can stop the caller")

@@ -766,7 +766,7 @@ def test_a_killed_run_is_resumed(start: Start, ran: Ran, tmp_path: Path) -> None
     assert (status, records) == (2, [])  # nothing is mixed in unasked
     assert "--resume goes on from there" in said
     status, records, said = ran(text, *arguments, "--resume")
-    assert (status, values(records)) == (0, first + then)
+    assert (status, values(records)) == (0, first + then), said
     assert "run.sqlite has 20 items of shell_jobs:noted from earlier runs, 0 of which failed" in said
     assert sorted((tmp_path / "notes").read_text().split()) == sorted([*first, *then, "stop"])
 
