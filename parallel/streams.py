@@ -415,8 +415,8 @@ class MapFuture(Future[list[R]]):
             values = [Settled[Any](value, None) for value in values]
         for index, error in failures:
             values[index - first] = Settled[Any](None, error) if self._rules.errors == "collect" else _SKIPPED
-        if len(slots) < end:
-            slots.extend([_MISSING] * (end - len(slots)))
+        if len(slots) < first:
+            slots.extend([_MISSING] * (first - len(slots)))
         slots[first:end] = values
         if failures and self._rules.errors == "raise":
             slots[failures[0][0] : end] = [_MISSING] * (end - failures[0][0])
@@ -446,8 +446,14 @@ class MapFuture(Future[list[R]]):
             flow.display.close(interrupted=True)
             settle(self, failed_with(error), here)
         elif error is None and flow.is_over:
-            settle(self, ([value for value in self._slots if value is not _SKIPPED], None, None), here)
+            settle(self, (self._all(), None, None), here)
         self._ring(here)
+
+    def _all(self) -> list[Any]:
+        """Return the values; those who iterate have a list of their own, as this one is its user's."""
+        if self._rules.errors != "skip":
+            return self._slots.copy()  # a look at each takes as long as all else that is done for a tiny item here
+        return [value for value in self._slots if value is not _SKIPPED]
 
     def _ring(self, here: Dispatcher | None = None) -> None:
         """Tell those who wait for values."""
