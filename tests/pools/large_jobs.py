@@ -119,7 +119,7 @@ def die_sending(data: Any, share: float) -> Any:
         server._sock.sendall(frame[: int(len(frame) * share)])
         die()
 
-    server: Any = this.worker._server
+    server: Any = this.worker.server
     server._send = send
     return data
 
