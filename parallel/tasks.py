@@ -25,7 +25,7 @@ from parallel.chunks import Done, ItemCall, Manner, Seeding, run_item, run_item_
 from parallel.combine import Settled
 from parallel.context import WITHIN, Declared, default_registry, name_of, plain_function
 from parallel.errors import PoolShutdownError
-from parallel.flows import Chunks, Medians, Piece, Route, Singles, constants_of
+from parallel.flows import Piece, Route
 from parallel.futures import Future, what_to_catch
 from parallel.here import Tie, run_here
 from parallel.lanes import Lane, LateLane
@@ -35,6 +35,7 @@ from parallel.options import Rate, Said, TaskOptions, declared_options
 from parallel.plans import Plan
 from parallel.pools.base import Pool
 from parallel.registry import Registry
+from parallel.routes import Chunks, Medians, Singles, constants_of
 from parallel.seeds import seeded
 from parallel.streams import MapCommon, MapFuture, MapSaid, Stream, StreamCommon, StreamSaid
 from parallel.timer import TIMER

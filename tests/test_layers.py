@@ -79,6 +79,7 @@ HOUSE = [
     {"seeds"},
     {"ledgers"},
     {"flows"},
+    {"routes"},
     {"streams"},
     {"naming"},
     {"resources"},
