@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, cast
 
 if TYPE_CHECKING:
     import attrs
     from attrs import Attribute
     from cattrs import Converter
+    from typing_extensions import TypeIs
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -193,6 +194,20 @@ def only_table(value: object) -> Mapping[str, object]:
     return cast("Mapping[str, object]", value)
 
 
+def is_table(value: object) -> TypeIs[Mapping[object, object]]:
+    """
+    Tell whether a value is a table.
+    """
+    return isinstance(value, Mapping)
+
+
+def as_table(value: object) -> Mapping[object, object]:
+    """
+    Give a table, an empty one for anything else: what is none is told elsewhere.
+    """
+    return value if is_table(value) else {}
+
+
 def text_of(key: object) -> str:
     return key if isinstance(key, str) else repr(key)  # a program's mistake, TOML has none such
 
@@ -230,16 +245,27 @@ def strict_converter() -> Converter:
     return converter
 
 
-def mistakes_in(
-    error: Exception, at: tuple[object, ...], unknown: Callable[[object, type, tuple[object, ...]], str]
-) -> Iterator[str]:
+class Mistake(NamedTuple):
     """
-    Tell the mistakes in an error of the converter, a line each.
+    What is wrong with a value that was said.
+
+    Attributes:
+        path: The keys that lead to it.
+        problem: What was expected, and what was found.
+    """
+
+    path: tuple[object, ...]
+    problem: str
+
+
+def mistakes_in(error: Exception, at: tuple[object, ...], unknown: Callable[[object, type], str]) -> Iterator[Mistake]:
+    """
+    Tell the mistakes in an error of the converter.
 
     Args:
         error: What `structure` raised.
-        at: The keys under which the tables stand in their file.
-        unknown: Makes the line for a key that the class doesn't know, from the key, the class and where it stands.
+        at: The keys under which stands what was converted.
+        unknown: Says what is wrong with a key that a class doesn't know.
     """
     from cattrs import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
 
@@ -253,11 +279,12 @@ def mistakes_in(
         for each, item_note in error.group_exceptions()[0]:
             yield from mistakes_in(each, (*at, item_note.index), unknown)
     elif isinstance(error, ForbiddenExtraKeysError):
-        yield from (unknown(key, error.cl, at) for key in sorted(error.extra_fields, key=str))
+        for key in sorted(error.extra_fields, key=str):
+            yield Mistake((*at, key), unknown(key, error.cl))
     elif isinstance(error, KeyError):
-        yield f"{key_path(*at)}: required, found nothing"
+        yield Mistake(at, "required, found nothing")
     else:
-        yield f"{key_path(*at)}: {str(error).removeprefix(f'{at[-1]}: ')}" if at else str(error)
+        yield Mistake(at, str(error).removeprefix(f"{at[-1]}: ") if at else str(error))
 
 
 def _option_in(error: Exception, cls: type) -> tuple[str, ...]:

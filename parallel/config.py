@@ -1,9 +1,8 @@
 """
-Find, read, merge and check TOML.
+What is configured: the tables of all layers, checked.
 
-    $PARALLEL_CONFIG ─┐
-    parallel.toml ────┼─ find() ─▶ load() ─▶ tables ─▶ from_mapping() ─▶ Config: pools by name, tasks by pattern
-    pyproject.toml ───┘                                     └─▶ ConfigError: every mistake, each with its key path
+    files, a profile, the environment ─▶ layers ─▶ tables ─▶ Config: pools by name, rules for tasks by pattern
+                                                     └─▶ ConfigError: every mistake, with its file, line and key path
 
 Guarantees:
 - Nothing that a file says is ignored: an option that isn't known is a mistake.
@@ -17,19 +16,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast, get_args, get_origin
 
 import attrs
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 
 from parallel.checks import (
+    Mistake,
+    as_table,
     checked,
     described,
     did_you_mean,
+    is_table,
     key_path,
     mistakes_in,
     one_of,
@@ -37,10 +37,14 @@ from parallel.checks import (
     strict_converter,
 )
 from parallel.errors import ConfigError
+from parallel.files import File, files_from
+from parallel.files import find as find
 from parallel.kinds import BUILT_IN, KINDS
 from parallel.kinds import PoolConfig as PoolConfig  # whoever takes a Config takes these from here too
+from parallel.layers import ENVIRONMENT, Layer, Merged, Place, Told, layers_of, merged, told
 from parallel.machine import cpus as cpus
 from parallel.options import Retry, TaskOptions
+from parallel.rules import Patterns, specificity
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -50,6 +54,7 @@ Unobserved: TypeAlias = Literal["log", "warn", "raise", "ignore"]
 
 _UNOBSERVED: tuple[Unobserved, ...] = get_args(Unobserved)
 _PATTERN = re.compile(r"[^\s:]+:[^\s:]+|[^\s:]*\*[^\s:]*")
+_PROFILE: Final = "PARALLEL_PROFILE"
 
 
 @frozen
@@ -63,137 +68,217 @@ class Config:
         tasks: Options by pattern, `module:qualname` where `*` is any run of characters; in the file's order.
         unobserved: What is done about a failure that nobody looked at: it is logged, warned of, raised at exit, or
             ignored.
+        defaults: Options of all tasks; a task's own, and those of rules, win over them.
+        environment: Rules that the environment says; they win over *tasks*.
+        profile: The profile that was laid over the tables, None for none.
     """
 
     source: str
     pools: Mapping[str, PoolConfig]
     tasks: Mapping[str, TaskOptions]
     unobserved: Unobserved = "log"
+    defaults: TaskOptions = field(factory=TaskOptions)
+    environment: Mapping[str, TaskOptions] = field(factory=dict[str, TaskOptions])
+    profile: str | None = None
+    _patterns: Mapping[str, Patterns] = field(
+        default=Factory(lambda config: cast(Config, config).patterns(), takes_self=True),
+        init=False,
+        eq=False,
+        repr=False,
+    )
+
+    def patterns(self) -> Mapping[str, Patterns]:
+        """Make the patterns of all rules ready, table by table."""
+        return {ENVIRONMENT: Patterns(self.environment), "tasks": Patterns(self.tasks)}
 
     def options_for(self, task_name: str) -> TaskOptions:
         """
-        Merge the options of all patterns that match a task's `module:qualname`.
+        Merge the options of all rules that match a task's `module:qualname`.
 
-        For each option, the most specific pattern that says it wins: the one with the most characters besides `*`,
-        of these the one with the fewest `*`, of these the later one. So a whole name wins over every pattern.
+        For each option, the most specific pattern that says it wins: the one with the most characters besides `*`, of
+        these the one with the fewest `*`. So a whole name wins over every pattern.
+
+        Raises:
+            ConfigError: Two patterns that are as specific say different things, and none decides.
         """
-        options = TaskOptions()
-        for pattern in sorted((each for each in self.tasks if _matches(each, task_name)), key=_specificity):
-            options = self.tasks[pattern].over(options)
-        return options
+        return self.deciding(task_name).options
+
+    def deciding(self, task_name: str) -> Decision:
+        """
+        Say what the rules come to for a task, and which of them say it.
+
+        Raises:
+            ConfigError: As for `options_for`.
+        """
+        said: dict[str, object] = {}
+        by: dict[str, tuple[str, str]] = {}
+        for table, rules in ((ENVIRONMENT, self.environment), ("tasks", self.tasks)):
+            for pattern in self._patterns[table].matching(task_name):
+                for option, value in _said(rules[pattern]):
+                    if option not in said:
+                        said[option], by[option] = value, (table, pattern)
+                    elif said[option] != value and _tie(by[option], (table, pattern)):
+                        raise self._undecided(task_name, option, by[option][1], pattern)
+        return Decision(TaskOptions(**cast(Any, said)), by)
+
+    def _undecided(self, task_name: str, option: str, one: str, other: str) -> ConfigError:
+        path = key_path("tasks", one, option)
+        problem = f"{key_path(other)} is as specific, and says something else, for the task {task_name}"
+        return ConfigError(self.source, [f"{path}: {problem}; say it in a rule {key_path(task_name)}"])
 
 
-def _matches(pattern: str, task_name: str) -> bool:
-    return fnmatchcase(task_name, re.sub(r"[\[?]", r"[\g<0>]", pattern))  # here only `*` is special
+@frozen
+class Decision:
+    """
+    What the rules come to for a task.
+
+    Attributes:
+        options: What they say together.
+        by: For each option that one says, the rule: its table, and its pattern.
+    """
+
+    options: TaskOptions
+    by: Mapping[str, tuple[str, str]]
 
 
-def _specificity(pattern: str) -> tuple[int, int]:
-    stars = pattern.count("*")
-    return len(pattern) - stars, -stars
+def _said(options: TaskOptions) -> Iterator[tuple[str, object]]:
+    for option in attrs.fields(TaskOptions):
+        value: object = getattr(options, option.name)
+        if value is not option.default:
+            yield option.name, value
+
+
+def _tie(one: tuple[str, str], other: tuple[str, str]) -> bool:
+    return one[0] == other[0] and specificity(one[1]) == specificity(other[1])
 
 
 def built_in() -> Config:
     """
-    Give the configuration that holds where there is no file: the pools `threads`, `processes` and `loop`.
+    Give the configuration that holds where nothing is said: the pools `threads`, `processes` and `loop`.
     """
     return Config("built-in defaults", dict(BUILT_IN), {})
 
 
-def discover() -> Config:
+def discover(profile: str | None = None) -> Config:
     """
-    Read the configuration that `find` finds, or give the built-in one if there is none.
+    Read the configuration that `find` finds, or only what the environment says if there is none.
+
+    Args:
+        profile: The profile to lay over its tables, None for `$PARALLEL_PROFILE`.
 
     Raises:
         ConfigError: The file can't be read, or has mistakes.
     """
-    path = find()
-    return built_in() if path is None else load(path)
+    return read_found(profile).config
 
 
-def find(start: Path | None = None) -> Path | None:
-    """
-    Find the configuration: `$PARALLEL_CONFIG`, else the nearest file from a directory upward.
-
-    In one directory `parallel.toml` comes first, then a `pyproject.toml` with a table `[tool.parallel]`.
-
-    Args:
-        start: The directory to begin with, None for the working directory.
-
-    Returns:
-        Its path, None if there is no file. What `$PARALLEL_CONFIG` names need not exist: `load` says so.
-    """
-    if named := os.environ.get("PARALLEL_CONFIG"):
-        return Path(named)
-    try:
-        directory = (start or Path()).resolve()
-    except OSError:  # the working directory was deleted
-        return None
-    for each in (directory, *directory.parents):
-        if os.path.isfile(own := each / "parallel.toml"):
-            return own
-        if os.path.isfile(project := each / "pyproject.toml") and _concerns_us(project):
-            return project
-    return None
-
-
-def _concerns_us(project: Path) -> bool:
-    """
-    Tell whether a `pyproject.toml` configures this library; True also if it is too broken to tell, so `load` says so.
-    """
-    try:
-        mentioned = b"parallel" in project.read_bytes()  # spares most programs the parsing
-        return mentioned and "parallel" in _table(_document(project).get("tool"))
-    except (OSError, ConfigError):
-        return True
-
-
-def load(path: str | os.PathLike[str]) -> Config:
+def load(path: str | os.PathLike[str], profile: str | None = None) -> Config:
     """
     Read and check a file: a `parallel.toml`, or the table `[tool.parallel]` of a `pyproject.toml`.
+
+    Args:
+        path: Its path.
+        profile: The profile to lay over its tables, None for `$PARALLEL_PROFILE`.
 
     Raises:
         ConfigError: The file can't be read, isn't TOML, or has mistakes; all of them are told.
     """
-    document = _document(path)
-    if Path(path).name == "pyproject.toml":
-        return _read(_table(document.get("tool")).get("parallel"), os.fspath(path), ("tool", "parallel"))
-    return _read(document, os.fspath(path), ())
+    return read_file(path, profile).config
 
 
-def _document(path: str | os.PathLike[str]) -> dict[str, object]:
+def from_mapping(
+    mapping: Mapping[str, object], source: str = "the mapping given", profile: str | None = None
+) -> Config:
     """
-    Parse a TOML file; a `ConfigError` says why that can't be done.
-    """
-    import tomllib  # 13 ms
-
-    try:
-        content = Path(path).read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
-        named = os.environ.get("PARALLEL_CONFIG")
-        by_whom = "; $PARALLEL_CONFIG names it" if named and Path(named) == Path(path) else ""
-        mistake = f"can't be read: {getattr(error, 'strerror', None) or error}{by_whom}"
-        raise ConfigError(os.fspath(path), [mistake]) from error
-    try:
-        return tomllib.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        mistake = f"expected text in UTF-8, found byte 0x{error.object[error.start]:02x} at offset {error.start}"
-        raise ConfigError(os.fspath(path), [mistake]) from error
-    except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: a number of 5,000 digits, deep nesting
-        raise ConfigError(os.fspath(path), [f"not TOML: {error}"]) from error
-
-
-def from_mapping(mapping: Mapping[str, object], source: str = "the mapping given") -> Config:
-    """
-    Check tables that a program made, in the form in which TOML would give them.
+    Check tables that a program made, in the form in which TOML would give them. The environment says nothing here.
 
     Args:
-        mapping: `{"pools": {NAME: {...}}, "tasks": {PATTERN: {...}}, "unobserved": ...}`; all may be left out.
+        mapping: `{"pools": {NAME: {...}}, "tasks": {PATTERN: {...}}, ...}`; all may be left out.
         source: What an error calls it.
+        profile: The profile to lay over its tables, None for none.
 
     Raises:
         ConfigError: It has mistakes; all of them are told.
     """
-    return _read(mapping, source, ())
+    return _read(
+        source, [_Whole(mapping, (), Layer(cast("Mapping[str, object]", as_table(mapping))))], profile, {}
+    ).config
+
+
+@frozen
+class Read:
+    """
+    A configuration, and who says what in it.
+
+    Attributes:
+        config: The configuration.
+        said: Its tables, and where each option was said.
+        profiles: The names of the profiles that there are.
+    """
+
+    config: Config
+    said: Merged
+    profiles: Sequence[str]
+
+
+def read_found(profile: str | None = None) -> Read:
+    """Read what is found, as `discover` does, and keep who says what."""
+    path = find()
+    if path is None:
+        return _read(built_in().source, [], profile or os.environ.get(_PROFILE) or None, os.environ)
+    return read_file(path, profile)
+
+
+def read_file(path: str | os.PathLike[str], profile: str | None = None) -> Read:
+    """Read a file, as `load` does, and keep who says what."""
+    files = [_Whole(file.tables, file.at, file.layer(), file) for file in files_from(path)]
+    return _read(os.fspath(path), files, profile or os.environ.get(_PROFILE) or None, os.environ)
+
+
+@frozen
+class _Whole:
+    """
+    All that one file, or mapping, says.
+    """
+
+    tables: object
+    at: tuple[str, ...]
+    layer: Layer
+    file: File | None = None
+
+    @property
+    def profiles(self) -> Mapping[object, object]:
+        return as_table(as_table(self.tables).get("profiles"))
+
+    def of_profile(self, name: str) -> Layer:
+        """Give what it says for a profile."""
+        if self.file is not None:
+            return self.file.layer("profiles", name)
+        return Layer(cast("Mapping[str, object]", as_table(self.profiles.get(name))), ("profiles", name))
+
+    def mistakes(self) -> Iterator[Told]:
+        """Tell what is wrong around the tables."""
+        if not is_table(self.tables):
+            yield self._told((), f"expected a table, found {described(self.tables)}")
+        for key in self.layer.tables:
+            if key not in _TOP and not (key == "extends" and self.file is not None):
+                yield self._told((key,), _unknown(key, _Tables))
+        profiles = as_table(self.tables).get("profiles", {})
+        if not is_table(profiles):
+            yield self._told(("profiles",), f"expected a table, found {described(profiles)}")
+        for profile, tables in as_table(profiles).items():
+            path = ("profiles", profile)
+            if not (isinstance(profile, str) and profile):
+                yield self._told(path, f"expected the name of a profile, found {described(profile)}")
+            if not is_table(tables):
+                yield self._told(path, f"expected a table, found {described(tables)}")
+            for unknown in as_table(tables):
+                if unknown not in _TABLE_NAMES:
+                    yield self._told((*path, unknown), _unknown(unknown, _Tables))
+
+    def _told(self, keys: tuple[object, ...], problem: str) -> Told:
+        place = Place() if self.file is None else self.file.where(*self.at, *keys)
+        return told(place, (*self.at, *keys), problem)
 
 
 @frozen
@@ -205,6 +290,13 @@ class _Tables:
     pools: dict[str, PoolConfig] = field(factory=dict[str, PoolConfig])
     tasks: dict[str, TaskOptions] = field(factory=dict[str, TaskOptions])
     unobserved: Unobserved = field(default="log", validator=one_of(_UNOBSERVED))
+    defaults: TaskOptions = field(factory=TaskOptions)
+    environment: dict[str, TaskOptions] = field(factory=dict[str, TaskOptions])
+
+
+_TABLE_NAMES: Final = tuple(each.name for each in attrs.fields(_Tables) if each.name != ENVIRONMENT)
+_TOP: Final = (*_TABLE_NAMES, "profiles")
+"""What a file, or a mapping, may say at its top; a file may also say `extends`."""
 
 
 @frozen
@@ -222,64 +314,103 @@ class _Kind:
     )
 
 
-def _read(tables: object, source: str, at: tuple[str, ...]) -> Config:
+def _read(source: str, wholes: list[_Whole], profile: str | None, environ: Mapping[str, str]) -> Read:
     """
-    Check the tables that a file has under the keys *at*.
+    Merge what several files say, a profile and the environment, and check it.
     """
-    read, mistakes = _Tables(), list(_bad_names(tables, at))
+    mistakes = [mistake for whole in wholes for mistake in whole.mistakes()]
+    profiles = list(dict.fromkeys(name for whole in wholes for name in whole.profiles if isinstance(name, str)))
+    layers = [_of_tables(whole.layer) for whole in wholes]
+    if profile is not None and profile in profiles:
+        layers += [_of_tables(whole.of_profile(profile)) for whole in wholes if profile in whole.profiles]
+    elif profile is not None:
+        mistakes.append(_no_profile(profile, profiles, environ))
+    kinds = {name: config.kind for name, config in BUILT_IN.items()}
+    pools = as_table(merged(layers, kinds).tables.get("pools"))
+    of_environment, wrong = layers_of(environ, {*BUILT_IN, *(name for name in pools if isinstance(name, str))})
+    said = merged([*layers, *of_environment], kinds)
+    mistakes += wrong
+    config = _checked(said, source, profile, mistakes)
+    return Read(config, said, profiles)
+
+
+def _of_tables(layer: Layer) -> Layer:
+    """Leave out of a layer what isn't one of our tables."""
+    return attrs.evolve(layer, tables={key: value for key, value in layer.tables.items() if key in _TABLE_NAMES})
+
+
+def _no_profile(profile: str, profiles: Iterable[str], environ: Mapping[str, str]) -> Told:
+    known = ", ".join(map(key_path, sorted(profiles))) or "none"
+    place = Place(f"${_PROFILE}" if environ.get(_PROFILE) == profile else "")
+    return told(place, ("profiles",), f"no profile named {profile!r}{did_you_mean(profile, profiles)}; known: {known}")
+
+
+def _checked(said: Merged, source: str, profile: str | None, mistakes: list[Told]) -> Config:
+    """
+    Make a configuration of tables; or tell what is wrong in them, besides the mistakes that are known.
+    """
+    read, found = _Tables(), list(_bad_names(said.tables))
     try:
-        read = _converter().structure(tables, _Tables)
+        read = _converter().structure(said.tables, _Tables)
     except (ValueError, ExceptionGroup) as error:
-        mistakes += mistakes_in(error, at, _unknown)
-    if mistakes:
-        raise ConfigError(source, sorted(mistakes))
-    return Config(source, {**BUILT_IN, **read.pools}, read.tasks, read.unobserved)
+        found += mistakes_in(error, (), _unknown)
+    if found or mistakes:
+        raise ConfigError(source, map(str, sorted([*mistakes, *map(said.told, found)])))
+    return Config(
+        source, {**BUILT_IN, **read.pools}, read.tasks, read.unobserved, read.defaults, read.environment, profile
+    )
 
 
-def _bad_names(tables: object, at: tuple[str, ...]) -> Iterator[str]:
+def _bad_names(tables: Mapping[str, object]) -> Iterator[Mistake]:
     """
     Tell the names of pools and patterns of tasks that can't be, and the pools asked for that aren't there.
     """
-    pools = _table(_table(tables).get("pools"))
+    pools = as_table(tables.get("pools"))
     known = sorted({*BUILT_IN, *(name for name in pools if isinstance(name, str))})
     for name in pools:
         if not (isinstance(name, str) and name):
-            yield f"{key_path(*at, 'pools', name)}: expected the name of a pool, found {described(name)}"
-    for pattern, options in _table(_table(tables).get("tasks")).items():
-        path = (*at, "tasks", pattern)
-        if not (isinstance(pattern, str) and _PATTERN.fullmatch(pattern)):
-            expected = 'expected a name or pattern in quotes, such as "shop.images:resize" or "shop.images:*"'
-            yield f"{key_path(*path)}: {expected}, found {described(pattern)}"
-        pool = _table(options).get("pool")
-        if isinstance(pool, str) and pool and pool not in known:
-            near = did_you_mean(pool, known)
-            yield f"{key_path(*path, 'pool')}: no pool named {pool!r}{near}; known: {', '.join(map(key_path, known))}"
+            yield Mistake(("pools", name), f"expected the name of a pool, found {described(name)}")
+    yield from _no_such_pool(("defaults",), tables.get("defaults"), known)
+    for table in ("tasks", ENVIRONMENT):
+        for pattern, options in as_table(tables.get(table)).items():
+            if not (isinstance(pattern, str) and _PATTERN.fullmatch(pattern)):
+                expected = 'expected a name or pattern in quotes, such as "shop.images:resize" or "shop.images:*"'
+                yield Mistake((table, pattern), f"{expected}, found {described(pattern)}")
+            yield from _no_such_pool((table, pattern), options, known)
 
 
-def _table(value: object) -> Mapping[object, object]:
-    """
-    Give a table, an empty one for anything else.
-    """
-    return cast("Mapping[object, object]", value) if isinstance(value, Mapping) else {}
+def _no_such_pool(at: tuple[object, ...], options: object, known: list[str]) -> Iterator[Mistake]:
+    pool = as_table(options).get("pool")
+    if isinstance(pool, str) and pool and pool not in known:
+        near = did_you_mean(pool, known)
+        yield Mistake((*at, "pool"), f"no pool named {pool!r}{near}; known: {', '.join(map(key_path, known))}")
 
 
 _WHAT = {_Tables: "table or option", TaskOptions: "option of a task", Retry: "option of retry"}
 """What the keys of a class are called."""
 
 
-def _unknown(key: object, cls: type, at: tuple[object, ...]) -> str:
+def _unknown(key: object, cls: type) -> str:
     """
-    Tell of a key that is no table or option.
+    Tell what is wrong with a key that a class doesn't know.
     """
     known = [each.name for each in attrs.fields(cls)]
     if issubclass(cls, PoolConfig):
         known, what = ["kind", *known], f"option of kind {cls.kind!r}"
+        others = [kind for kind, config in KINDS.items() if key in attrs.fields_dict(config)]
+        if others:
+            return f"kind {cls.kind!r} has no such option, but {_listed(others)}; known: {', '.join(known)}"
     else:
-        what = _WHAT[cls]
+        known, what = list(_TOP) if cls is _Tables else known, _WHAT[cls]
     near = did_you_mean(key, known)
     if cls is _Tables and key == "tool":
         near = " ([tool.parallel] is read from a pyproject.toml only)"
-    return f"{key_path(*at, key)}: unknown {what}{near}; known: {', '.join(known)}"
+    return f"unknown {what}{near}; known: {', '.join(known)}"
+
+
+def _listed(kinds: list[str]) -> str:
+    *first, last = map(repr, kinds)
+    return f"{', '.join(first)} and {last} have" if first else f"{last} has"
 
 
 def _with_kinds(value: object) -> Mapping[str, object]:
@@ -289,7 +420,7 @@ def _with_kinds(value: object) -> Mapping[str, object]:
     pools = dict(only_table(value))
     for name, config in BUILT_IN.items():
         if isinstance(pools.get(name), Mapping):
-            pools[name] = {"kind": config.kind, **_table(pools[name])}
+            pools[name] = {"kind": config.kind, **as_table(pools[name])}
     return pools
 
 

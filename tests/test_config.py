@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallel import config
+from parallel.checks import key_path
 from parallel.config import Config, Unobserved, built_in, discover, find, from_mapping, load
 from parallel.durations import written as written_duration
 from parallel.errors import ConfigError
@@ -89,7 +90,7 @@ def test_pyproject_is_read_under_its_own_table(tmp_path: Path) -> None:
     path = written(tmp_path / "pyproject.toml", "[tool.parallel.pools.threads]\nmax_workers = 0")
     with pytest.raises(ConfigError) as caught:
         load(path)
-    assert caught.value.mistakes[0].startswith("tool.parallel.pools.threads.max_workers: expected")
+    assert caught.value.mistakes[0].startswith(f"{path}:2: tool.parallel.pools.threads.max_workers: expected")
 
 
 def test_a_pyproject_without_our_table_is_no_configuration(tmp_path: Path) -> None:
@@ -196,7 +197,7 @@ PLANTED = {
         "shop:e": {"retry": {"wait_initial": "10s"}},
     },
     "unobserved": "wran",
-    "defaults": {"pool": "threads"},
+    "defaults": {"pool": "thread", "timeout": 0},
     "task": {},
 }
 
@@ -246,8 +247,9 @@ EXPECTED = [
     'tasks."shop:d".retry: expected a table, found integer 3',
     'tasks."shop:e".retry.wait_max: expected at least wait_initial, which is 10s, found 5s',
     "unobserved: expected 'log', 'warn', 'raise' or 'ignore', found string 'wran' (did you mean 'warn'?)",
-    "defaults: unknown table or option; known: pools, tasks, unobserved",
-    "task: unknown table or option (did you mean 'tasks'?); known: pools, tasks, unobserved",
+    "defaults.pool: no pool named 'thread' (did you mean 'threads'?); known: \"\", bare, ",
+    "defaults.timeout: expected a duration such as 2.5, '250ms' or '5m', found integer 0 (allowed: more than 0, ",
+    "task: unknown table or option (did you mean 'tasks'?); known: pools, tasks, unobserved, defaults, profiles",
 ]
 
 
@@ -324,7 +326,8 @@ anything = st.recursive(
         st.lists(below, max_size=3)
         | st.dictionaries(st.text(max_size=8), below, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["pools", "tasks", "kind", "pool", "max_workers", "initargs", "threads", "a:*"])
+            st.sampled_from(["pools", "tasks", "kind", "pool", "max_workers", "initargs", "threads", "a:*", "defaults"])
+            | st.sampled_from(["profiles", "extends", "environment"])
             | st.sampled_from(["timeout", "retry", "on", "attempts", "limit", "rate", "on_full", "max_pending"]),
             below,
         )
@@ -337,19 +340,25 @@ tables_of_anything = st.fixed_dictionaries(
     optional={
         "pools": anything | st.dictionaries(st.sampled_from(["threads", "x", ""]) | st.integers(), anything),
         "tasks": anything | st.dictionaries(st.sampled_from(["a:*", "b", ""]) | st.none(), anything),
+        "profiles": anything | st.dictionaries(st.sampled_from(["x", "y", ""]) | st.none(), anything),
+        "extends": anything,
+        "defaults": anything,
         "more": anything,
     },
 )
 
 
-@given(anything | tables_of_anything)
-def test_any_data_is_a_configuration_or_a_config_error(data: object) -> None:
-    """No other exception comes out, and each mistake is one line."""
+@given(anything | tables_of_anything, st.none() | st.just("x"))
+def test_any_data_is_a_configuration_or_a_config_error(data: object, profile: str | None) -> None:
+    """No other exception comes out, and each mistake is one line that begins with its key path."""
     try:
-        read = from_mapping(data)  # type: ignore[arg-type]  # that is the test
+        read = from_mapping(data, profile=profile)  # type: ignore[arg-type]  # that is the test
     except ConfigError as error:
         assert error.mistakes
         assert not [line for line in error.mistakes if "\n" in line]
+        if isinstance(data, dict):
+            tops = [key_path(key) for key in data] + ["profiles"]
+            assert all(any(line.startswith((f"{top}.", f"{top}: ")) for top in tops) for line in error.mistakes)
     else:
         assert {"threads", "processes", "loop"} <= read.pools.keys()
 
@@ -491,9 +500,23 @@ def test_the_most_specific_rule_wins_wherever_it_stands(winner: str, loser: str)
     assert options_for("shop.images:resize", (loser, "l"), (winner, "w")) == "w"
 
 
-def test_of_rules_that_are_as_specific_the_later_wins() -> None:
-    """As in a file that goes on where another ended."""
-    assert options_for("shop.images:resize", ("shop*", "1"), ("*size", "2"), ("s*ze", "3")) == "2"
+def test_rules_that_are_as_specific_may_say_the_same() -> None:
+    """Then there is nothing to decide."""
+    assert options_for("shop.images:resize", ("shop*", "1"), ("*size", "1"), ("s*ze", "1")) == "1"
+
+
+def test_rules_that_are_as_specific_and_differ_are_a_mistake() -> None:
+    """It is told for the task that both match, with what to do."""
+    problem = r'tasks\."\*size"\.pool: "shop\*" is as specific, and says something else, for the task '
+    problem += r'shop\.images:resize; say it in a rule "shop\.images:resize"'
+    with pytest.raises(ConfigError, match=problem):
+        options_for("shop.images:resize", ("shop*", "1"), ("*size", "2"))
+    assert options_for("shop.images:scale", ("shop*", "1"), ("*size", "2")) == "1"
+
+
+def test_a_more_specific_rule_decides_between_others() -> None:
+    """The tie below it doesn't matter then."""
+    assert options_for("shop.images:resize", ("shop*", "1"), ("*size", "2"), ("*resize", "3")) == "3"
 
 
 def test_a_rule_that_says_nothing_hides_nothing() -> None:
