@@ -146,13 +146,19 @@ def _refused(file: File, first: File, base: Path, problems: Iterable[str]) -> Co
 
 
 def _bases_of(file: File) -> list[str]:
-    said = as_table(file.tables).get("extends", cast("list[object]", []))
-    names = cast("list[object]", said) if isinstance(said, list) else [said]
+    said = as_table(file.tables).get("extends", ())
+    names = _several(said)
     if not all(isinstance(name, str) and name and "\0" not in name for name in names):
         path = (*file.at, "extends")
-        problem = f"expected the path of a file, or several, found {described(cast(object, said))}"
+        problem = f"expected the path of a file, or several, found {described(said)}"
         raise ConfigError(file.source, [str(told(file.where(*path), path, problem))])
     return cast("list[str]", names)
+
+
+def _several(value: object) -> list[object]:
+    if isinstance(value, list | tuple):
+        return list(cast("Iterable[object]", value))
+    return [value]
 
 
 def _are_same(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:

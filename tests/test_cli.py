@@ -121,10 +121,10 @@ def test_all_mistakes_go_to_standard_error(bad: Path, code: str | None) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [
         f"{bad}: 2 mistakes",
-        "  pools.threads.max_wokers: unknown option of kind 'thread' (did you mean 'max_workers'?); "
+        f"  {bad}:2: pools.threads.max_wokers: unknown option of kind 'thread' (did you mean 'max_workers'?); "
         "known: kind, max_workers, thread_name_prefix, initializer, initargs, max_pending, on_full, helping, "
         "memory_free",
-        "  tasks.\"a:*\".pool: no pool named 'nope'; known: loop, processes, threads",
+        f"  {bad}:4: tasks.\"a:*\".pool: no pool named 'nope'; known: loop, processes, threads",
     ]
 
 
