@@ -100,6 +100,10 @@ class Tried(GatedFuture):
         limits = self._wants_place_of()
         return limits is not None and limits.is_stuck
 
+    def cancels_at_exit(self) -> bool:
+        """Tell whether it is cancelled when the program ends, as its pool says."""
+        return self.terms.pool.cancels_at_exit
+
     def look(self) -> None:
         """See whether the one who waits for it lends it a place; see `State.look`."""
         self._is_sought = True  # before the limits are asked: who enters one does it the other way round

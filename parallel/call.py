@@ -29,11 +29,12 @@ from typing import Any, cast
 
 from parallel.attempts import Attempt, Tried
 from parallel.chains import add_note
-from parallel.context import Dispatcher, Waiter, this
+from parallel.context import WITHIN, Dispatcher, Home, Waiter, this
 from parallel.deadlines import Deadline
 from parallel.delivery import INLINE, Errand, cancel_sources, settle
 from parallel.durations import written
 from parallel.errors import PoolFullError, TaskTimeoutError
+from parallel.events import CallRetried
 from parallel.gates import Gate
 from parallel.limits import Limits
 from parallel.outcomes import CANCELLED, Outcome, Work, failure
@@ -355,10 +356,20 @@ class Call(Tried):
         else:
             kind = type(error).__name__
             self._failures = {**self._failures, kind: self._failures.get(kind, 0) + 1}
+            hooks = self.terms.hooks
+            if hooks is not None:
+                event = CallRetried(self.terms.pool.name, self.terms.name, error, self.attempts, pause)
+                hooks.tell(event, self._registry())
             return pause
         if self.attempts > 1 or why:
             add_note(error, self._story(why))
         return None
+
+    def _registry(self) -> Home | None:
+        """Return the registry that it was made in; None: the default one."""
+        again = self._again
+        within = None if again is None else again[3].get(WITHIN)
+        return None if within is None else within.registry
 
     def _story(self, why: str) -> str:
         """Tell of the attempts that were made."""

@@ -208,6 +208,13 @@ def as_table(value: object) -> Mapping[object, object]:
     return value if is_table(value) else {}
 
 
+def several(value: object) -> tuple[object, ...]:
+    """
+    Give the items of an array; anything else is the only one.
+    """
+    return tuple(cast("Iterable[object]", value)) if isinstance(value, list | tuple) else (value,)
+
+
 def text_of(key: object) -> str:
     return key if isinstance(key, str) else repr(key)  # a program's mistake, TOML has none such
 

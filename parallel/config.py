@@ -34,11 +34,14 @@ from parallel.checks import (
     mistakes_in,
     one_of,
     only_table,
+    several,
     strict_converter,
 )
 from parallel.errors import ConfigError
+from parallel.events import EVENTS
 from parallel.files import File, files_from
 from parallel.files import find as find
+from parallel.imports import is_import_string, with_colon
 from parallel.kinds import BUILT_IN, KINDS
 from parallel.kinds import PoolConfig as PoolConfig  # whoever takes a Config takes these from here too
 from parallel.layers import ENVIRONMENT, Layer, Merged, Place, Told, layers_of, merged, told
@@ -71,6 +74,7 @@ class Config:
         defaults: Options of all tasks; a task's own, and those of rules, win over them.
         environment: Rules that the environment says; they win over *tasks*.
         profile: The profile that was laid over the tables, None for none.
+        on: Import strings of functions that are called with events, by the names of these; see `Registry.on`.
     """
 
     source: str
@@ -80,6 +84,7 @@ class Config:
     defaults: TaskOptions = field(factory=TaskOptions)
     environment: Mapping[str, TaskOptions] = field(factory=dict[str, TaskOptions])
     profile: str | None = None
+    on: Mapping[str, tuple[str, ...]] = field(factory=dict[str, "tuple[str, ...]"])
     _patterns: Mapping[str, Patterns] = field(
         default=Factory(lambda config: cast(Config, config).patterns(), takes_self=True),
         init=False,
@@ -281,6 +286,33 @@ class _Whole:
         return told(place, (*self.at, *keys), problem)
 
 
+def _on(value: Mapping[str, object]) -> Mapping[str, tuple[str, ...]]:
+    """
+    Give each event its functions; one alone needn't be in a list. What is wrong stays, for `_bad_hooks`.
+    """
+    return {cast(str, event): cast("tuple[str, ...]", several(named)) for event, named in as_table(value).items()}
+
+
+def _are_hooks(_instance: object, _attribute: object, _value: object) -> None:
+    """Take the field from cattrs, which would check it by its type; `_bad_hooks` tells what is wrong in it."""
+
+
+def _bad_hooks(on: object) -> Iterator[Mistake]:
+    """
+    Tell what is wrong in the table of hooks.
+    """
+    if not is_table(on):
+        yield Mistake(("on",), f"expected a table, found {described(on)}")
+    for event, named in as_table(on).items():
+        if event not in EVENTS:
+            problem = f"unknown event{did_you_mean(event, EVENTS)}; known: {', '.join(EVENTS)}"
+            yield Mistake(("on", event), problem)
+        for each in several(named):
+            if not is_import_string(each):
+                problem = f"expected an import string such as 'package.module:attribute', found {described(each)}"
+                yield Mistake(("on", event), problem + with_colon(each))
+
+
 @frozen
 class _Tables:
     """
@@ -292,6 +324,7 @@ class _Tables:
     unobserved: Unobserved = field(default="log", validator=one_of(_UNOBSERVED))
     defaults: TaskOptions = field(factory=TaskOptions)
     environment: dict[str, TaskOptions] = field(factory=dict[str, TaskOptions])
+    on: Mapping[str, tuple[str, ...]] = field(factory=dict[str, "tuple[str, ...]"], converter=_on, validator=_are_hooks)
 
 
 _TABLE_NAMES: Final = tuple(each.name for each in attrs.fields(_Tables) if each.name != ENVIRONMENT)
@@ -349,7 +382,7 @@ def _checked(said: Merged, source: str, profile: str | None, mistakes: list[Told
     """
     Make a configuration of tables; or tell what is wrong in them, besides the mistakes that are known.
     """
-    read, found = _Tables(), list(_bad_names(said.tables))
+    read, found = _Tables(), [*_bad_names(said.tables), *_bad_hooks(said.tables.get("on", {}))]
     try:
         read = _converter().structure(said.tables, _Tables)
     except (ValueError, ExceptionGroup) as error:
@@ -357,7 +390,14 @@ def _checked(said: Merged, source: str, profile: str | None, mistakes: list[Told
     if found or mistakes:
         raise ConfigError(source, map(str, sorted([*mistakes, *map(said.told, found)])))
     return Config(
-        source, {**BUILT_IN, **read.pools}, read.tasks, read.unobserved, read.defaults, read.environment, profile
+        source,
+        {**BUILT_IN, **read.pools},
+        read.tasks,
+        read.unobserved,
+        read.defaults,
+        read.environment,
+        profile,
+        read.on,
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final, ParamSpec, Protocol, TypeVar, Unpack, cast, overl
 from parallel.checks import did_you_mean
 from parallel.context import Declared, name_of
 from parallel.errors import UnsuitableFunctionError
-from parallel.options import Said, declared_options
+from parallel.options import Said, TaskOptions, declared_options
 from parallel.tasks import ClassTask, StaticTask, Task
 
 P = ParamSpec("P")
@@ -65,21 +65,22 @@ def task(fn: Any = None, /, **said: Unpack[Said]) -> Any:
     for name in said.keys() - _OPTIONS:
         raise TypeError(f"task() has no option {name!r}{did_you_mean(name, _OPTIONS)}; known: {', '.join(_OPTIONS)}")
     if fn is None:
-        return functools.partial(_declare, said=said)
-    return _declare(fn, said=said)
+        return functools.partial(declare, said=said)
+    return declare(fn, said)
 
 
 _OPTIONS: Final = list(Said.__annotations__)
 
 
-def _declare(fn: Any, /, *, said: Said) -> Task[..., Any]:
+def declare(fn: Any, said: Said, otherwise: TaskOptions | None = None) -> Task[..., Any]:
+    """Make a task; *otherwise* holds for it if nobody says anything else, None: what holds for its kind of function."""
     kind: type[Task[..., Any]] = Task
     if isinstance(fn, staticmethod):
         kind, fn = StaticTask, cast(Any, fn).__func__
     elif isinstance(fn, classmethod):
         kind, fn = ClassTask, cast(Any, fn).__func__
     plain = _checked(fn)
-    return cast("Callable[..., Task[..., Any]]", kind)(plain, declared_options(name_of(plain), **said))
+    return cast("Callable[..., Task[..., Any]]", kind)(plain, declared_options(name_of(plain), **said), otherwise)
 
 
 def _checked(fn: Any) -> Callable[..., Any]:

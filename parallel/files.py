@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final, cast
 
-from parallel.checks import as_table, described
+from parallel.checks import as_table, described, several
 from parallel.errors import ConfigError
 from parallel.layers import Layer, Place, told
 from parallel.lines import lines_of
@@ -145,20 +145,14 @@ def _refused(file: File, first: File, base: Path, problems: Iterable[str]) -> Co
     return ConfigError(first.source, [str(told(file.where(*path), path, f"{base} {each}")) for each in problems])
 
 
-def _bases_of(file: File) -> list[str]:
+def _bases_of(file: File) -> tuple[str, ...]:
     said = as_table(file.tables).get("extends", ())
-    names = _several(said)
+    names = several(said)
     if not all(isinstance(name, str) and name and "\0" not in name for name in names):
         path = (*file.at, "extends")
         problem = f"expected the path of a file, or several, found {described(said)}"
         raise ConfigError(file.source, [str(told(file.where(*path), path, problem))])
-    return cast("list[str]", names)
-
-
-def _several(value: object) -> list[object]:
-    if isinstance(value, list | tuple):
-        return list(cast("Iterable[object]", value))
-    return [value]
+    return cast("tuple[str, ...]", names)
 
 
 def _are_same(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:

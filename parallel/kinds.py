@@ -127,6 +127,7 @@ _start_method = checked(
 _on_full = [one_of(("block", "raise", "run")), _not_alone]
 _import_strings = checked("a list of import strings such as ['package.module:variable']", _are_import_strings)
 _nested = one_of(("inline", "thread", "error"))
+_on_exit = one_of(("wait", "cancel"))
 _on_full_of_loop = [
     one_of(("block", "raise"), "; a coroutine can't run on its caller, as calls of the kinds thread and process can"),
     _not_alone,
@@ -174,6 +175,7 @@ class ThreadConfig(PoolConfig):
         on_full: What a submission does when so many wait: it blocks, raises, or runs the call itself; None blocks.
         helping: Whether a thread that waits for a call which is still queued runs it itself.
         memory_free: Memory that has to be free on the machine where a call starts, None for any; see `shortage`.
+        on_exit: What becomes of accepted calls when the program ends: all are run, or cancelled.
     """
 
     kind: ClassVar[str] = "thread"
@@ -187,6 +189,7 @@ class ThreadConfig(PoolConfig):
     memory_free: int | None = field(
         default=None, kw_only=True, converter=_size, validator=_memory_free, metadata=AS_SIZE
     )
+    on_exit: Literal["wait", "cancel"] = field(default="wait", kw_only=True, validator=_on_exit)
 
 
 @frozen(kw_only=True)
@@ -242,6 +245,7 @@ class ProcessConfig(PoolConfig, Workplace):
         nested: What the pool is in a worker process: its calls run inline, on the thread that makes them; or on
             threads, as many as it may have processes; or it is an error to ask for it.
         memory_free: Memory that has to be free on the machine where a call starts, None for any; see `shortage`.
+        on_exit: What becomes of accepted calls when the program ends: all are run, or cancelled.
     """
 
     kind: ClassVar[str] = "process"
@@ -261,6 +265,7 @@ class ProcessConfig(PoolConfig, Workplace):
     memory_free: int | None = field(
         default=None, kw_only=True, converter=_size, validator=_memory_free, metadata=AS_SIZE
     )
+    on_exit: Literal["wait", "cancel"] = field(default="wait", kw_only=True, validator=_on_exit)
 
     def arguments(self) -> dict[str, object]:
         """Give those of the constructor, which knows nothing of nesting; see `PoolConfig.arguments`."""
@@ -279,6 +284,7 @@ class LoopConfig(PoolConfig):
         max_pending: The most calls that wait for their turn, None for no limit.
         on_full: What a submission does when so many wait: it blocks or raises; None blocks.
         memory_free: Memory that has to be free on the machine where a call starts, None for any; see `shortage`.
+        on_exit: What becomes of accepted calls when the program ends: all are run, or cancelled.
     """
 
     kind: ClassVar[str] = "loop"
@@ -288,6 +294,7 @@ class LoopConfig(PoolConfig):
     memory_free: int | None = field(
         default=None, kw_only=True, converter=_size, validator=_memory_free, metadata=AS_SIZE
     )
+    on_exit: Literal["wait", "cancel"] = field(default="wait", kw_only=True, validator=_on_exit)
 
 
 @frozen

@@ -14,10 +14,10 @@ from typing import Any, Generic, Literal, ParamSpec, Protocol, Self, TypeVar, Un
 
 from parallel.combine import Settled
 from parallel.context import Declared
-from parallel.declaring import task
+from parallel.declaring import declare, task
 from parallel.futures import Future
 from parallel.naming import dress, find_again, resolve
-from parallel.options import Said
+from parallel.options import Said, TaskOptions
 from parallel.streams import (
     MapCommon,
     MapFuture,
@@ -298,10 +298,8 @@ def parallel_map(fn: Any = None, /, **said: Unpack[MapOptions]) -> Any:
 def _declare(fn: Any, /, *, said: MapOptions) -> ParallelMap[..., Any]:
     plain = getattr(fn, "__func__", fn)
     of_one, of_all = _divided(said)
-    pool = of_one.get("pool") or ("loop" if iscoroutinefunction(plain) else "processes")
-    options: Said = {**of_one, "pool": pool}
-    declare: Any = task(**options)
-    return ParallelMap(declare(fn), of_all)
+    otherwise = TaskOptions(pool="loop" if iscoroutinefunction(plain) else "processes")
+    return ParallelMap(declare(fn, of_one, otherwise), of_all)
 
 
 def _divided(said: MapOptions) -> tuple[Said, MapSaid]:

@@ -9,7 +9,7 @@ The same options come from several places (a decorator, the tables of a file) an
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypedDict, Unpack, cast
+from typing import Any, NamedTuple, TypeAlias, TypedDict, Unpack, cast
 
 import attrs
 from attrs import field, frozen
@@ -108,6 +108,23 @@ class TaskOptions:
         """
         said = attrs.asdict(self, recurse=False, filter=lambda option, value: value is not option.default)
         return attrs.evolve(below, **said)
+
+
+class Saying(NamedTuple):
+    """
+    What is said about a task besides its configuration.
+
+    Attributes:
+        task: Its name, `module:qualname`.
+        otherwise: What holds if nobody says anything else.
+        declared: What its decorator says: it wins over the configuration's defaults.
+        said: What `.options()` says: it wins over all of the configuration.
+    """
+
+    task: str
+    otherwise: TaskOptions
+    declared: TaskOptions
+    said: TaskOptions
 
 
 class Said(TypedDict, total=False):

@@ -38,7 +38,8 @@ class Plan:
 
     Args:
         terms: Under what terms.
-        is_bare: Nothing is said but where they run, perhaps a timeout, and whether they may be run again.
+        is_bare: Nothing is said but where they run, perhaps a timeout, and whether they may be run again; and nobody
+            watches them.
 
     Attributes:
         about: What messages call the task, and its pool.
@@ -177,6 +178,8 @@ class Plan:
                 raise
         if terms.on_success is not None or terms.on_failure is not None:
             _add_handlers(call, terms, around)
+        if terms.hooks is not None:
+            terms.hooks.watch(call, terms.name, terms.pool.name, around.registry)
         return call, context
 
 

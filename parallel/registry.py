@@ -6,47 +6,68 @@ The registry: owns the named pools, opens each on first use, shuts them down, ru
 Guarantees:
 - A pool is opened once, whoever asks first; opening starts no thread and no process: the first call does.
 - `shutdown` runs accepted chains dry, their later stages too, before it closes the pools.
+- After `reload` new calls go to the pools as they are now said; a pool of before ends when nothing needs it any more:
+  the calls, maps and chains that know it finish there.
 - A forked child has the same configuration and no open pool.
+- Nothing that a registry owns refers to it: one that is forgotten ends, and its pools with it.
 
-State: `_pools`, `_callbacks`, `_desk`, `_shut` and `_entered` of a registry, guarded by its `_lock`; the program's
-default registry, guarded by `_default_lock`. No user code runs while one of them is held. Nothing else in the library
-remembers anything between calls; `reset` forgets it.
+State: `_config`, `_pools`, `_retired`, `_desk`, `_declared_hooks`, `_shut`, `_entered` and `edition` of a registry,
+guarded by its `_lock`; the program's default registry, guarded by `_default_lock`. No user code runs while one of them
+is held. Nothing else in the library remembers anything between calls; `reset` forgets it.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
+import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from importlib import import_module
 from types import TracebackType
-from typing import Self, TypeAlias, cast
+from typing import Any, Literal, Self, TypeAlias, TypeVar, cast, overload
 
 import parallel.config
 from parallel import context
 from parallel.checks import key_path
-from parallel.config import Config, PoolConfig, Unobserved, cpus
-from parallel.context import WITHIN, LateCallbacks, Within, entered, registry_source
-from parallel.errors import ConfigError, NestedPoolError, PoolShutdownError, UnknownPoolError
-from parallel.imports import imported
-from parallel.kinds import ProcessConfig
+from parallel.config import Config, Unobserved
+from parallel.context import WITHIN, Dispatcher, LateCallbacks, Within, entered, registry_source
+from parallel.durations import Duration, pause, written
+from parallel.editions import Edition
+from parallel.errors import ConfigError, DeadlockError, PoolShutdownError, UnknownPoolError
+from parallel.events import (
+    CallCancelled,
+    CallFailed,
+    CallRetried,
+    CallSucceeded,
+    Event,
+    EventName,
+    PoolClosed,
+    PoolOpened,
+)
+from parallel.following import CallbackThreads
+from parallel.hooks import Hooks
 from parallel.lanes import Lane
 from parallel.limits import Limits
-from parallel.options import Rate, TaskOptions
+from parallel.opening import changed, function, hooks_of, open_pool
+from parallel.options import Rate, Saying, TaskOptions
 from parallel.plans import Plan
-from parallel.pools import KINDS
 from parallel.pools.base import Engine, Pool, run_dry
-from parallel.pools.crew import Crew
 from parallel.pools.desk import Desk
 from parallel.terms import Terms
 from parallel.unseen import raise_collected
 
 LimitsOf: TypeAlias = Callable[[int | None, Rate | None], tuple[Limits, ...]]
 """Returns what counts the calls of one task, by its limit and its rate."""
+
+Source: TypeAlias = "str | os.PathLike[str] | Mapping[str, object]"
+"""What a configuration is read from: a file's path, or tables as a file would have them."""
+
+E = TypeVar("E", bound=Event)
+F = TypeVar("F", bound=Callable[..., object])
 
 
 class Registry:
@@ -55,40 +76,48 @@ class Registry:
 
     In a `with` block it is the current registry: the tasks called there, and in what they call, go to its pools; at
     the end of the block it is shut down. After a Ctrl-C with *cancel_futures*, and what runs is ended as far as it can
-    be.
+    be. One that nobody refers to any more, and that has opened pools, is closed with a `ResourceWarning`: what it has
+    accepted is run.
 
     Args:
         source: A mapping as a TOML file would hold it, the path of a TOML file, or None: what is found from the
             working directory upward, read when the first pool is asked for.
+        profile: The profile that is laid over its tables; None: the one that `$PARALLEL_PROFILE` names, if the source
+            is a file.
 
     Raises:
         ConfigError: The configuration can't be used; it tells every mistake.
     """
 
-    def __init__(self, source: str | os.PathLike[str] | Mapping[str, object] | None = None) -> None:
-        self._config = None if source is None else _read(source)
+    def __init__(self, source: Source | None = None, *, profile: str | None = None) -> None:
+        self._shut = True  # until all is there: see `__del__`
+        self._read = _reader(source, profile)
+        self._config = None if source is None and profile is None else self._read()
         self._lock = threading.RLock()
         self._pools: dict[str, Pool] = {}
-        self._callbacks: Crew | None = None
+        self._retired: weakref.WeakSet[Engine] = weakref.WeakSet()  # of pools that were swapped
+        self._callbacks = CallbackThreads(_callbacks_of_default)
         self._desk: Desk | None = None
-        self._shut = False
+        self._hooks = Hooks(LateCallbacks(self._callbacks.at_hand))
+        self._declared_hooks: dict[str, list[Callable[..., object]]] | None = None
         self._drained = threading.Event()
         self._entered = 0  # blocks that it is current in
-        self.edition = object()
+        self.edition = Edition()
         """Changes when what a task has looked up here is no longer true."""
+        self._shut = False
         _registries.add(self)
 
     @classmethod
-    def from_toml(cls, path: str | os.PathLike[str]) -> Self:
+    def from_toml(cls, path: str | os.PathLike[str], *, profile: str | None = None) -> Self:
         """Make a registry from a `parallel.toml`, or from the `[tool.parallel]` table of a `pyproject.toml`."""
-        return cls(path)
+        return cls(path, profile=profile)
 
     @property
     def config(self) -> Config:
         """The configuration, found and read now if it was not given."""
         config = self._config
         if config is None:
-            config = self._config = parallel.config.discover()
+            config = self._config = self._read()
         return config
 
     @property
@@ -97,23 +126,128 @@ class Registry:
         return "log" if self._config is None else self._config.unobserved
 
     def adopt(self, config: Config) -> None:
-        """Take *config* for its own, before anything was asked for."""
-        self._config = config
+        """
+        Take *config* for its own. Pools about which it says nothing else go on; the others are swapped.
+
+        The workers of process pools that go on leave after their present calls, as they have the former configuration.
+        """
+        packed: bytes | None = None
+        with self._lock:
+            if self._shut:
+                raise PoolShutdownError("the registry")
+            before, self._config = self._config, config
+            if before == config:
+                return
+            names = changed(before.pools, config.pools) if before is not None else set[str]()
+            retired = {name: self._pools.pop(name) for name in names & self._pools.keys()}
+            self._retired.update(engine for pool in retired.values() if (engine := pool.engine) is not None)
+            staying = list(self._pools.values())
+            edition, self.edition = self.edition, Edition()
+            declared, self._declared_hooks = self._declared_hooks, None
+        edition.end()
+        for event, hooks in (declared or {}).items():
+            for hook in hooks:
+                self._hooks.discard(event, hook)
+        for pool in staying:
+            if pool.wants_configuration:
+                packed = packed or pickle.dumps(config)
+                pool.reconfigure(packed)
+        for name, pool in retired.items():
+            self._hooks.tell(PoolClosed(name, pool.kind), self)
+
+    def reload(self) -> None:
+        """
+        Read the configuration again, from where it was read before: the same file, or what is found now.
+
+        Pools about which the same is said go on. Those about which something else is said are swapped: new calls go to
+        the new ones; the old ones end when the calls, maps and chains that know them have ended, and are waited for by
+        `shutdown`. A pool that the program itself holds stays as it is.
+
+        Raises:
+            ConfigError: It has mistakes; nothing has changed then.
+            PoolShutdownError: The registry has been shut down.
+        """
+        self.adopt(self._read())
+
+    def read_from(self, source: Source | None, profile: str | None) -> None:
+        """Read another configuration, and take it as `reload` does; nothing changes if it has mistakes."""
+        read = _reader(source, profile)
+        config = read()
+        self.adopt(config)
+        self._read = read
+
+    def owns(self, callbacks: CallbackThreads) -> bool:
+        """Tell whether these are its callback threads."""
+        return self._callbacks is callbacks
 
     @property
-    def callbacks(self) -> Crew:
+    def callbacks(self) -> Dispatcher:
         """The threads that run what follows calls whose own workers can't; once it has run dry, the default's."""
-        if self._callbacks is None and self._drained.is_set() and (default := default_registry()) is not self:
-            return default.callbacks
+        return self._callbacks.at_hand()
+
+    @overload
+    def on(self, event: Literal["call_succeeded"], hook: Callable[[CallSucceeded], object], /) -> None: ...
+    @overload
+    def on(self, event: Literal["call_failed"], hook: Callable[[CallFailed], object], /) -> None: ...
+    @overload
+    def on(self, event: Literal["call_cancelled"], hook: Callable[[CallCancelled], object], /) -> None: ...
+    @overload
+    def on(self, event: Literal["call_retried"], hook: Callable[[CallRetried], object], /) -> None: ...
+    @overload
+    def on(self, event: Literal["pool_opened"], hook: Callable[[PoolOpened], object], /) -> None: ...
+    @overload
+    def on(self, event: Literal["pool_closed"], hook: Callable[[PoolClosed], object], /) -> None: ...
+    @overload
+    def on(self, event: EventName, /) -> Callable[[F], F]: ...
+    def on(self, event: EventName, hook: Callable[[Any], object] | None = None, /) -> Callable[[F], F] | None:
+        """
+        Have a function called with each event of that name, from now on, on a callback thread.
+
+        Of one call the events come in order, those of several in any. What the function raises is logged and changes
+        nothing else. The calls that it makes tell no hooks. As long as there are hooks for calls, each item of a map is
+        a call of its own.
+
+        Args:
+            event: `call_succeeded`, `call_failed`, `call_cancelled`, `call_retried`, `pool_opened` or `pool_closed`;
+                `parallel.events` has what the function gets.
+            hook: The function; left out: what is decorated with the result.
+
+        Raises:
+            ValueError: There is no such event.
+        """
+        if hook is None:
+            return lambda fn: self._add_hook(event, fn)
+        self._add_hook(event, hook)
+        return None
+
+    def off(self, event: EventName, hook: Callable[[Any], object], /) -> None:
+        """Have a function that `on` has registered called no more; nothing happens if it wasn't."""
+        self._hooks.discard(event, hook)
+        self._renew_edition()
+
+    def _add_hook(self, event: str, hook: F) -> F:
+        self._hooks.add(event, hook)
+        self._renew_edition()
+        return hook
+
+    def _renew_edition(self) -> None:
+        """Have all tasks look up anew how their calls are made."""
         with self._lock:
-            crew = self._callbacks
-            if crew is None:
-                # As many as a thread pool has: callbacks are short, or wait, and one that waits lends its place.
-                crew = self._callbacks = Crew("the callback threads", min(32, cpus() + 4), "parallel-callback")
-                weakref.finalize(self, crew.close, False).atexit = False
-                if self._drained.is_set():
-                    crew.close(cancel_futures=False)  # nobody would end its threads: it refuses what comes
-        return crew
+            edition, self.edition = self.edition, Edition()
+        edition.end()
+
+    def _load_hooks(self) -> None:
+        """Register the hooks that the configuration names, once."""
+        if self._declared_hooks is None:
+            declared: dict[str, list[Callable[..., object]]] = {}
+            for event, hook in hooks_of(self.config):
+                declared.setdefault(event, []).append(hook)
+            with self._lock:
+                if self._declared_hooks is None:
+                    self._declared_hooks = declared
+                    for event, hooks in declared.items():
+                        for hook in hooks:
+                            self._hooks.add(event, hook)
 
     def pool(self, name: str, /) -> Pool:
         """
@@ -128,33 +262,44 @@ class Registry:
             self._check_inside()
         return self._pools.get(name) or self._open(name)
 
-    def plan_for(
-        self, task: str, declared: TaskOptions, said: TaskOptions, limits: LimitsOf, lane: Lane | None = None
-    ) -> tuple[Plan, Pool]:
+    def plan_for(self, saying: Saying, limits: LimitsOf, lane: Lane | None = None) -> tuple[Plan, Pool]:
         """
         Return how the calls of a task are made here, and the pool that they run in.
 
         Args:
-            task: Its name, `module:qualname`.
-            declared: What its decorator says.
-            said: What `.options()` says; it wins over the configuration, which wins over the decorator.
+            saying: What is said about it besides the configuration.
             limits: Returns what counts the calls of the task, by limit and rate; the same for the same.
             lane: Says how long an attempt may run, in place of the options.
 
         Raises:
-            ConfigError: An import string among the options names nothing. Besides, what `pool` raises.
+            ConfigError: An import string among the options names nothing, or the rules don't decide. Besides, what
+                `pool` raises.
         """
         if self._shut:
             self._check_inside()
-        options = said.over(self.config.options_for(task).over(declared))
+        self._load_hooks()
+        options = self._options_of(saying)
         try:
             pool = self.pool(cast(str, options.pool))
         except UnknownPoolError as error:
-            raise UnknownPoolError(error.name, error.known, task) from None
-        is_bare = options == TaskOptions(pool=options.pool, timeout=options.timeout, idempotent=options.idempotent)
-        return Plan(self._terms(task, pool, options, limits, lane), is_bare=is_bare), pool
+            raise UnknownPoolError(error.name, error.known, saying.task) from None
+        hooks = self._hooks.of_calls
+        plain = TaskOptions(pool=options.pool, timeout=options.timeout, idempotent=options.idempotent)
+        terms = self._terms(saying.task, pool, options, limits, lane, hooks)
+        return Plan(terms, is_bare=options == plain and hooks is None), pool
 
-    def _terms(self, task: str, pool: Pool, options: TaskOptions, limits: LimitsOf, lane: Lane | None) -> Terms:
+    def _options_of(self, saying: Saying) -> TaskOptions:
+        """Lay what is said about a task over each other: built in, defaults, decorator, rules, `.options()`."""
+        rules = self.edition.rules  # in this order: another configuration comes before its edition
+        config = self.config
+        ruled = rules.get(saying.task)
+        if ruled is None:
+            ruled = rules[saying.task] = config.options_for(saying.task)
+        return saying.said.over(ruled.over(saying.declared.over(config.defaults.over(saying.otherwise))))
+
+    def _terms(
+        self, task: str, pool: Pool, options: TaskOptions, limits: LimitsOf, lane: Lane | None, hooks: Hooks | None
+    ) -> Terms:
         with self._lock:
             desk = self._desk = self._desk or Desk()
         try:
@@ -168,8 +313,9 @@ class Registry:
                 retry=options.retry,
                 priority=options.priority or 0,
                 idempotent=bool(options.idempotent),
-                on_success=_function("on_success", options.on_success),
-                on_failure=_function("on_failure", options.on_failure),
+                on_success=function("on_success", options.on_success),
+                on_failure=function("on_failure", options.on_failure),
+                hooks=hooks,
             )
         except (ImportError, AttributeError, ValueError) as error:
             raise ConfigError(self.config.source, [f"tasks.{key_path(task)}: {error}"]) from error
@@ -185,17 +331,24 @@ class Registry:
             raise PoolShutdownError("the registry")
 
     def _open(self, name: str) -> Pool:
-        config = self.config.pools.get(name)
-        if config is None:
-            raise UnknownPoolError(name, sorted(self.config.pools))
-        made = _make(name, config, lambda: self.callbacks, self.config)
-        with self._lock:
-            pool = self._pools.setdefault(name, made)
-        if pool is not made:
-            made.shutdown(wait=False)  # another thread was faster; this one has started nothing
+        self._load_hooks()
+        while True:
+            config = self.config
+            if name not in config.pools:
+                raise UnknownPoolError(name, sorted(config.pools))
+            made = open_pool(name, config, LateCallbacks(self._callbacks.at_hand))
+            with self._lock:
+                if self._config is config:
+                    pool = self._pools.setdefault(name, made)
+                    break
+            made.shutdown(wait=False)  # the configuration has changed meanwhile; this one has started nothing
+        if pool is made:
+            self._hooks.tell(PoolOpened(name, pool.kind), self)
+        else:
+            made.shutdown(wait=False)  # another thread was faster
         return pool
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, timeout: Duration | None = None) -> None:
         """
         Take no more calls from outside, run what was accepted, with all that is chained to it, and close the pools.
 
@@ -204,20 +357,59 @@ class Registry:
         Args:
             wait: Return only when all that is done; else it goes on behind.
             cancel_futures: Cancel what has not been started.
+            timeout: How long to wait at most: seconds, a `timedelta` or a string such as `30s`; None for any time.
 
         Raises:
+            TimeoutError: All has not ended by then. It goes on behind; what has not been started can be cancelled by
+                another shutdown.
             ExceptionGroup: With `unobserved = "raise"`: calls have failed, and nobody has looked at their errors, and
                 nobody can any more. Only with *wait*; else it is told at the interpreter's exit.
         """
-        self._shut_down(wait, cancel_futures)
+        seconds = None if timeout is None else pause(timeout)
+        self._shut_down(wait, cancel_futures, timeout=seconds)
         if wait and self.unobserved == "raise":
             raise_collected(self)
 
-    def _shut_down(self, wait: bool, cancel_futures: bool, interrupt: bool = False) -> None:
+    def drain(self, timeout: Duration | None = None) -> None:
+        """
+        Wait until nothing is left to do here: all calls have ended, and all that follows them. It stays open.
+
+        What comes meanwhile is waited for, too.
+
+        Args:
+            timeout: How long to wait at most, as for `shutdown`.
+
+        Raises:
+            TimeoutError: There was something to do all the time.
+            DeadlockError: It is called by a worker of its own, whose call would have to end first.
+        """
+        if self._owns_this_thread():
+            raise DeadlockError("a worker", "wait until its own registry has nothing to do", "wait for futures instead")
+        seconds = None if timeout is None else pause(timeout)
+        if seconds is None:
+            run_dry(self._engines, lambda engine: engine.idle())
+            return
+        dry = threading.Event()
+
+        def wait() -> None:
+            run_dry(self._engines, lambda engine: engine.idle())
+            dry.set()
+
+        threading.Thread(target=wait, name="parallel-drain", daemon=True).start()
+        if not dry.wait(seconds):
+            raise TimeoutError(self._unfinished(seconds))
+
+    def _unfinished(self, seconds: float) -> str:
+        busy = [repr(pool) for pool in self._open_pools() if any(pool.stats()[1:3])]
+        return f"the registry still has something to do after {written(seconds)}: {', '.join(busy) or 'callbacks'}"
+
+    def _shut_down(
+        self, wait: bool, cancel_futures: bool, interrupt: bool = False, timeout: float | None = None
+    ) -> None:
         with self._lock:
             first = not self._shut
             self._shut = True
-            self.edition = object()
+        self._renew_edition()
         if cancel_futures:
             if self._desk is not None:
                 self._desk.close(cancel_futures=True)
@@ -225,8 +417,12 @@ class Registry:
                 pool.shutdown(wait=False, cancel_futures=True)
                 if interrupt:
                     pool.interrupt()
+            for engine in list(self._retired):
+                engine.close(cancel_futures=True)
+                if interrupt:
+                    engine.interrupt()
         inside = self._owns_this_thread()
-        if first and wait and not inside:
+        if first and wait and not inside and timeout is None:
             try:
                 self._run_dry(cancel_futures)
             except BaseException:  # a Ctrl-C: the rest is done behind
@@ -234,8 +430,8 @@ class Registry:
                 raise
         elif first:
             self._run_dry_behind(cancel_futures)
-        elif wait and not inside:
-            self._drained.wait()
+        if wait and not inside and not self._drained.wait(timeout):
+            raise TimeoutError(self._unfinished(cast(float, timeout)))
 
     def _run_dry_behind(self, cancel_futures: bool) -> None:
         threading.Thread(target=self._run_dry, args=(cancel_futures,), name="parallel-shutdown").start()
@@ -248,39 +444,42 @@ class Registry:
             self._desk.close(cancel_futures)
         for pool in self._open_pools():
             pool.shutdown(wait=False, cancel_futures=cancel_futures)
+        for engine in list(self._retired):
+            engine.close(cancel_futures)
+            engine.join()
         for pool in self._open_pools():
             pool.shutdown(wait=True)
-        crew = self._callbacks
-        if crew is not None:
-            crew.idle()
-            crew.close(cancel_futures=False)
-            crew.join()
+            self._hooks.tell(PoolClosed(pool.name, pool.kind), self)
+        self._callbacks.end()
         self._drained.set()
 
     def _engines(self) -> list[Pool | Engine]:
         """Return all that has something to do, or may get it."""
-        others = [engine for engine in (self._desk, self._callbacks) if engine is not None]
-        return [*self._open_pools(), *others]
+        others = [engine for engine in (self._desk, self._callbacks.crew) if engine is not None]
+        return [*self._open_pools(), *list(self._retired), *others]
 
     def _open_pools(self) -> list[Pool]:
         with self._lock:
             return list(self._pools.values())
 
     def _owns_this_thread(self) -> bool:
-        crew = self._callbacks
-        return any(pool.owns_this_thread() for pool in self._open_pools()) or (
-            crew is not None and crew.owns_this_thread()
+        return (
+            any(pool.owns_this_thread() for pool in self._open_pools())
+            or any(engine.owns_this_thread() for engine in list(self._retired))
+            or self._callbacks.owns_this_thread()
         )
 
     def after_fork_in_child(self) -> None:
         """Forget the open pools: their workers stayed in the parent."""
         self._lock = threading.RLock()
         self._pools = {}
-        self._callbacks = None
+        self._retired = weakref.WeakSet()
+        self._callbacks.after_fork_in_child()
+        self._hooks.after_fork_in_child()
         self._desk = None
         if self._shut:
             self._drained.set()
-        self.edition = object()
+        self.edition = Edition()
 
     def __enter__(self) -> Self:
         with self._lock:
@@ -303,6 +502,14 @@ class Registry:
             raised = cast("type[BaseException]", kind)
             self._shut_down(True, not issubclass(raised, Exception), issubclass(raised, KeyboardInterrupt))
 
+    def __del__(self) -> None:
+        if self._shut or not self._pools or sys.is_finalizing():
+            return
+        message = f"nobody has shut down {self!r}: use it in a with block, or call shutdown()"
+        self._shut = True
+        self.edition.end()  # no task keeps its pools any more: they run what they have accepted, and end
+        warnings.warn(message, ResourceWarning, stacklevel=1, source=self)
+
     def __repr__(self) -> str:
         state = "shut down" if self._shut else "running"
         source = "not read yet" if self._config is None else self._config.source
@@ -310,64 +517,19 @@ class Registry:
         return f"<Registry {state} [configuration: {source}; open pools: {pools}]>"
 
 
-def _read(source: str | os.PathLike[str] | Mapping[str, object]) -> Config:
+def _reader(source: Source | None, profile: str | None) -> Callable[[], Config]:
+    """Return what reads a configuration, now and when it is to be read again."""
+    if source is None:
+        return lambda: parallel.config.discover(profile)
     if isinstance(source, Mapping):
-        return parallel.config.from_mapping(source)
-    return parallel.config.load(source)
+        return lambda: parallel.config.from_mapping(source, profile=profile)
+    path = os.path.abspath(source)  # the working directory may be another one then
+    return lambda: parallel.config.load(path, profile)
 
 
-def _make(name: str, config: PoolConfig, callbacks: Callable[[], Crew], whole: Config) -> Pool:
-    """
-    Make the pool that *config*, of the *whole*, describes.
-
-    Raises:
-        NestedPoolError: It is one of processes, this is a worker process, and its configuration forbids that.
-    """
-    kind, arguments = config.kind, config.arguments()
-    if isinstance(config, ProcessConfig) and context.in_worker_process:
-        kind, arguments = _nested(name, config)
-    module, _, attribute = KINDS[kind].partition(":")
-    make: Callable[..., Pool] = getattr(import_module(module), attribute)
-    if isinstance(initializer := arguments.get("initializer"), str):
-        arguments["initializer"] = _resolved(initializer, f"pools.{name}.initializer", whole.source)
-    for variable in cast("tuple[str, ...]", arguments.get("context", ())):
-        found = _resolved(variable, f"pools.{name}.context", whole.source)
-        if not isinstance(found, ContextVar):
-            problem = f"expected what names a ContextVar, found {variable!r}, which is {found!r}"
-            raise ConfigError(whole.source, [f"pools.{name}.context: {problem}"])
-    if kind == "process":
-        arguments["configuration"] = pickle.dumps(whole)
-    return make(**arguments, name=name, callbacks=LateCallbacks(callbacks))
-
-
-def _nested(name: str, config: ProcessConfig) -> tuple[str, dict[str, object]]:
-    """Return what a pool of processes is in a worker process: the kind, and the arguments of its constructor."""
-    if config.nested == "error":
-        raise NestedPoolError(name)
-    if config.nested == "inline":
-        return "inline", {}
-    return "thread", {"max_workers": config.arguments().get("max_workers") or cpus()}
-
-
-def _resolved(import_string: str, key: str, source: str) -> object:
-    """Import what a string of a configuration names."""
-    try:
-        return imported(import_string)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(source, [f"{key}: expected something to import, found {import_string!r}: {error}"]) from error
-
-
-def _function(option: str, said: Callable[..., object] | str | None) -> Callable[..., object] | None:
-    """Import a handler that a configuration names."""
-    if not isinstance(said, str):
-        return said
-    try:
-        found = imported(said)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{option}: expected something to import, found {said!r}: {error}") from error
-    if not callable(found):
-        raise ValueError(f"{option}: expected a function, found {said!r}, which is {found!r}")
-    return found
+def _callbacks_of_default(asking: CallbackThreads) -> Dispatcher | None:
+    registry = default_registry()
+    return None if registry.owns(asking) else registry.callbacks
 
 
 _ENTERED: ContextVar[tuple[Token[Within | None], ...]] = ContextVar("parallel.entered", default=())
@@ -400,39 +562,57 @@ def _adopt_inherited() -> None:
             _default.adopt(pickle.loads(packed))
 
 
-def configure(source: str | os.PathLike[str] | Mapping[str, object] | None = None) -> Registry:
+def configure(source: Source | None = None, *, profile: str | None = None) -> Registry:
     """
-    Set the program's default registry. The one before runs what it has accepted, then closes its pools.
+    Configure the program's default registry; again, if need be: see `Registry.reload` for what becomes of its pools.
 
     Args:
         source: A mapping as a TOML file would hold it, the path of a TOML file, or None: search again, from the
             working directory upward.
+        profile: The profile that is laid over its tables; see `Registry`.
+
+    Returns:
+        The default registry.
 
     Raises:
-        ConfigError: The configuration can't be used; it tells every mistake, and the registry before stays.
+        ConfigError: The configuration can't be used; it tells every mistake, and all stays as it was.
     """
     global _default
-    registry = Registry(parallel.config.find() or {} if source is None else source)
     with _default_lock:
-        before, _default = _default, registry
-    if before is not None:
-        before.shutdown(wait=False)
-    return registry
+        registry = _default
+    while registry is not None and not registry.is_shut:
+        try:
+            registry.read_from(source, profile)
+        except PoolShutdownError:  # another thread has shut it down
+            break
+        else:
+            return registry
+    made = Registry(parallel.config.find() or {} if source is None else source, profile=profile)
+    with _default_lock:
+        _default = made
+    return made
 
 
 @contextmanager
-def using(source: Registry | str | os.PathLike[str] | Mapping[str, object]) -> Generator[Registry]:
+def using(source: Registry | Source | None = None, *, profile: str | None = None) -> Generator[Registry]:
     """
     Make a registry the current one for a block.
 
     Args:
-        source: A registry, which stays open after the block; or what makes one, a mapping or a path, which is shut
-            down at the end.
+        source: A registry, which stays open after the block; or what makes one, a mapping, a path, or None for what is
+            found from the working directory upward: it is shut down at the end.
+        profile: The profile that is laid over the tables of what makes one; see `Registry`.
+
+    Raises:
+        ConfigError: The configuration can't be used; it tells every mistake.
+        TypeError: A registry has been made already, and a profile is of no use to it.
     """
     if not isinstance(source, Registry):
-        with Registry(source) as registry:
+        with Registry(source, profile=profile) as registry:
             yield registry
         return
+    if profile is not None:
+        raise TypeError(f"a profile is laid over a configuration that is read; {source!r} has been made without")
     token = WITHIN.set(entered(registry=source))
     try:
         yield source

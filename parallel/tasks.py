@@ -6,8 +6,8 @@
 A task keeps its function's name, docstring and signature. It is sent to other processes by reference,
 `module:qualname`, and runs there as the plain function.
 
-State: what was looked up in the last registry, the one item of `_route`, replaced as a whole and shared with the bound
-copies of a task. Nothing else changes after making.
+State: what was looked up in the last registry, `_route`, shared with the bound copies of a task; see `editions`.
+Nothing else changes after making.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from parallel.chains import short_name
 from parallel.chunks import Done, ItemCall, Manner, Seeding, run_item, run_item_later
 from parallel.combine import Settled
 from parallel.context import WITHIN, Declared, default_registry, name_of, plain_function
+from parallel.editions import LookUp
 from parallel.errors import PoolShutdownError
 from parallel.flows import Piece, Route
 from parallel.futures import Future, what_to_catch
@@ -31,7 +32,7 @@ from parallel.here import Tie, run_here
 from parallel.lanes import Lane, LateLane
 from parallel.limits import Limits
 from parallel.naming import dress, find_again, resolve
-from parallel.options import Rate, Said, TaskOptions, declared_options
+from parallel.options import Rate, Said, Saying, TaskOptions, declared_options
 from parallel.plans import Plan
 from parallel.pools.base import Pool
 from parallel.registry import Registry
@@ -53,9 +54,8 @@ A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
 
-_Route: TypeAlias = list[tuple[object, Plan | None]]
-"""One item: a registry's edition, and the plan that the task has there."""
-
+_OTHERWISE: Final = (TaskOptions(pool="threads"), TaskOptions(pool="loop"))
+"""What holds for plain functions, and for coroutine functions."""
 
 SINGLES: Final = 1000
 """Items at most that are called one by one at a time: a loop may run any number, and each takes memory."""
@@ -86,14 +86,15 @@ class Task(Declared, Generic[P, R]):
     name: str
     __qualname__: str
 
-    def __init__(self, fn: Callable[P, R], declared: TaskOptions) -> None:
+    def __init__(self, fn: Callable[P, R], declared: TaskOptions, otherwise: TaskOptions | None = None) -> None:
         dress(self, fn)
         self.__wrapped__ = fn
         self._declared = declared
+        self._otherwise = otherwise
         self._said = TaskOptions()
         self._object: tuple[Any, ...] = ()  # what it is bound to, or nothing
         self._lane: Lane | None = None  # what says how long its calls may run, in place of its options
-        self._route = _no_route()
+        self._route = LookUp()
         self._limits: dict[int | Rate, Limits] = {}  # shared with its copies
         self.name = name_of(fn)
 
@@ -116,7 +117,7 @@ class Task(Declared, Generic[P, R]):
         # It is `call_from(caller(), args, kwargs)`, written out: the calls that this saves are a tenth of it.
         within = WITHIN.get()
         registry = cast(Registry, (within is not None and within.registry) or default_registry())
-        edition, plan = self._route[0]
+        edition, plan = self._route.found
         if edition is not registry.edition or plan is None:
             plan = self._look_up(registry)
         frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # to say where a call that fails unseen was made
@@ -141,7 +142,7 @@ class Task(Declared, Generic[P, R]):
         """
         within = WITHIN.get()
         registry = cast(Registry, (within is not None and within.registry) or default_registry())
-        edition, plan = self._route[0]
+        edition, plan = self._route.found
         if edition is not registry.edition or plan is None:
             plan = self._look_up(registry)
         try:
@@ -445,18 +446,28 @@ class Task(Declared, Generic[P, R]):
         """Tell whether calling it here and now only queues a call; False if that isn't known yet."""
         within = WITHIN.get()
         registry = cast(Registry, (within is not None and within.registry) or default_registry())
-        edition, plan = self._route[0]
+        edition, plan = self._route.found
         return edition is registry.edition and plan is not None and plan.submits_lightly
 
     def _look_up(self, registry: Registry) -> Plan:
         """Ask *registry* how calls are made there, and remember it."""
         edition = registry.edition
-        declared = _built_in(self.__wrapped__, self._declared)
-        plan, pool = registry.plan_for(self.name, declared, self._said, self._limits_of, self._lane)
+        saying = Saying(self.name, self.otherwise, self._declared, self._said)
+        plan, pool = registry.plan_for(saying, self._limits_of, self._lane)
         pool.check(plain_function(self.__wrapped__))
         if not registry.is_shut:  # then each call is looked at: only those from inside are taken
-            self._route[0] = (edition, plan)
+            edition.keep(self._route, plan)
         return plan
+
+    @property
+    def declared(self) -> TaskOptions:
+        """What its decorator says."""
+        return self._declared
+
+    @property
+    def otherwise(self) -> TaskOptions:
+        """What holds if nobody says anything else."""
+        return self._otherwise or _OTHERWISE[inspect.iscoroutinefunction(self.__wrapped__)]
 
     def _limits_of(self, limit: int | None, rate: Rate | None) -> tuple[Limits, ...]:
         """Return what counts the calls of this task, of its copies and of what binds it: a place, then a start."""
@@ -471,7 +482,7 @@ class Task(Declared, Generic[P, R]):
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other.__wrapped__ = self.__wrapped__
-        other._route = _no_route()
+        other._route = LookUp()
         return other
 
     def __eq__(self, other: object) -> bool:
@@ -503,7 +514,7 @@ class Task(Declared, Generic[P, R]):
         """Return what pickle needs to make it again where its module can't be imported, such as a notebook's."""
         if self._object:
             return _bind, (_unbound(self), self._object[0], self._said)
-        return _remade, (type(self), self.__wrapped__, self._declared, self._said)
+        return _remade, (type(self), self.__wrapped__, self._declared, self._said, self._otherwise)
 
 
 class StaticTask(Task[P, R]):
@@ -631,11 +642,6 @@ class TaskChain(Task[P, R]):
         return self.__reduce__()
 
 
-def _built_in(fn: Callable[..., Any], declared: TaskOptions) -> TaskOptions:
-    """Fill in what the decorator left open."""
-    return declared.over(TaskOptions(pool="loop" if inspect.iscoroutinefunction(fn) else "threads"))
-
-
 def _seeding(seed: int | tuple[int, ...] | None, first: int) -> tuple[Seeding | None]:
     """Return what has a function draw, with the item of that index first; as the one item of a tuple of arguments."""
     return (None if seed is None else functools.partial(seeded, seed, first),)
@@ -645,11 +651,6 @@ def caller() -> Place:
     """Return the place that calls the function which asks; for one of ours that calls a task for its own caller."""
     frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]  # no public way is as fast
     return frame.f_code, frame.f_lasti
-
-
-def _no_route() -> _Route:
-    """Make the route of a task that has not been called yet."""
-    return [(None, None)]
 
 
 def _unbound(bound: Task[..., Any]) -> Task[..., Any]:
@@ -673,7 +674,11 @@ def _with_options(plain: Task[..., Any], said: TaskOptions) -> Task[..., Any]:
 
 
 def _remade(
-    kind: type[Task[..., Any]], fn: Callable[..., Any], declared: TaskOptions, said: TaskOptions
+    kind: type[Task[..., Any]],
+    fn: Callable[..., Any],
+    declared: TaskOptions,
+    said: TaskOptions,
+    otherwise: TaskOptions | None,
 ) -> Task[..., Any]:
     """Make a task of a lambda or closure again, from its pickle."""
-    return _with_options(kind(fn, declared), said)
+    return _with_options(kind(fn, declared, otherwise), said)

@@ -15,6 +15,7 @@ from parallel.context import Dispatcher
 from parallel.errors import TaskTimeoutError
 from parallel.futures import Future
 from parallel.gates import Gate
+from parallel.hooks import Hooks
 from parallel.lanes import Lane
 from parallel.limits import Limits
 from parallel.retries import Retry
@@ -39,6 +40,14 @@ class Launcher(Protocol):
     def label(self) -> str:
         """What messages call it."""
         ...
+
+    @property
+    def name(self) -> str:
+        """What a configuration calls it."""
+        ...
+
+    cancels_at_exit: bool
+    """Whether what waits at the program's end is cancelled."""
 
     launches_here: ClassVar[bool]
     """Whether launching runs code of the user's, or the call itself: not for a timer's or a loop's thread."""
@@ -81,6 +90,10 @@ class Parked(Protocol):
         """Tell whether it may wait for ever."""
         ...
 
+    def cancels_at_exit(self) -> bool:
+        """Tell whether it is cancelled when the program ends."""
+        ...
+
 
 class Desk(Protocol):
     """
@@ -118,6 +131,7 @@ class Terms:
         idempotent: One whose worker died in it may be run again.
         on_success: Called with each value.
         on_failure: Called with each error.
+        hooks: The registry's, if there are some for calls.
     """
 
     def __init__(
@@ -134,6 +148,7 @@ class Terms:
         idempotent: bool = False,
         on_success: Callable[[Any], object] | None = None,
         on_failure: Callable[[BaseException], object] | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
         self.name = name
         self.pool = pool
@@ -146,12 +161,13 @@ class Terms:
         self.idempotent = idempotent
         self.on_success = on_success
         self.on_failure = on_failure
+        self.hooks = hooks
         on: object = None if self.retry is None else self.retry.on
         self.asks = callable(on) and not isinstance(on, type)
         """Whether a function of the user's says what is tried again."""
         self.retries_overruns = self.asks or _names(on, TaskTimeoutError)
         """Whether an attempt is tried again whose body may still be running."""
-        others = (self.deadline_lane, on_success, on_failure)
+        others = (self.deadline_lane, on_success, on_failure, hooks)
         self.only_bounds_attempts = not limits and all(one is None for one in others)
         """Whether all that is said is how long an attempt may run, its priority, and what is tried again."""
 

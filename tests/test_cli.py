@@ -123,7 +123,7 @@ def test_all_mistakes_go_to_standard_error(bad: Path, code: str | None) -> None:
         f"{bad}: 2 mistakes",
         f"  {bad}:2: pools.threads.max_wokers: unknown option of kind 'thread' (did you mean 'max_workers'?); "
         "known: kind, max_workers, thread_name_prefix, initializer, initargs, max_pending, on_full, helping, "
-        "memory_free",
+        "memory_free, on_exit",
         f"  {bad}:4: tasks.\"a:*\".pool: no pool named 'nope'; known: loop, processes, threads",
     ]
 

@@ -31,6 +31,7 @@ HOUSE = [
     {"awaits"},
     {"events"},
     {"checks"},
+    {"hooks"},
     {"imports"},
     {"machine"},
     {"memory"},
@@ -70,6 +71,9 @@ HOUSE = [
     # One storey: the kinds of pools never import each other.
     {"pools.inline", "pools.thread", "pools.loop", "pools.foreign", "pools.dask", "pools.ray", "pools.process"},
     {"pools"},
+    {"opening"},
+    {"following"},
+    {"editions"},
     {"registry"},
     {"meters"},
     {"screens"},

@@ -17,6 +17,7 @@ from typing import Any
 
 import jobs
 import pytest
+from pools.process_jobs import wait_until
 
 import parallel.registry
 from parallel import (
@@ -439,19 +440,45 @@ def test_shutdown_while_promises_are_pending() -> None:
 
 
 def test_dropped_registry() -> None:
-    """A registry that nobody holds any more, never shut down, leaves nothing behind."""
-    registry: Registry | None = Registry({"pools": {"here": prefix("x")}})
-    with using(registry):
-        calls = [where() for _ in range(5)]
-    assert gather(*calls).result(timeout=LONG)
-    ref = weakref.ref(registry)
-    del registry
-    assert task(pool="threads")(jobs.double)(1).result(timeout=LONG) == 2
-    where.options()  # a task may remember the last registry that it was called in
-    with using({"pools": {"here": prefix("y")}}):
-        assert where().result(timeout=LONG).startswith("y")
+    """One that nobody holds any more is closed, with a warning; what it has accepted is run."""
+    registry: Registry | None = Registry({"pools": {"here": prefix("x", max_workers=1)}})
+    message = (
+        r"nobody has shut down <Registry running \[configuration: the mapping given; open pools: <ThreadPool 'here'"
+    )
+    with jobs.Gate() as gate, pytest.warns(ResourceWarning, match=message):
+        with using(registry):
+            held = task(pool="here")(jobs.wait_at)(gate.address, "held")
+            gate.arrived()
+            calls = [where() for _ in range(5)]
+        pool, ref = weakref.ref(registry.pool("here")), weakref.ref(registry)
+        registry = None
+        assert ref() is not None  # what runs there may call more
+        gate.open()
+        assert held.result(timeout=LONG) == "held"
+        assert all(name.startswith("x") for name in gather(*calls).result(timeout=LONG))
+        wait_until(lambda: ref() is None and pool() is None)
+
+
+def test_dropped_registry_without_collector() -> None:
+    """Nothing that a registry owns refers to it, and no task keeps it or its pools."""
     gc.collect()
-    assert ref() is None
+    gc.disable()
+    try:
+        registry: Registry | None = Registry({"pools": {"here": prefix("x")}})
+        registry.on("call_failed", lambda event: None)
+        with using(registry):
+            assert where().then(len).result(timeout=LONG)
+        ref, pool = weakref.ref(registry), weakref.ref(registry.pool("here"))
+        with pytest.warns(ResourceWarning, match="nobody has shut down"):
+            registry = None
+            wait_until(lambda: ref() is None and pool() is None)
+    finally:
+        gc.enable()
+
+
+def test_a_registry_that_opened_nothing_may_be_dropped() -> None:
+    """It holds nothing that would have to be closed."""
+    Registry({}).on("pool_opened", print)
 
 
 def test_reset() -> None:

@@ -24,7 +24,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from types import TracebackType
-from typing import Any, ClassVar, NamedTuple, ParamSpec, TypeVar, cast, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast, get_args
 
 from parallel.chunks import Done, run_chunk
 from parallel.context import WITHIN, Dispatcher, callbacks_within, era, plain_function
@@ -36,6 +36,10 @@ from parallel.timer import TIMER
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+OnExit: TypeAlias = Literal["wait", "cancel"]
+"""What becomes of accepted calls at the program's end: they are run, or cancelled."""
 
 
 class PoolStats(NamedTuple):
@@ -63,7 +67,10 @@ class Engine(ABC):
 
     Attributes:
         era: The `era()` in which it was made: in a forked child, an older one has no threads.
+        cancels_at_exit: Its pool's.
     """
+
+    cancels_at_exit = False
 
     def __init__(self) -> None:
         self.era = era()
@@ -119,12 +126,15 @@ class Pool(concurrent.futures.Executor):
         pickles: Whether what a function is given is pickled.
         name: Its name in the configuration; empty for a pool used on its own.
         gate: What bounds the calls that wait in it; None: nothing.
+        cancels_at_exit: Whether what waits at the program's end is cancelled, and what runs asked to end.
+        wants_configuration: Whether its workers make registries of their own.
     """
 
     kind: ClassVar[str]
     launches_here: ClassVar[bool] = False
     has_threads: ClassVar[bool] = False
     pickles: ClassVar[bool] = False
+    wants_configuration: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -132,8 +142,10 @@ class Pool(concurrent.futures.Executor):
         callbacks: Dispatcher | None = None,
         max_pending: int | None = None,
         on_full: OnFull = "block",
+        on_exit: OnExit = "wait",
     ) -> None:
         self.name = name
+        self.cancels_at_exit = check_exit(on_exit) == "cancel"
         self.gate = None if max_pending is None else Gate(self.label, check_pending(max_pending), check_full(on_full))
         self._callbacks = callbacks
         self._closed = False
@@ -153,10 +165,24 @@ class Pool(concurrent.futures.Executor):
         self._engine = engine = self._new_engine()
         if engine is None:
             return
+        engine.cancels_at_exit = self.cancels_at_exit
         self._finalizer = weakref.finalize(self, engine.close, False)
         self._finalizer.atexit = False
         if self._closed or _exiting:
             engine.close(False)
+
+    @property
+    def engine(self) -> Engine | None:
+        """What runs its calls; it may live on when nobody holds the pool any more."""
+        return self._engine
+
+    def reconfigure(self, configuration: bytes) -> None:  # most kinds have no use for it
+        """
+        Have workers that make registries of their own do so from another configuration.
+
+        Args:
+            configuration: A `Config`, pickled.
+        """
 
     @property
     def callbacks(self) -> Dispatcher:
@@ -329,6 +355,13 @@ def check_full(on_full: object) -> OnFull:
     return cast(OnFull, on_full)
 
 
+def check_exit(on_exit: object) -> OnExit:
+    """Refuse what `on_exit` can't be."""
+    if on_exit not in get_args(OnExit):
+        raise ValueError(f"on_exit must be one of {', '.join(get_args(OnExit))}; found {on_exit!r}")
+    return cast(OnExit, on_exit)
+
+
 def check_initializer(initializer: object) -> None:
     """Refuse an initializer that can't be called."""
     if initializer is not None and not callable(initializer):
@@ -375,14 +408,18 @@ def is_draining() -> bool:
 
 def _at_exit() -> None:
     """
-    Close every engine of the program: accepted calls, and what follows them, are run; after an unhandled Ctrl-C they
-    are cancelled.
+    Close every engine of the program: accepted calls, and what follows them, are run; after an unhandled Ctrl-C, and of
+    a pool that says so, they are cancelled.
     """
     global _exiting
     last: Any = getattr(sys, "last_type", None)
     interrupted = last is not None and issubclass(last, KeyboardInterrupt)
     if not interrupted:
         _draining.set()
+        for engine in list(_engines):
+            if engine.cancels_at_exit:
+                engine.close(True)
+                engine.interrupt()
         run_dry(lambda: list(_engines), _work_off)
     _exiting = True  # engines made from now on, by threads that still run, are born closed
     engines = list(_engines)

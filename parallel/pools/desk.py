@@ -31,6 +31,10 @@ class Parked(Protocol):
         """Tell whether it may wait for ever."""
         ...
 
+    def cancels_at_exit(self) -> bool:
+        """Tell whether it is cancelled when the program ends."""
+        ...
+
 
 class Desk(Engine):
     """
@@ -81,6 +85,12 @@ class Desk(Engine):
             while not all(call.is_stuck() for call, _ in list(self._calls)):
                 self._quiet.wait()
             return self._passed
+
+    def work_off(self) -> None:
+        """At exit: cancel the calls of pools that want that."""
+        for call, _ in list(self._calls):
+            if call.cancels_at_exit():
+                call.cancel()
 
     def stats(self) -> PoolStats:
         return PoolStats(workers=0, queued=len(self._calls), running=0, done=self._passed)

@@ -39,7 +39,7 @@ from parallel.gates import GatedFuture
 from parallel.kept import close_kept
 from parallel.outcomes import CANCELLED, Outcome, Work, failure
 from parallel.pools.backlog import Backlog
-from parallel.pools.base import Engine, PoolStats, check_workers, is_draining
+from parallel.pools.base import Engine, OnExit, PoolStats, check_workers, is_draining
 from parallel.pools.blocking import LoopThread
 from parallel.pools.handing import HandingPool, Tally
 from parallel.runs import Run
@@ -67,6 +67,8 @@ class LoopPool(HandingPool):
         on_full: What becomes of one more: its caller waits (`block`), or gets a `PoolFullError` (`raise`).
         memory_free: Bytes, or a string such as `"2GiB"`, that have to be free on the machine where a call starts,
             unless nothing of this pool runs; the others wait for it. None: any amount.
+        on_exit: What becomes of what it has accepted when the program ends: all is run (`wait`), or what waits is
+            cancelled, and what runs is asked to end, as after a Ctrl-C (`cancel`).
         name: The pool's name, for messages.
         callbacks: Who runs what follows a call; None: the registry's callback threads.
     """
@@ -80,6 +82,7 @@ class LoopPool(HandingPool):
         max_pending: int | None = None,
         on_full: Literal["block", "raise"] = "block",
         memory_free: Size | None = None,
+        on_exit: OnExit = "wait",
         name: str = "",
         callbacks: Dispatcher | None = None,
     ) -> None:
@@ -87,7 +90,7 @@ class LoopPool(HandingPool):
             raise ValueError(f"on_full must be one of {', '.join(get_args(_OnFull))}; found {on_full!r}")
         self._max_workers = check_workers(max_workers, _UNBOUNDED)
         self._memory_free = check_memory_free(memory_free)
-        super().__init__(name, callbacks, max_pending, on_full)
+        super().__init__(name, callbacks, max_pending, on_full, on_exit)
 
     @property
     def capacity(self) -> int:

@@ -13,7 +13,7 @@ from parallel.context import Dispatcher, plain_function
 from parallel.futures import Future
 from parallel.gates import OnFull
 from parallel.machine import cpus
-from parallel.pools.base import Pool, check_initializer, check_workers
+from parallel.pools.base import OnExit, Pool, check_initializer, check_workers
 from parallel.pools.crew import Crew
 from parallel.pools.sparing import SparingCrew
 from parallel.shortage import check_memory_free
@@ -40,6 +40,8 @@ class ThreadPool(Pool):
         memory_free: Bytes, or a string such as `"2GiB"`, that have to be free on the machine where a call starts, or
             what follows one, unless nothing of this pool runs; the others wait for it. None: any amount. A call that
             its waiter runs, as of a pool that is full, doesn't wait.
+        on_exit: What becomes of what it has accepted when the program ends: all is run (`wait`), or what waits is
+            cancelled, and what runs is asked to end, as after a Ctrl-C (`cancel`).
         name: The pool's name, for messages.
         callbacks: Who runs what follows a call where the workers can't; None: the registry's callback threads.
     """
@@ -58,6 +60,7 @@ class ThreadPool(Pool):
         on_full: OnFull = "block",
         helping: bool = True,
         memory_free: Size | None = None,
+        on_exit: OnExit = "wait",
         name: str = "",
         callbacks: Dispatcher | None = None,
     ) -> None:
@@ -67,7 +70,7 @@ class ThreadPool(Pool):
         self._initializer = (initializer, initargs)
         self._helping = helping
         self._memory_free = check_memory_free(memory_free)
-        super().__init__(name, callbacks, max_pending, on_full)
+        super().__init__(name, callbacks, max_pending, on_full, on_exit)
 
     @property
     def capacity(self) -> int:

@@ -353,6 +353,17 @@ class Staff(Engine):
         self._reactor.tell(self._listening.departures.shrink)
         self._reactor.tell(self._hiring.see_to_workers)
 
+    def reconfigure(self, configuration: bytes) -> None:
+        """Have others, with that configuration, take the places of the present workers after their present calls."""
+        self._books.settings.setup.configuration = configuration
+        self._reactor.tell(self._renew_staff)
+
+    def _renew_staff(self) -> None:
+        """On the reader: see all off that there are."""
+        with self._lock:
+            staff = list(self._books.roster.staff)
+        self._listening.departures.go(*staff)
+
     def _drop(self) -> list[Future[Any]]:
         """Under the lock: take all calls that wait, now and later."""
         self._books.cancelling = True

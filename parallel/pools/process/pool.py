@@ -38,7 +38,7 @@ from parallel.futures import Future
 from parallel.gates import OnFull
 from parallel.machine import cpus
 from parallel.outcomes import Outcome
-from parallel.pools.base import check_initializer, check_workers
+from parallel.pools.base import OnExit, check_initializer, check_workers
 from parallel.pools.handing import Handing, HandingPool, Tally
 from parallel.pools.process.carrying import Carrier
 from parallel.pools.process.constants import Constant
@@ -98,6 +98,8 @@ class ProcessPool(HandingPool):
         max_pending: Calls from outside that may wait for a worker; None: any number.
         on_full: What becomes of one more: its caller waits (`block`), gets a `PoolFullError` (`raise`) or runs it
             itself, in its own process (`run`).
+        on_exit: What becomes of what it has accepted when the program ends: all is run (`wait`), or what waits is
+            cancelled, and what runs is asked to end, as after a Ctrl-C (`cancel`).
         name: The pool's name, for messages.
         context: Import strings, `package.module:variable`, of the context variables whose values travel with each
             call; they have to be picklable.
@@ -113,6 +115,7 @@ class ProcessPool(HandingPool):
     """
 
     kind: ClassVar[str] = "process"
+    wants_configuration: ClassVar[bool] = True
     pickles: ClassVar[bool] = True
     launches_here: ClassVar[bool] = True
 
@@ -135,6 +138,7 @@ class ProcessPool(HandingPool):
         memory_free: Size | None = None,
         max_pending: int | None = None,
         on_full: OnFull = "block",
+        on_exit: OnExit = "wait",
         name: str = "",
         context: Sequence[str] = (),
         forward_logs: bool | None = None,
@@ -163,7 +167,7 @@ class ProcessPool(HandingPool):
         self._kill_grace = _check_grace(kill_grace)
         self._carrier = Carrier(context) if context else None
         self._levels = partial(_levels, forward_logs)
-        super().__init__(name, callbacks, max_pending, on_full)
+        super().__init__(name, callbacks, max_pending, on_full, on_exit)
 
     def _new_engine(self) -> Staff:
         thread_name = f"parallel-{self.name or 'process'}"
@@ -209,6 +213,11 @@ class ProcessPool(HandingPool):
     def max_workers(self, max_workers: int | None) -> None:
         self._max_workers = check_workers(max_workers, cpus())
         self._staff.resize(self._max_workers)
+
+    def reconfigure(self, configuration: bytes) -> None:
+        """Have the default registries of workers made from another configuration; see `Pool.reconfigure`."""
+        self._configuration = configuration
+        self._staff.reconfigure(configuration)
 
     @property
     def capacity(self) -> int:

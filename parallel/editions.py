@@ -1,0 +1,73 @@
+"""
+What tasks remember of a registry, until something changes there.
+
+    task ──▶ LookUp.found: (edition, plan) ──▶ is it the registry's present edition? then the plan is right
+
+Guarantees:
+- Asking costs one comparison a call.
+- When an edition ends, nothing that was looked up in it keeps a pool alive, also of tasks that are never called again.
+
+State: `_look_ups` and `_is_over` of an edition, guarded by its `_lock`; `found`, replaced as a whole.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Final, TypeAlias
+from weakref import WeakSet
+
+from parallel.options import TaskOptions
+from parallel.plans import Plan
+
+Found: TypeAlias = "tuple[Edition | None, Plan | None]"
+
+
+class LookUp:
+    """
+    What a task, and what binds it, has looked up in the last registry that it was called in.
+
+    Attributes:
+        found: The edition, and how calls are made in that.
+    """
+
+    __slots__ = ("__weakref__", "found")
+
+    def __init__(self) -> None:
+        self.found: Found = NOTHING
+
+
+class Edition:
+    """
+    A registry's configuration and hooks, as long as they are what they are.
+
+    Attributes:
+        rules: What the rules come to, by the names of tasks: each is matched once.
+    """
+
+    def __init__(self) -> None:
+        self.rules: dict[str, TaskOptions] = {}
+        self._lock = threading.Lock()
+        self._look_ups: WeakSet[LookUp] = WeakSet()
+        self._is_over = False
+
+    def keep(self, look_up: LookUp, plan: Plan) -> None:
+        """Have *look_up* remember *plan* as long as this edition lasts."""
+        look_up.found = (self, plan)
+        with self._lock:
+            is_over = self._is_over
+            if not is_over:
+                self._look_ups.add(look_up)
+        if is_over:
+            look_up.found = NOTHING
+
+    def end(self) -> None:
+        """Have all forget what they found in it."""
+        with self._lock:
+            self._is_over = True
+            look_ups = list(self._look_ups)
+        for look_up in look_ups:
+            if look_up.found[0] is self:
+                look_up.found = NOTHING
+
+
+NOTHING: Final[Found] = (None, None)
