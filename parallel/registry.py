@@ -507,7 +507,8 @@ class Registry:
             return
         message = f"nobody has shut down {self!r}: use it in a with block, or call shutdown()"
         self._shut = True
-        self.edition.end()  # no task keeps its pools any more: they run what they have accepted, and end
+        self.edition.end()
+        self._pools = {}  # nobody keeps them any more: they run what they have accepted, and end
         warnings.warn(message, ResourceWarning, stacklevel=1, source=self)
 
     def __repr__(self) -> str:

@@ -227,7 +227,7 @@ def test_a_pool_that_is_gone() -> None:
     configure({"pools": {"here": prefix("old")}})
     call = where()
     configure({"pools": {"there": prefix("new")}})
-    with pytest.raises(LookupError, match="no pool named 'here'.*there"):
+    with pytest.raises(LookupError, match=r"no pool named 'here'.*there"):
         where()
     assert call.result(timeout=LONG).startswith("old")
 
