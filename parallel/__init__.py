@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     )
     from parallel.futures import Future, completed, failed
     from parallel.groups import TaskGroup, detached
+    from parallel.kinds import PoolConfig
     from parallel.mapping import ParallelMap, parallel_map
     from parallel.meters import Progress
     from parallel.pools.base import Pool, PoolStats
@@ -88,6 +89,7 @@ __all__ = [
     "PerWorker",
     "Pool",
     "PoolBrokenError",
+    "PoolConfig",
     "PoolFullError",
     "PoolShutdownError",
     "PoolStats",
@@ -140,6 +142,7 @@ _ROOMS: Final = {
     "unseen": "UnobservedErrorWarning",
     "rates": "Rate",
     "retries": "Retry",
+    "kinds": "PoolConfig",
     "futures": "Future completed failed",
     "combine": "Settled as_completed first gather race settle wait",
     "arguments": "result_of unresolved",

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast, get_args
 import attrs
 from attrs import Factory, field, frozen
 
+from parallel.catalogue import config_of, is_known, known_kinds
 from parallel.checks import (
     Mistake,
     as_table,
@@ -341,8 +342,8 @@ class _Kind:
     kind: str = field(
         validator=checked(
             "the kind of a pool",
-            lambda kind: isinstance(kind, str) and kind in KINDS,
-            lambda kind: f"{did_you_mean(kind, KINDS)}; known: {', '.join(KINDS)}",
+            is_known,
+            lambda kind: f"{did_you_mean(kind, known_kinds())}; known: {', '.join(known_kinds())}",
         )
     )
 
@@ -363,6 +364,8 @@ def _read(source: str, wholes: list[_Whole], profile: str | None, environ: Mappi
     of_environment, wrong = layers_of(environ, {*BUILT_IN, *(name for name in pools if isinstance(name, str))})
     said = merged([*layers, *of_environment], kinds)
     mistakes += wrong
+    if not (said.tables or mistakes):
+        return Read(attrs.evolve(built_in(), source=source, profile=profile), said, profiles)  # spares loading cattrs
     config = _checked(said, source, profile, mistakes)
     return Read(config, said, profiles)
 
@@ -480,7 +483,7 @@ def _converter() -> Converter:
     def pool(table: object, _: object) -> PoolConfig:
         options = dict(only_table(table))
         kind = converter.structure({"kind": options.pop("kind", None)}, _Kind).kind
-        return converter.structure(options, KINDS[kind])
+        return converter.structure(options, config_of(kind))
 
     def of_dict(cls: type[object]) -> Callable[[object, object], object]:
         # Keys are for `_bad_names`: this would tell a bad key or what is wrong below it, not both.

@@ -139,15 +139,23 @@ class PoolConfig:
     """
     What is said about one pool; each kind has a class of its own.
 
-    A subclass names its *kind* and has the options of its pool's constructor as fields, under the same names. When
-    read from TOML, a field with a validator is checked by that alone, one without by its type. A field's default means
-    "not said", and is the default of the pool too.
+    A subclass names its *kind*, and the *pool* that is made of it, and has the options of that one's constructor as
+    fields, under the same names. When read from TOML, a field with a validator is checked by that alone, one without by
+    its type. A field's default means "not said", and is the default of the pool too.
+
+    A package can add a kind: see `docs/configuration.md`.
+
+    Attributes:
+        kind: Its name in a configuration.
+        pool: Import string of the pool's class, which is resolved when a pool opens. Its constructor takes *name* and
+            *callbacks* besides the options, as `Pool` does.
 
     Raises:
         ValueError: A value that the option can't have.
     """
 
     kind: ClassVar[str]
+    pool: ClassVar[str]
 
     def arguments(self) -> dict[str, object]:
         """
@@ -179,6 +187,7 @@ class ThreadConfig(PoolConfig):
     """
 
     kind: ClassVar[str] = "thread"
+    pool: ClassVar[str] = "parallel.pools.thread:ThreadPool"
     max_workers: int | str | None = field(default=None, validator=_max_workers)
     thread_name_prefix: str = ""
     initializer: str | None = field(default=None, validator=_import_string)
@@ -249,6 +258,7 @@ class ProcessConfig(PoolConfig, Workplace):
     """
 
     kind: ClassVar[str] = "process"
+    pool: ClassVar[str] = "parallel.pools.process.pool:ProcessPool"
     max_workers: int | str | None = field(default=None, validator=_max_workers)
     mp_context: Literal["fork", "forkserver", "spawn"] | None = field(default=None, validator=_start_method)
     initializer: str | None = field(default=None, validator=_import_string)
@@ -288,6 +298,7 @@ class LoopConfig(PoolConfig):
     """
 
     kind: ClassVar[str] = "loop"
+    pool: ClassVar[str] = "parallel.pools.loop:LoopPool"
     max_workers: int | str | None = field(default=None, validator=_max_workers)
     max_pending: int | None = field(default=None, validator=_count)
     on_full: Literal["block", "raise"] | None = field(default=None, validator=_on_full_of_loop)
@@ -304,6 +315,7 @@ class InlineConfig(PoolConfig):
     """
 
     kind: ClassVar[str] = "inline"
+    pool: ClassVar[str] = "parallel.pools.inline:InlinePool"
 
 
 KINDS: dict[str, type[PoolConfig]] = {

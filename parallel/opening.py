@@ -9,7 +9,6 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from importlib import import_module
 from typing import cast
 
 from parallel import context
@@ -17,8 +16,7 @@ from parallel.config import Config, PoolConfig, cpus
 from parallel.context import Dispatcher
 from parallel.errors import ConfigError, NestedPoolError
 from parallel.imports import imported
-from parallel.kinds import ProcessConfig
-from parallel.pools import KINDS
+from parallel.kinds import InlineConfig, ProcessConfig, ThreadConfig
 from parallel.pools.base import Pool
 
 
@@ -36,11 +34,10 @@ def open_pool(name: str, config: Config, callbacks: Dispatcher) -> Pool:
         ConfigError: What it names can't be imported.
     """
     said = config.pools[name]
-    kind, arguments = said.kind, said.arguments()
     if isinstance(said, ProcessConfig) and context.in_worker_process:
-        kind, arguments = _nested(name, said)
-    module, _, attribute = KINDS[kind].partition(":")
-    make: Callable[..., Pool] = getattr(import_module(module), attribute)
+        said = _nested(name, said)
+    arguments = said.arguments()
+    make = cast("Callable[..., Pool]", _resolved(said.pool, f"pools.{name}.kind", config.source))
     if isinstance(initializer := arguments.get("initializer"), str):
         arguments["initializer"] = _resolved(initializer, f"pools.{name}.initializer", config.source)
     for variable in cast("tuple[str, ...]", arguments.get("context", ())):
@@ -48,18 +45,18 @@ def open_pool(name: str, config: Config, callbacks: Dispatcher) -> Pool:
         if not isinstance(found, ContextVar):
             problem = f"expected what names a ContextVar, found {variable!r}, which is {found!r}"
             raise ConfigError(config.source, [f"pools.{name}.context: {problem}"])
-    if kind == "process":
+    if isinstance(said, ProcessConfig):
         arguments["configuration"] = pickle.dumps(config)
     return make(**arguments, name=name, callbacks=callbacks)
 
 
-def _nested(name: str, config: ProcessConfig) -> tuple[str, dict[str, object]]:
-    """Return what a pool of processes is in a worker process: the kind, and the arguments of its constructor."""
+def _nested(name: str, config: ProcessConfig) -> PoolConfig:
+    """Return what a pool of processes is in a worker process."""
     if config.nested == "error":
         raise NestedPoolError(name)
     if config.nested == "inline":
-        return "inline", {}
-    return "thread", {"max_workers": config.arguments().get("max_workers") or cpus()}
+        return InlineConfig()
+    return ThreadConfig(config.max_workers or cpus())
 
 
 def hooks_of(config: Config) -> Iterator[tuple[str, Callable[..., object]]]:

@@ -150,7 +150,7 @@ def test_a_pool_that_never_gets_full(
 def test_inline_calls_never_wait() -> None:
     """So nothing bounds them."""
     line = mistake_in("x", kind="inline", max_pending=3)
-    assert line.startswith("pools.x.max_pending: unknown option of kind 'inline'")
+    assert line.startswith("pools.x.max_pending: kind 'inline' has no such option, but ")
 
 
 def test_helping_can_be_turned_off() -> None:
@@ -160,7 +160,7 @@ def test_helping_can_be_turned_off() -> None:
     assert from_mapping({"pools": {"threads": {"helping": False}}}).pools["threads"] == ThreadConfig(helping=False)
     assert mistake_in("threads", helping="false") == "pools.threads.helping: expected a boolean, found string 'false'"
     assert mistake_in("threads", helping=0) == "pools.threads.helping: expected a boolean, found integer 0"
-    assert mistake_in("processes", helping=True).startswith("pools.processes.helping: unknown option of kind 'process'")
+    assert mistake_in("processes", helping=True).startswith("pools.processes.helping: kind 'process' has no such option, but 'thread' has")
 
 
 def test_every_kind_says_what_it_is() -> None:

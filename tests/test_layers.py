@@ -42,6 +42,7 @@ HOUSE = [
     {"retries"},
     {"options"},
     {"kinds"},
+    {"catalogue"},
     {"lines"},
     {"layers"},
     {"files"},
