@@ -154,11 +154,21 @@ def key_path(*keys: object) -> str:
 
 
 def _key(key: object) -> str:
-    if not isinstance(key, str) or _BARE_KEY.fullmatch(key):
-        return text_of(key)
-    import json  # for mistakes only
+    return text_of(key) if not isinstance(key, str) or _BARE_KEY.fullmatch(key) else quoted(key)
 
-    return json.dumps(key, ensure_ascii=not key.isprintable())
+
+def quoted(text: str) -> str:
+    """
+    Write a text as a string of TOML; what can't be seen is escaped.
+    """
+    import json  # 4 ms, for mistakes and dumps only
+
+    plain = json.dumps(text, ensure_ascii=False)
+    return "".join(char if char.isprintable() else _escaped(ord(char)) for char in plain)
+
+
+def _escaped(point: int) -> str:
+    return f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"
 
 
 _SCALARS: Mapping[type, tuple[str, type | tuple[type, ...]]] = {

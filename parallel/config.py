@@ -38,6 +38,7 @@ from parallel.checks import (
     several,
     strict_converter,
 )
+from parallel.dumping import in_toml, said_in, table_in_toml
 from parallel.errors import ConfigError
 from parallel.events import EVENTS
 from parallel.files import File, files_from
@@ -96,6 +97,32 @@ class Config:
     def patterns(self) -> Mapping[str, Patterns]:
         """Make the patterns of all rules ready, table by table."""
         return {ENVIRONMENT: Patterns(self.environment), "tasks": Patterns(self.tasks)}
+
+    def to_toml(self) -> str:
+        """
+        Write it as a file that says the same.
+
+        The profile is merged in; of rules that the environment says, which have no place in a file, a comment tells.
+
+        Raises:
+            TypeError: A program has said something for which TOML has no form.
+        """
+        parts = [f"unobserved = {in_toml(self.unobserved)}\n"] if self.unobserved != "log" else []
+        if self.defaults != TaskOptions():
+            parts.append(table_in_toml(("defaults",), said_in(self.defaults)))
+        for name, pool in self.pools.items():
+            if pool != BUILT_IN.get(name):
+                parts.append(table_in_toml(("pools", name), (("kind", in_toml(pool.kind)), *said_in(pool))))
+        parts += [table_in_toml(("tasks", pattern), said_in(options)) for pattern, options in self.tasks.items()]
+        if self.on:
+            parts.append(table_in_toml(("on",), ((event, in_toml(named)) for event, named in self.on.items())))
+        of_environment = [
+            table_in_toml(("tasks", pattern), said_in(rule)) for pattern, rule in self.environment.items()
+        ]
+        if of_environment:
+            lines = "\n".join(["The environment says besides:", *of_environment]).rstrip().splitlines()
+            parts.append("".join(f"# {line}".rstrip() + "\n" for line in lines))
+        return "\n".join(parts)
 
     def options_for(self, task_name: str) -> TaskOptions:
         """

@@ -93,7 +93,7 @@ class TaskOptions:
     deadline: float | None = field(default=None, converter=_seconds, validator=_duration, metadata=AS_DURATION)
     retry: Retry | None = field(default=None, converter=_retry)
     limit: int | None = field(default=None, validator=_count)
-    rate: Rate | None = field(default=None, converter=_rate, validator=checked_by(rate))
+    rate: Rate | None = field(default=None, converter=_rate, validator=checked_by(rate), metadata={"written": str})
     priority: int | None = field(default=None, validator=_integer)
     idempotent: bool | None = field(default=None, validator=_flag)
     on_success: OnSuccess | None = field(default=None, validator=_function)

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from parallel import config
 from parallel.checks import key_path
 from parallel.config import Config, Unobserved, built_in, discover, find, from_mapping, load
-from parallel.durations import written as written_duration
 from parallel.errors import ConfigError
+from parallel.events import EVENTS
 from parallel.kinds import InlineConfig, LoopConfig, PoolConfig, ProcessConfig, ThreadConfig
 from parallel.options import Rate, Retry, TaskOptions
 
@@ -414,7 +414,8 @@ def configs(draw: st.DrawFn) -> Config:
     )
     unobserved: list[Unobserved] = ["log", "warn", "raise", "ignore"]
     tasks = draw(st.dictionaries(patterns, options, max_size=4))
-    return Config("the mapping given", pools, tasks, draw(st.sampled_from(unobserved)))
+    on = draw(st.dictionaries(st.sampled_from(list(EVENTS)), st.just(("shop:hear", "shop.deep:hear"))))
+    return Config("the mapping given", pools, tasks, draw(st.sampled_from(unobserved)), draw(options), on=on)
 
 
 def toml_of(config: Config) -> Iterator[str]:
@@ -427,12 +428,17 @@ def toml_of(config: Config) -> Iterator[str]:
     for pattern, options in config.tasks.items():
         yield f"[tasks.{toml(pattern)}]"
         yield from said(options)
+    yield "[defaults]"
+    yield from said(config.defaults)
+    yield "[on]"
+    for event, named in config.on.items():
+        yield f"{event} = {toml(named)}"
 
 
 def said(options: attrs.AttrsInstance) -> list[str]:
     """Write what differs from the defaults; durations as strings, by way of their own writer."""
     return [
-        f"{option.name} = {toml(written_duration(value) if option.metadata and value is not None else value)}"
+        f"{option.name} = {toml(option.metadata['written'](value) if option.metadata and value is not None else value)}"
         for option in attrs.fields(type(options))
         if (value := getattr(options, option.name)) != option.default
     ]
@@ -451,6 +457,64 @@ def toml(value: object) -> str:
 def test_a_right_configuration_is_read_as_it_is_written(right: Config) -> None:
     """Whatever may be said in TOML, is."""
     assert from_mapping(tomllib.loads("\n".join(toml_of(right)))) == right
+
+
+@given(configs())
+def test_a_configuration_that_is_dumped_is_read_as_the_same(right: Config) -> None:
+    """Also when it is dumped again."""
+    once = from_mapping(tomllib.loads(right.to_toml()))
+    assert once == right
+    assert once.to_toml() == right.to_toml()
+
+
+def test_what_has_no_form_in_toml() -> None:
+    """A program can say more than a file."""
+    with pytest.raises(TypeError, match=r"TOML has no set, such as \{1\}"):
+        from_mapping({"pools": {"threads": {"initargs": [{1}]}}}).to_toml()
+
+
+def test_a_dump_for_people(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Profiles are merged in, and of the environment a comment tells."""
+    monkeypatch.setenv("PARALLEL_TASKS", '{"*": {"limit": 3}}')
+    text = """
+    unobserved = "warn"
+    [defaults]
+    timeout = 90
+    [pools.io]
+    kind = "thread"
+    max_workers = "2*cpus"
+    [tasks."shop:*"]
+    retry = { on = ["OSError"], attempts = inf }
+    rate = "100/minute"
+    [on]
+    call_failed = "shop.alerts:page"
+    [profiles.big.pools.io]
+    max_workers = 64
+    """
+    assert (
+        load(written(tmp_path / "parallel.toml", text), "big").to_toml()
+        == """\
+unobserved = "warn"
+
+[defaults]
+timeout = "1m30s"
+
+[pools.io]
+kind = "thread"
+max_workers = 64
+
+[tasks."shop:*"]
+retry = {on = ["OSError"], attempts = inf}
+rate = "100/min"
+
+[on]
+call_failed = ["shop.alerts:page"]
+
+# The environment says besides:
+# [tasks."*"]
+# limit = 3
+"""
+    )
 
 
 # Rules for tasks

@@ -160,7 +160,9 @@ def test_helping_can_be_turned_off() -> None:
     assert from_mapping({"pools": {"threads": {"helping": False}}}).pools["threads"] == ThreadConfig(helping=False)
     assert mistake_in("threads", helping="false") == "pools.threads.helping: expected a boolean, found string 'false'"
     assert mistake_in("threads", helping=0) == "pools.threads.helping: expected a boolean, found integer 0"
-    assert mistake_in("processes", helping=True).startswith("pools.processes.helping: kind 'process' has no such option, but 'thread' has")
+    assert mistake_in("processes", helping=True).startswith(
+        "pools.processes.helping: kind 'process' has no such option, but 'thread' has"
+    )
 
 
 def test_every_kind_says_what_it_is() -> None:

@@ -47,6 +47,7 @@ HOUSE = [
     {"layers"},
     {"files"},
     {"rules"},
+    {"dumping"},
     {"config"},
     {"lanes"},
     {"timer"},
