@@ -23,6 +23,12 @@ R = TypeVar("R")
 Validator: TypeAlias = "Callable[[object, Attribute[Any], object], None]"
 """What checks a field, of any type: an Attribute is invariant."""
 
+Form: TypeAlias = Mapping[str, object]
+"""What a value looks like, as a JSON Schema."""
+
+COUNT: Form = {"type": "integer", "minimum": 1}
+STRINGS: Form = {"type": "array", "items": {"type": "string"}}
+
 _TOML_WORDS: dict[type, str] = {bool: "boolean", int: "integer", str: "string", list: "array", dict: "table"}
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -66,6 +72,7 @@ def checked(
     is_right: Callable[[object], bool],
     hint: Callable[[object], str] = lambda _: "",
     types: type | tuple[type, ...] = object,
+    form: Form | None = None,
 ) -> Validator:
     """
     Make the validator of a field; it lets None pass where that is the default, and so means "not said".
@@ -78,6 +85,7 @@ def checked(
         is_right: Whether a value is that; it gets values of any type.
         hint: What to say about a wrong value at the end of the message.
         types: What right values are instances of; a boolean is no integer.
+        form: What right values look like, for editors; None: anything.
     """
 
     def validate(_instance: object, attribute: Attribute[Any], value: object) -> None:
@@ -85,7 +93,7 @@ def checked(
             error = ValueError if _is_one_of(value, types) else TypeError
             raise error(f"{attribute.name}: expected {expected}, found {described(value)}{hint(value)}")
 
-    return validate
+    return _with_form(validate, form)
 
 
 def one_of(words: tuple[str, ...], otherwise: str = "") -> Validator:
@@ -97,16 +105,21 @@ def one_of(words: tuple[str, ...], otherwise: str = "") -> Validator:
         otherwise: What to say about a wrong value that is near none of them.
     """
     expected = f"{', '.join(map(repr, words[:-1]))} or {words[-1]!r}"
-    return checked(expected, lambda value: value in words, lambda value: did_you_mean(value, words) or otherwise)
+
+    def hint(value: object) -> str:
+        return did_you_mean(value, words) or otherwise
+
+    return checked(expected, lambda value: value in words, hint, form={"enum": list(words)})
 
 
-def checked_by(read: Callable[[Any], object]) -> Validator:
+def checked_by(read: Callable[[Any], object], form: Form | None = None) -> Validator:
     """
     Make the validator of a field from the function that reads its values, and from that one's errors.
 
     Args:
         read: Raises a `TypeError` or `ValueError` for a wrong value, without the field's name. It gets values of any
             type, but no None where that means "not said".
+        form: What right values look like, as in `checked`.
     """
 
     def validate(_instance: object, attribute: Attribute[Any], value: object) -> None:
@@ -116,7 +129,21 @@ def checked_by(read: Callable[[Any], object]) -> Validator:
             except (TypeError, ValueError) as error:
                 raise type(error)(f"{attribute.name}: {error}") from None
 
+    return _with_form(validate, form)
+
+
+def _with_form(validate: Validator, form: Form | None) -> Validator:
+    cast(Any, validate).form = form
     return validate
+
+
+def form_of(option: Attribute[Any]) -> Form | None:
+    """
+    Give what the values of a field look like, as its validators say; None if they don't.
+    """
+    validator: Any = option.validator
+    several = getattr(validator, "_validators", (validator,))  # attrs keeps a list of them so
+    return next((form for each in several if (form := getattr(each, "form", None)) is not None), None)
 
 
 def converted(read: Callable[[T], R], value: T) -> R:

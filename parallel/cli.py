@@ -1,6 +1,9 @@
 """
-The command line: `python -m parallel check [FILE]` reads a configuration and shows it, or every mistake in it; `map` is
-in `shell`.
+The command line, `python -m parallel`: what a configuration says, what is wrong in it, and what holds for a task.
+
+    check    every mistake in a configuration, or what it says      schema   for editors
+    explain  what holds for a task, and who says it                 init     a file to begin with
+    pools    the pools, and who says what about them                map      in `shell`
 
 Statuses: 0 right, 1 mistakes (told on standard error), 2 wrong usage, 130 after Ctrl-C, 141 when the reader of the
 output has gone away.
@@ -9,22 +12,27 @@ output has gone away.
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Final
 
-import attrs
-from attrs import Attribute
-
+from parallel.asked import Refusal, found_by, module_by
+from parallel.checking import loaded_tasks, warnings_of
 from parallel.checks import key_path
-from parallel.config import Config, PoolConfig, built_in, find, load
+from parallel.config import Config, PoolConfig, Read, built_in, find, mistakes_of_file, read_file, read_found
+from parallel.dumping import as_json, in_toml, said_in
 from parallel.errors import ConfigError
+from parallel.explaining import Explanation, explain_pool, explain_task, task_of
 from parallel.interrupts import STATUS
-from parallel.options import Rate, Retry, TaskOptions
+from parallel.options import TaskOptions
 from parallel.piped import PIPE_CLOSED
+from parallel.schema import schema
 from parallel.shell import add_command, run
+from parallel.showing import say, say_json, show
+from parallel.template import TEMPLATE
+
+WRONG_USAGE: Final = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,8 +70,16 @@ def _run(argv: Sequence[str] | None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.command is None:
         parser.print_help(sys.stderr)
-        return 2
-    return run(arguments) if arguments.command == "map" else _check(arguments.file)
+        return WRONG_USAGE
+    command: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        return command(arguments)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except Refusal as error:
+        print(f"python -m parallel {arguments.command}: {error}", file=sys.stderr)
+        return WRONG_USAGE
 
 
 def _version() -> str:
@@ -71,123 +87,222 @@ def _version() -> str:
     return str(sys.modules["parallel"].__version__)
 
 
+# -- what may be said -------------------------------------------------------------------------------------------------
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m parallel", description="Run a function over many items, or look at a configuration."
-    )
+    about = "Run a function over many items, or look at a configuration."
+    parser = argparse.ArgumentParser("python -m parallel", description=about)
     parser.add_argument("--version", action="version", version=f"parallel {_version()}")
     commands = parser.add_subparsers(dest="command", title="commands")
-    about = "read a configuration, show its pools and task rules, or every mistake in it"
-    check = commands.add_parser("check", help=about, description=about[0].upper() + about[1:] + ".")
-    what = "a parallel.toml or pyproject.toml; without it, the one that programs started here would find"
-    check.add_argument("file", nargs="?", metavar="FILE", help=what)
-    add_command(commands)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], about: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
+        made.set_defaults(run=run)
+        return made
+
+    file = "a parallel.toml or pyproject.toml; without it, the one that programs started here would find"
+    check = command("check", _check, "read a configuration, show its pools and rules, or every mistake in it")
+    check.add_argument("file", nargs="?", metavar="FILE", help=file)
+    check.add_argument(
+        "--import",
+        dest="modules",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="load it, and warn of rules that match none of the tasks loaded then, and of pools that nothing uses; may "
+        "be repeated",
+    )
+    explain = command("explain", _explain, "show what holds for a task, and which layer, file and line says it")
+    explain.add_argument("function", metavar="MODULE:FUNCTION", help="a task, or a parallel map")
+    explain.add_argument("--file", metavar="FILE", help=file)
+    pools = command("pools", _pools, "show all pools, each with its options, and which file and line says them")
+    pools.add_argument("--file", metavar="FILE", help=file)
+    for one in (check, explain, pools):
+        one.add_argument(
+            "--profile", metavar="NAME", help="the profile, instead of the one that $PARALLEL_PROFILE names"
+        )
+        one.add_argument("--json", action="store_true", help="write JSON, for programs")
+    of_schema = command(
+        "schema", _schema, "print the JSON Schema of a parallel.toml, by which editors complete and check"
+    )
+    of_schema.add_argument("--pyproject", action="store_true", help="that of a pyproject.toml, and its [tool.parallel]")
+    init = command("init", _init, "write a file to begin with, in which all that it says is explained")
+    init.add_argument("file", nargs="?", metavar="FILE", default="parallel.toml", help="default: %(default)s")
+    add_command(commands).set_defaults(run=run)
     return parser
 
 
-def _check(file: str | None) -> int:
-    """
-    Read a file, or what is found without one, and show what it says.
-    """
-    path = file or find()
-    try:
-        config = built_in() if path is None else load(path)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 1
+# -- check ------------------------------------------------------------------------------------------------------------
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    path = arguments.file or find()
+    if path is not None and (mistakes := mistakes_of_file(path, arguments.profile)):
+        raise ConfigError(os.fspath(path), mistakes)
+    read = _read(path, arguments.profile)
+    _import(arguments.modules)
+    warnings = list(warnings_of(read, loaded_tasks())) if arguments.modules else []
+    if arguments.json:
+        say_json(_as_json(read, warnings))
+        return 0
+    config = read.config
     if path is None:
-        _say(f"No configuration: $PARALLEL_CONFIG isn't set, and from {os.getcwd()} upward there is no parallel.toml,")
-        _say("and no pyproject.toml with a table [tool.parallel]. Programs started here have the built-in pools:")
+        say(f"No configuration: $PARALLEL_CONFIG isn't set, and from {os.getcwd()} upward there is no parallel.toml,")
+        say("and no pyproject.toml with a table [tool.parallel]. Programs started here have the built-in pools:")
     else:
-        named = " (named by $PARALLEL_CONFIG)" if not file and os.environ.get("PARALLEL_CONFIG") else ""
-        _say(f"{config.source}{named}: no mistakes")
+        say(f"{config.source}{_named(arguments.file)}: no mistakes{_profiles_of(read)}")
     if config.unobserved != built_in().unobserved:
-        _say(f"\nunobserved = {config.unobserved!r}")
-    _show(("Pool", "Kind", "Options"), list(_pools(config)))
-    if config.tasks:
-        _show(("Tasks", "Options"), list(_rules(config)))
-        _say("\nIf several rules match a task, the most specific one that says an option wins.")
-    else:
-        _say("\nNo rules for tasks.")
+        say(f"\nunobserved = {in_toml(config.unobserved)}")
+    if config.defaults != TaskOptions():
+        say(f"\nAll tasks: {_options(config.defaults)}")
+    for event, named in config.on.items():
+        say(f"\nOn {event}: {', '.join(named)}")
+    show(("Pool", "Kind", "Options"), [_pool_row(name, pool) for name, pool in config.pools.items()])
+    _show_rules(config)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     return 0
 
 
-def _pools(config: Config) -> Iterator[tuple[str, ...]]:
-    for name, pool in config.pools.items():
-        yield key_path(name), pool.kind, ", ".join(_said(pool, pool.arguments())) or "(defaults)"
+def _read(path: str | os.PathLike[str] | None, profile: str | None) -> Read:
+    return read_found(profile) if path is None else read_file(path, profile)
 
 
-def _rules(config: Config) -> Iterator[tuple[str, ...]]:
-    for pattern, options in config.tasks.items():
-        yield key_path(pattern), ", ".join(_said(options, {})) or "(defaults)"
+def _import(modules: list[str]) -> None:
+    """Import modules from the working directory, too, as a program there would."""
+    sys.path.insert(0, "")
+    for module in modules:
+        module_by(module)
 
 
-def _said(options: PoolConfig | TaskOptions | Retry, resolved: dict[str, object]) -> Iterator[str]:
-    """
-    Write the options that differ from their defaults, with what they come to on this machine.
-    """
-    for option in attrs.fields(type(options)):
-        value: object = getattr(options, option.name)
-        here = resolved.get(option.name, value)
-        if value != option.default:
-            yield f"{option.name} = {_in_toml(value, option)}" + f" ({here} here)" * (here != value)
+def _named(file: str | None) -> str:
+    return " (named by $PARALLEL_CONFIG)" if not file and os.environ.get("PARALLEL_CONFIG") else ""
 
 
-def _in_toml(value: object, option: Attribute[Any]) -> str:
-    """
-    Write the value of an option in a form that TOML takes.
-    """
-    if value is None or value == math.inf:  # None: where that isn't the default, it is no limit too
-        return "inf"
-    if isinstance(value, Retry):
-        return f"{{{', '.join(_said(value, {}))}}}"
-    if isinstance(value, tuple):
-        return f"[{', '.join(_in_toml(item, option) for item in cast('tuple[object, ...]', value))}]"
-    if isinstance(value, Mapping):
-        pairs = cast("Mapping[str, object]", value).items()
-        return f"{{{', '.join(f'{key_path(name)} = {_in_toml(item, option)}' for name, item in pairs)}}}"
-    if isinstance(value, bool):
-        return str(value).lower()
-    write = str if isinstance(value, Rate) else option.metadata.get("written")
-    return repr(value if write is None else write(value))
+def _profiles_of(read: Read) -> str:
+    config = read.config
+    if config.profile is not None:
+        return f", with the profile {key_path(config.profile)}"
+    return f", also with its profiles {', '.join(map(key_path, read.profiles))}" if read.profiles else ""
 
 
-def _show(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """
-    Print a table: drawn by rich on a terminal, if it is installed, else as aligned text.
-    """
-    print()
-    rows = [tuple(map(_writable, row)) for row in rows]
-    if not (sys.stdout.isatty() and _drawn(heads, rows)):
-        widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-        for row in (heads, *rows):
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+def _pool_row(name: str, pool: PoolConfig) -> tuple[str, ...]:
+    return key_path(name), pool.kind, _options(pool, pool.arguments())
 
 
-def _drawn(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> bool:
-    """
-    Draw a table with rich; False if it isn't installed.
-    """
+def _show_rules(config: Config) -> None:
+    rows = [(key_path(pattern), _options(options)) for pattern, options in config.tasks.items()]
+    rows += [(f"{key_path(each)} (environment)", _options(options)) for each, options in config.environment.items()]
+    if rows:
+        show(("Tasks", "Options"), rows)
+        say("\nIf several rules match a task, the most specific one that says an option wins.")
+    else:
+        say("\nNo rules for tasks.")
+
+
+def _options(options: PoolConfig | TaskOptions, resolved: dict[str, object] | None = None) -> str:
+    """Write the options that differ from their defaults, with what they come to on this machine."""
+    written: list[str] = []
+    for name, text in said_in(options):
+        value: object = getattr(options, name)
+        here = (resolved or {}).get(name, value)
+        written.append(f"{name} = {text}" + f" ({here} here)" * (here != value))
+    return ", ".join(written) or "(defaults)"
+
+
+def _as_json(read: Read, warnings: list[str]) -> dict[str, object]:
+    config = read.config
+    return {
+        "source": config.source,
+        "profile": config.profile,
+        "profiles": list(read.profiles),
+        "unobserved": config.unobserved,
+        "defaults": _said(config.defaults),
+        "pools": {name: {"kind": pool.kind, **_said(pool)} for name, pool in config.pools.items()},
+        "tasks": {pattern: _said(options) for pattern, options in config.tasks.items()},
+        "environment": {pattern: _said(options) for pattern, options in config.environment.items()},
+        "on": {event: list(named) for event, named in config.on.items()},
+        "warnings": warnings,
+    }
+
+
+def _said(options: PoolConfig | TaskOptions) -> dict[str, object]:
+    return {name: as_json(text) for name, text in said_in(options)}
+
+
+# -- explain, pools ---------------------------------------------------------------------------------------------------
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    read = _read(arguments.file or find(), arguments.profile)
+    _import([])
+    task = task_of(found_by(arguments.function))
+    if task is None:
+        raise Refusal(f"{arguments.function} is no task: declare it with @task or @parallel_map")
+    of_task = explain_task(task, read)
+    (pool,) = (said[0].value for option, said in of_task.options.items() if option == "pool")
+    name = str(as_json(pool))
+    if name not in read.config.pools:
+        raise Refusal(f"{arguments.function} runs in a pool {pool}, and there is none: {of_task.options['pool'][0]}")
+    of_pool = explain_pool(name, read)
+    if arguments.json:
+        say_json({"task": task.name, "options": of_task.as_json(), "pool": name, "pool_options": of_pool.as_json()})
+        return 0
+    say(f"{task.name} runs in the pool {pool}, of kind {read.config.pools[name].kind}.")
+    show(("Option", "Value", "Said by", "Instead of"), list(_rows(of_task)))
+    say(f"\nThe pool {pool}:")
+    show(("Option", "Value", "Said by"), [row[:3] for row in _rows(of_pool)])
+    say(f"\nNothing is said about the others: {', '.join(_unsaid(of_task) + _unsaid(of_pool))}.")
+    return 0
+
+
+def _rows(explanation: Explanation) -> list[tuple[str, ...]]:
+    return [
+        (option, said[0].value, str(said[0]), ", ".join(f"{each.value} ({each})" for each in said[1:]))
+        for option, said in explanation.options.items()
+        if said
+    ]
+
+
+def _unsaid(explanation: Explanation) -> list[str]:
+    return [option for option, said in explanation.options.items() if not said]
+
+
+def _pools(arguments: argparse.Namespace) -> int:
+    read = _read(arguments.file or find(), arguments.profile)
+    explained = {name: explain_pool(name, read) for name in read.config.pools}
+    if arguments.json:
+        say_json({name: explanation.as_json() for name, explanation in explained.items()})
+        return 0
+    rows: list[tuple[str, ...]] = []
+    for name, explanation in explained.items():
+        for option, value, by, _ in _rows(explanation):
+            rows.append((key_path(name) if option == "kind" else "", option, value, by))
+    say(f"The pools of {read.config.source}{_profiles_of(read) if read.config.profile else ''}:")
+    show(("Pool", "Option", "Value", "Said by"), rows)
+    return 0
+
+
+# -- schema, init -----------------------------------------------------------------------------------------------------
+
+
+def _schema(arguments: argparse.Namespace) -> int:
     try:
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-    except ImportError:
-        return False
-    table = Table(*heads)
-    for row in rows:
-        table.add_row(*(Text(cell, overflow="fold") for cell in row))  # Text: `[...]` is no markup here
-    Console().print(table)
-    return True
+        say_json(schema(of_pyproject=arguments.pyproject))
+    except ValueError as error:  # a kind that a package adds
+        raise Refusal(str(error)) from None
+    return 0
 
 
-def _say(line: str) -> None:
-    print(_writable(line))
-
-
-def _writable(text: str) -> str:
-    """
-    Escape what the encoding of standard output doesn't have.
-    """
-    encoding = sys.stdout.encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+def _init(arguments: argparse.Namespace) -> int:
+    path: str = arguments.file
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(TEMPLATE)
+    except FileExistsError:
+        raise Refusal(f"{path} is there already, and stays as it is; name another, or move it away") from None
+    except OSError as error:
+        raise Refusal(f"{path} can't be written: {error.strerror}") from None
+    say(f"Wrote {path}: read it, change it, and check it with `python -m parallel check {path}`.")
+    return 0

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 Unobserved: TypeAlias = Literal["log", "warn", "raise", "ignore"]
 """What is done about a failure that nobody looked at."""
 
-_UNOBSERVED: tuple[Unobserved, ...] = get_args(Unobserved)
+UNOBSERVED: tuple[Unobserved, ...] = get_args(Unobserved)
 _PATTERN = re.compile(r"[^\s:]+:[^\s:]+|[^\s:]*\*[^\s:]*")
 _PROFILE: Final = "PARALLEL_PROFILE"
 
@@ -134,44 +134,28 @@ class Config:
         Raises:
             ConfigError: Two patterns that are as specific say different things, and none decides.
         """
-        return self.deciding(task_name).options
-
-    def deciding(self, task_name: str) -> Decision:
-        """
-        Say what the rules come to for a task, and which of them say it.
-
-        Raises:
-            ConfigError: As for `options_for`.
-        """
         said: dict[str, object] = {}
         by: dict[str, tuple[str, str]] = {}
-        for table, rules in ((ENVIRONMENT, self.environment), ("tasks", self.tasks)):
-            for pattern in self._patterns[table].matching(task_name):
-                for option, value in _said(rules[pattern]):
-                    if option not in said:
-                        said[option], by[option] = value, (table, pattern)
-                    elif said[option] != value and _tie(by[option], (table, pattern)):
-                        raise self._undecided(task_name, option, by[option][1], pattern)
-        return Decision(TaskOptions(**cast(Any, said)), by)
+        for of, pattern, options in self.rules_for(task_name):
+            for option, value in _said(options):
+                if option not in said:
+                    said[option], by[option] = value, (of, pattern)
+                elif said[option] != value and _tie(by[option], (of, pattern)):
+                    raise self._undecided(task_name, option, by[option][1], pattern)
+        return TaskOptions(**cast(Any, said))
+
+    def rules_for(self, task_name: str) -> Iterator[tuple[str, str, TaskOptions]]:
+        """
+        Give the rules that a task's name matches, what wins first: of which table, for which pattern, what they say.
+        """
+        for of, rules in ((ENVIRONMENT, self.environment), ("tasks", self.tasks)):
+            for pattern in self._patterns[of].matching(task_name):
+                yield of, pattern, rules[pattern]
 
     def _undecided(self, task_name: str, option: str, one: str, other: str) -> ConfigError:
         path = key_path("tasks", one, option)
         problem = f"{key_path(other)} is as specific, and says something else, for the task {task_name}"
         return ConfigError(self.source, [f"{path}: {problem}; say it in a rule {key_path(task_name)}"])
-
-
-@frozen
-class Decision:
-    """
-    What the rules come to for a task.
-
-    Attributes:
-        options: What they say together.
-        by: For each option that one says, the rule: its table, and its pattern.
-    """
-
-    options: TaskOptions
-    by: Mapping[str, tuple[str, str]]
 
 
 def _said(options: TaskOptions) -> Iterator[tuple[str, object]]:
@@ -264,8 +248,30 @@ def read_found(profile: str | None = None) -> Read:
 
 def read_file(path: str | os.PathLike[str], profile: str | None = None) -> Read:
     """Read a file, as `load` does, and keep who says what."""
-    files = [_Whole(file.tables, file.at, file.layer(), file) for file in files_from(path)]
+    files = [_whole(file) for file in files_from(path)]
     return _read(os.fspath(path), files, profile or os.environ.get(_PROFILE) or None, os.environ)
+
+
+def _whole(file: File) -> _Whole:
+    return _Whole(file.tables, file.at, file.layer(), file)
+
+
+def mistakes_of_file(path: str | os.PathLike[str], profile: str | None = None) -> list[str]:
+    """
+    Tell all mistakes of a file, those of its profiles too: those that there are without one, or with *profile*, first.
+    """
+    found: dict[str, None] = {}
+    profiles: list[str | None] = [profile]
+    try:
+        profiles += [name for file in files_from(path) for name in _whole(file).profiles if isinstance(name, str)]
+    except ConfigError as error:
+        return list(error.mistakes)
+    for each in dict.fromkeys(profiles):
+        try:
+            read_file(path, each)
+        except ConfigError as error:
+            found |= dict.fromkeys(error.mistakes)
+    return list(found)
 
 
 @frozen
@@ -349,7 +355,7 @@ class _Tables:
 
     pools: dict[str, PoolConfig] = field(factory=dict[str, PoolConfig])
     tasks: dict[str, TaskOptions] = field(factory=dict[str, TaskOptions])
-    unobserved: Unobserved = field(default="log", validator=one_of(_UNOBSERVED))
+    unobserved: Unobserved = field(default="log", validator=one_of(UNOBSERVED))
     defaults: TaskOptions = field(factory=TaskOptions)
     environment: dict[str, TaskOptions] = field(factory=dict[str, TaskOptions])
     on: Mapping[str, tuple[str, ...]] = field(factory=dict[str, "tuple[str, ...]"], converter=_on, validator=_are_hooks)
@@ -441,12 +447,12 @@ def _bad_names(tables: Mapping[str, object]) -> Iterator[Mistake]:
         if not (isinstance(name, str) and name):
             yield Mistake(("pools", name), f"expected the name of a pool, found {described(name)}")
     yield from _no_such_pool(("defaults",), tables.get("defaults"), known)
-    for table in ("tasks", ENVIRONMENT):
-        for pattern, options in as_table(tables.get(table)).items():
+    for of in ("tasks", ENVIRONMENT):
+        for pattern, options in as_table(tables.get(of)).items():
             if not (isinstance(pattern, str) and _PATTERN.fullmatch(pattern)):
                 expected = 'expected a name or pattern in quotes, such as "shop.images:resize" or "shop.images:*"'
-                yield Mistake((table, pattern), f"{expected}, found {described(pattern)}")
-            yield from _no_such_pool((table, pattern), options, known)
+                yield Mistake((of, pattern), f"{expected}, found {described(pattern)}")
+            yield from _no_such_pool((of, pattern), options, known)
 
 
 def _no_such_pool(at: tuple[object, ...], options: object, known: list[str]) -> Iterator[Mistake]:

@@ -58,6 +58,25 @@ def in_toml(value: object, option: Attribute[Any] | None = None) -> str:
     raise TypeError(f"TOML has no {type(value).__name__}, such as {value!r}")
 
 
+def as_json(text: str) -> object:
+    """
+    Give what a value that `in_toml` has written is in JSON; what that has no form for is a text, such as `inf`.
+    """
+    import tomllib  # 13 ms, for people's tools only
+
+    return _in_json(tomllib.loads(f"value = {text}")["value"])
+
+
+def _in_json(value: object) -> object:
+    if is_table(value):
+        return {str(key): _in_json(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_in_json(each) for each in cast("list[object]", value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, bool | int | float | str) else str(value)
+
+
 def said_in(options: attrs.AttrsInstance) -> Iterator[tuple[str, str]]:
     """
     Give the options of an object that differ from their defaults, and each value as TOML.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, TypeAlias
 
-from parallel.checks import described, did_you_mean
+from parallel.checks import Form, described, did_you_mean
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -30,6 +30,15 @@ UNIT_OF: Mapping[str, str] = {"sec": "s", "second": "s", "min": "m", "minute": "
 
 # The units in this order, each at most once; an exponent, because `written` needs one for what is tiny.
 _PARTS = re.compile("".join(rf"(?:([0-9]+(?:\.[0-9]+)?(?:e-[0-9]+)?){unit})?" for unit in (*UNITS, "ms")))
+
+
+DURATION_FORM: Form = {
+    "anyOf": [
+        {"type": "number", "minimum": 0},
+        {"type": "string", "pattern": f"^(?=.){_PARTS.pattern}$|^inf$"},
+    ]
+}
+"""What a duration looks like; some that look so are still refused, such as 0 where something is bounded."""
 
 
 def seconds(value: Duration) -> float:

@@ -9,9 +9,13 @@ from __future__ import annotations
 import re
 from importlib import import_module
 
-from parallel.checks import did_you_mean
+from parallel.checks import Form, did_you_mean
 
 _IMPORT_STRING = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+IMPORT_FORM: Form = {"type": "string", "pattern": f"^{_IMPORT_STRING.pattern}$"}
+"""What an import string looks like."""
 
 
 def is_import_string(value: object) -> bool:

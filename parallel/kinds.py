@@ -15,13 +15,24 @@ from typing import Any, ClassVar, Literal, cast
 import attrs
 from attrs import Attribute, field, frozen
 
-from parallel.checks import checked, checked_by, converted, described, did_you_mean, is_count, one_of
-from parallel.durations import AS_DURATION, Duration, pause, seconds
-from parallel.imports import is_import_string, with_colon
+from parallel.checks import (
+    COUNT,
+    STRINGS,
+    Form,
+    checked,
+    checked_by,
+    converted,
+    described,
+    did_you_mean,
+    is_count,
+    one_of,
+)
+from parallel.durations import AS_DURATION, DURATION_FORM, Duration, pause, seconds
+from parallel.imports import IMPORT_FORM, is_import_string, with_colon
 from parallel.machine import cpus
 from parallel.memory import can_limit_memory
 from parallel.shortage import UNTOLD, free_memory
-from parallel.sizes import AS_SIZE, Size, size
+from parallel.sizes import AS_SIZE, SIZE_FORM, Size, size
 
 # N*cpus, cpus-N or both; five digits are more workers than any machine runs.
 _CPUS = re.compile(r"(?:([1-9][0-9]{0,4})\*)?cpus(?:-([1-9][0-9]{0,4}))?")
@@ -109,23 +120,38 @@ def _only_where_free_memory_is_told(_: object, attribute: Attribute[Any], value:
         raise ValueError(f"{attribute.name}: {UNTOLD}")
 
 
-_count = checked("an integer of at least 1", is_count)
-_typed_count = checked("an integer of at least 1", is_count, types=int)
+_TEXT: Form = {"type": "string", "minLength": 1}
+_ENV: Form = {"type": "object", "additionalProperties": {"type": "string"}}
+_WORKERS: Form = {"anyOf": [COUNT, {"type": "string", "pattern": f"^{_CPUS.pattern}$"}]}
+
+_count = checked("an integer of at least 1", is_count, form=COUNT)
+_typed_count = checked("an integer of at least 1", is_count, types=int, form=COUNT)
 """For what a program says as well: a wrong type is a `TypeError` there."""
-_modules = checked("the names of modules, such as ['numpy', 'package.module']", _is_names, types=(tuple, list))
-_variables = checked("variables and their values, such as {NAME = 'value'}: all of them strings", _is_env, types=dict)
-_directory = checked("the path of a directory", _is_path, types=str)
-_limits = [checked_by(size), _only_where_memory_can_be_limited]
-_memory_free = [checked_by(size), _only_where_free_memory_is_told]
-_max_workers = checked("an integer of at least 1 or a string such as 'cpus', 'cpus-1' or '2*cpus'", _is_workers)
-_import_string = checked("an import string such as 'package.module:attribute'", is_import_string, with_colon)
+_modules = checked(
+    "the names of modules, such as ['numpy', 'package.module']", _is_names, types=(tuple, list), form=STRINGS
+)
+_variables = checked(
+    "variables and their values, such as {NAME = 'value'}: all of them strings", _is_env, types=dict, form=_ENV
+)
+_directory = checked("the path of a directory", _is_path, types=str, form=_TEXT)
+_limits = [checked_by(size, SIZE_FORM), _only_where_memory_can_be_limited]
+_memory_free = [checked_by(size, SIZE_FORM), _only_where_free_memory_is_told]
+_max_workers = checked(
+    "an integer of at least 1 or a string such as 'cpus', 'cpus-1' or '2*cpus'", _is_workers, form=_WORKERS
+)
+_import_string = checked(
+    "an import string such as 'package.module:attribute'", is_import_string, with_colon, form=IMPORT_FORM
+)
 _start_method = checked(
     f"a start method that this platform has ({', '.join(map(repr, _START_METHODS))})",
     lambda value: value in _START_METHODS,
     lambda value: did_you_mean(value, _START_METHODS),
+    form={"enum": ["fork", "forkserver", "spawn"]},
 )
 _on_full = [one_of(("block", "raise", "run")), _not_alone]
-_import_strings = checked("a list of import strings such as ['package.module:variable']", _are_import_strings)
+_import_strings = checked(
+    "a list of import strings such as ['package.module:variable']", _are_import_strings, form=STRINGS
+)
 _nested = one_of(("inline", "thread", "error"))
 _on_exit = one_of(("wait", "cancel"))
 _on_full_of_loop = [
@@ -225,11 +251,11 @@ class Workplace:
     cwd: str | None = field(default=None, converter=_path, validator=_directory)
     threads_per_worker: int | None = field(default=None, validator=_typed_count)
     max_memory_per_child: int | None = field(
-        default=None, converter=_size, validator=checked_by(size), metadata=AS_SIZE
+        default=None, converter=_size, validator=checked_by(size, SIZE_FORM), metadata=AS_SIZE
     )
     hard_memory_limit: int | None = field(default=None, converter=_size, validator=_limits, metadata=AS_SIZE)
     idle_timeout: float | None = field(
-        default=None, converter=_seconds, validator=checked_by(seconds), metadata=AS_DURATION
+        default=None, converter=_seconds, validator=checked_by(seconds, DURATION_FORM), metadata=AS_DURATION
     )
 
 
@@ -265,7 +291,7 @@ class ProcessConfig(PoolConfig, Workplace):
     initargs: tuple[object, ...] = ()
     max_tasks_per_child: int | None = field(default=None, validator=_count)
     kill_grace: float | None = field(
-        default=None, kw_only=True, converter=_grace, validator=checked_by(pause), metadata=AS_DURATION
+        default=None, kw_only=True, converter=_grace, validator=checked_by(pause, DURATION_FORM), metadata=AS_DURATION
     )
     max_pending: int | None = field(default=None, validator=_count)
     on_full: Literal["block", "raise", "run"] | None = field(default=None, validator=_on_full)

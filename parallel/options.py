@@ -14,13 +14,13 @@ from typing import Any, NamedTuple, TypeAlias, TypedDict, Unpack, cast
 import attrs
 from attrs import field, frozen
 
-from parallel.checks import checked, checked_by, converted, described, did_you_mean, is_count
-from parallel.durations import AS_DURATION
+from parallel.checks import COUNT, checked, checked_by, converted, described, did_you_mean, is_count
+from parallel.durations import AS_DURATION, DURATION_FORM
 from parallel.durations import Duration as Duration  # what may be said can be had from here
 from parallel.durations import seconds as seconds
-from parallel.imports import is_import_string, with_colon
+from parallel.imports import IMPORT_FORM, is_import_string, with_colon
+from parallel.rates import RATE_FORM, rate
 from parallel.rates import Rate as Rate
-from parallel.rates import rate
 from parallel.retries import Retry as Retry
 
 OnSuccess: TypeAlias = Callable[[Any], object] | str
@@ -51,16 +51,22 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-_pool_name = checked("the name of a pool", lambda name: isinstance(name, str) and name != "", types=str)
-_count = checked("an integer of at least 1", is_count, types=int)
-_integer = checked("an integer", _is_integer, types=int)
-_flag = checked("true or false", lambda value: isinstance(value, bool), types=bool)
-_duration = checked_by(seconds)
+_pool_name = checked(
+    "the name of a pool",
+    lambda name: isinstance(name, str) and name != "",
+    types=str,
+    form={"type": "string", "minLength": 1},
+)
+_count = checked("an integer of at least 1", is_count, types=int, form=COUNT)
+_integer = checked("an integer", _is_integer, types=int, form={"type": "integer"})
+_flag = checked("true or false", lambda value: isinstance(value, bool), types=bool, form={"type": "boolean"})
+_duration = checked_by(seconds, DURATION_FORM)
 _function = checked(
     "a function, or an import string such as 'package.module:attribute'",
     lambda value: callable(value) or is_import_string(value),
     with_colon,
     types=str,
+    form=IMPORT_FORM,
 )
 
 
@@ -93,7 +99,9 @@ class TaskOptions:
     deadline: float | None = field(default=None, converter=_seconds, validator=_duration, metadata=AS_DURATION)
     retry: Retry | None = field(default=None, converter=_retry)
     limit: int | None = field(default=None, validator=_count)
-    rate: Rate | None = field(default=None, converter=_rate, validator=checked_by(rate), metadata={"written": str})
+    rate: Rate | None = field(
+        default=None, converter=_rate, validator=checked_by(rate, RATE_FORM), metadata={"written": str}
+    )
     priority: int | None = field(default=None, validator=_integer)
     idempotent: bool | None = field(default=None, validator=_flag)
     on_success: OnSuccess | None = field(default=None, validator=_function)

@@ -11,12 +11,16 @@ from collections.abc import Mapping
 
 from attrs import field, frozen
 
-from parallel.checks import checked, checked_by, converted, described, did_you_mean, is_count
+from parallel.checks import Form, checked, checked_by, converted, described, did_you_mean, is_count
 from parallel.durations import AS_DURATION, UNIT_OF, UNITS, Duration, compact, period, written
 
 _RATE = "a rate such as '100/min' or '5/2s'"
 _RATIO = re.compile(r"([1-9][0-9]{0,8})/(.+)")  # nine digits are more calls than any period has
 _PERIODS: Mapping[str, str] = {"1s": "s", "1m": "min", "1h": "h", "1d": "day"}
+
+
+RATE_FORM: Form = {"type": "string", "pattern": "^[1-9][0-9]{0,8}/.+$"}
+"""What a rate looks like."""
 
 
 def _period(value: Duration) -> float:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 import attrs
 from attrs import Attribute, field, frozen
 
-from parallel.checks import checked, checked_by, converted, described, did_you_mean, is_count
-from parallel.durations import AS_DURATION, Duration, pause, seconds, written
+from parallel.checks import COUNT, STRINGS, Form, checked, checked_by, converted, described, did_you_mean, is_count
+from parallel.durations import AS_DURATION, DURATION_FORM, Duration, pause, seconds, written
 from parallel.imports import imported, is_import_string, with_colon
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ On: TypeAlias = type[BaseException] | str | Sequence[type[BaseException] | str] 
 
 _EXCEPTION = "an exception type, or its name such as 'OSError' or 'shop.errors:Busy'"
 _ON = f"{_EXCEPTION}, several of them, or a function"
+
+
+_ON_FORM: Form = {"anyOf": [{"type": "string"}, STRINGS]}
 
 
 def _read_on(value: On) -> On:
@@ -160,32 +163,41 @@ class Retry:
         ValueError: One of them has a value that it can't have.
     """
 
-    on: On = field(default=Exception, converter=_on, validator=checked_by(_read_on))
+    on: On = field(default=Exception, converter=_on, validator=checked_by(_read_on, _ON_FORM))
     attempts: int | None = field(
         default=10,
         kw_only=True,
         converter=_attempts,
         validator=checked(
-            "an integer of at least 1, or inf", lambda value: value is None or is_count(value), types=int
+            "an integer of at least 1, or inf",
+            lambda value: value is None or is_count(value),
+            types=int,
+            form={"anyOf": [COUNT, {"type": "number", "minimum": sys.float_info.max}]},
         ),
     )
     timeout: float | None = field(
-        default=45.0, kw_only=True, converter=_bound, validator=checked_by(_read_bound), metadata=AS_DURATION
+        default=45.0,
+        kw_only=True,
+        converter=_bound,
+        validator=checked_by(_read_bound, DURATION_FORM),
+        metadata=AS_DURATION,
     )
     wait_initial: float = field(
-        default=0.1, kw_only=True, converter=_pause, validator=checked_by(pause), metadata=AS_DURATION
+        default=0.1, kw_only=True, converter=_pause, validator=checked_by(pause, DURATION_FORM), metadata=AS_DURATION
     )
     wait_max: float = field(
         default=5.0,
         kw_only=True,
         converter=_pause,
-        validator=[checked_by(pause), _not_below_wait_initial],
+        validator=[checked_by(pause, DURATION_FORM), _not_below_wait_initial],
         metadata=AS_DURATION,
     )
     wait_jitter: float = field(
-        default=1.0, kw_only=True, converter=_pause, validator=checked_by(pause), metadata=AS_DURATION
+        default=1.0, kw_only=True, converter=_pause, validator=checked_by(pause, DURATION_FORM), metadata=AS_DURATION
     )
-    wait_exp_base: float = field(default=2.0, kw_only=True, converter=_base, validator=checked_by(_read_base))
+    wait_exp_base: float = field(
+        default=2.0, kw_only=True, converter=_base, validator=checked_by(_read_base, {"type": "number", "minimum": 1})
+    )
 
     def resolved(self) -> Retry:
         """

@@ -18,18 +18,15 @@ import os
 import re
 import stat
 import sys
-import traceback
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
-from importlib import import_module
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, cast
 
-from parallel.checks import did_you_mean
+from parallel.asked import Refusal, found_by
 from parallel.context import plain_function
 from parallel.durations import seconds
 from parallel.errors import ParallelError
 from parallel.fingerprints import fingerprint
-from parallel.imports import is_import_string, with_colon
 from parallel.inputs import FORMATS, Input
 from parallel.interrupts import Bell, Interrupts
 from parallel.journal import Journal
@@ -67,14 +64,10 @@ examples:
 """
 
 
-class Refusal(Exception):
-    """It can't begin; its text says why."""
-
-
 # -- what may be said -------------------------------------------------------------------------------------------------
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:  # pyright: ignore[reportPrivateUsage]  # argparse has no other name for it
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:  # pyright: ignore[reportPrivateUsage]  # argparse has no other name for it
     """Add `map` to the commands."""
     parser = commands.add_parser(
         "map",
@@ -121,6 +114,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         action=argparse.BooleanOptionalAction,
         help="show the progress on standard error (default: if that is a terminal, and the output is none)",
     )
+    return parser
 
 
 def _duration(text: str) -> float | str:
@@ -165,7 +159,7 @@ def _resume(text: str) -> str:
 
 def _map_of(name: str) -> ParallelMap[..., Any]:
     """Find the function, and declare it if it is not."""
-    found = _found(name)
+    found = found_by(name)
     if isinstance(found, ParallelMap):
         return cast("ParallelMap[..., Any]", found)
     if isinstance(found, Task):
@@ -176,34 +170,6 @@ def _map_of(name: str) -> ParallelMap[..., Any]:
         return parallel_map(cast("Callable[..., Any]", found))
     except TypeError as error:  # a generator function
         raise Refusal(str(error)) from None
-
-
-def _found(name: str) -> object:
-    """Import what a name says; what the module raises is shown as it is."""
-    if not is_import_string(name):
-        raise Refusal(f"expected MODULE:FUNCTION, such as shop.images:thumbnail, found {name!r}{with_colon(name)}")
-    module, _, path = name.partition(":")
-    try:
-        found: object = import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
-            raise Refusal(f"no module named {error.name!r}, neither in {os.getcwd()} nor installed") from None
-        _cant_import(module)
-    except (Exception, SystemExit):
-        _cant_import(module)
-    so_far = module
-    for attribute in path.split("."):
-        try:
-            found = getattr(found, attribute)
-        except AttributeError:
-            near = did_you_mean(attribute, [each for each in dir(found) if not each.startswith("_")])
-            raise Refusal(f"{so_far} has no {attribute!r}{near}") from None
-        so_far = f"{so_far}.{attribute}"
-    return found
-
-
-def _cant_import(module: str) -> NoReturn:
-    raise Refusal(f"{module} can't be imported:\n{traceback.format_exc().rstrip()}")
 
 
 def _said_of(arguments: argparse.Namespace, declared: MapSaid) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
-from parallel.checks import described, did_you_mean
+from parallel.checks import Form, described, did_you_mean
 
 Size: TypeAlias = "int | str"
 """Bytes, or a number with a unit: `500MB`, `2GB`, `1.5GiB`."""
@@ -27,6 +27,12 @@ _UNITS: Final[Mapping[str, int]] = {
 }  # fmt: skip
 _SIZE: Final = re.compile(rf"([0-9]{{1,18}}(?:\.[0-9]{{1,18}})?)({'|'.join(_UNITS)})")
 _EXPECTED: Final = "a size such as 500_000_000, '500MB' or '1.5GiB'"
+
+
+SIZE_FORM: Final[Form] = {
+    "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": f"^{_SIZE.pattern}$"}]
+}
+"""What a size looks like."""
 
 
 def size(value: Size) -> int:

@@ -6,6 +6,7 @@ import pytest
 from attrs import field, fields, frozen
 
 from parallel.checks import (
+    Mistake,
     checked,
     checked_by,
     converted,
@@ -186,4 +187,4 @@ def test_a_mistake_between_options_is_told_at_the_one_that_it_names() -> None:
     """With its key path, as others are."""
     with pytest.raises(ExceptionGroup) as caught:
         strict_converter().structure({"half": 10, "limit": 3}, Sample)
-    assert [*mistakes_in(caught.value, ("table",), str)] == ["table.half: expected less than limit"]
+    assert [*mistakes_in(caught.value, ("table",), str)] == [Mistake(("table", "half"), "expected less than limit")]

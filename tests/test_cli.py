@@ -94,8 +94,8 @@ def test_a_right_file_is_shown(good: Path, code: str | None) -> None:
         "Pool       Kind     Options",
         "threads    thread   max_workers = 32",
     ]
-    assert f"heavy      process  max_workers = '2*cpus' ({2 * config.cpus()} here)" in lines
-    assert "\"shop.images:*\"  pool = 'heavy'" in lines
+    assert f'heavy      process  max_workers = "2*cpus" ({2 * config.cpus()} here)' in lines
+    assert '"shop.images:*"  pool = "heavy"' in lines
 
 
 def test_options_are_shown_as_a_file_could_say_them(good: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,12 +103,12 @@ def test_options_are_shown_as_a_file_could_say_them(good: Path, capsys: pytest.C
     good.write_text(EVERYTHING, encoding="utf-8")
     assert main(["check", str(good)]) == 0
     lines = [re.sub("  +", "  ", line) for line in capsys.readouterr().out.splitlines()]
-    assert "unobserved = 'warn'" in lines
-    assert "threads  thread  initargs = [true, 'a'], max_pending = 3, on_full = 'run', helping = false" in lines
+    assert 'unobserved = "warn"' in lines
+    assert 'threads  thread  initargs = [true, "a"], max_pending = 3, on_full = "run", helping = false' in lines
     assert (
-        "\"*\"  timeout = '5m', deadline = inf, "
-        "retry = {on = ['OSError', 'shop.errors:Busy'], attempts = inf, wait_initial = '250ms'}, "
-        "rate = '100/min', priority = -3, on_failure = 'alerts:page'"
+        '"*"  timeout = "5m", deadline = inf, '
+        'retry = {on = ["OSError", "shop.errors:Busy"], attempts = inf, wait_initial = "250ms"}, '
+        'rate = "100/min", priority = -3, on_failure = "alerts:page"'
     ) in lines
     assert '"shop:*"  retry = {timeout = inf}' in lines
     assert '"shop:sell"  (defaults)' in lines
@@ -229,8 +229,8 @@ def test_a_reader_that_has_gone_away(unbuffered: str, good: Path) -> None:
 def test_an_interrupt_ends_quietly(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the status that shells give to Ctrl-C."""
 
-    def interrupted(path: object) -> config.Config:
+    def interrupted(path: object, profile: object) -> config.Config:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "load", interrupted)
+    monkeypatch.setattr(cli, "read_file", interrupted)
     assert main(["check", str(good)]) == 130
