@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from parallel.checks import key_path
-from parallel.config import Read
+from parallel.config import Config, Read
 from parallel.errors import ConfigError
 from parallel.explaining import used_pools
 from parallel.kinds import BUILT_IN
@@ -28,17 +28,22 @@ def loaded_tasks() -> list[Task[..., Any]]:
     return [task for _, task in sorted(tasks.items()) if not isinstance(task, TaskChain)]
 
 
-def warnings_of(read: Read, tasks: list[Task[..., Any]]) -> Iterator[str]:
+def undecided(config: Config, tasks: list[Task[..., Any]]) -> Iterator[str]:
     """
-    Tell the rules that none of the tasks matches, those that don't decide for one, and the pools that nothing uses.
+    Tell the rules that are as specific as each other, and say different things for one of the tasks.
     """
-    config, said = read.config, read.said
     for task in tasks:
         try:
             config.options_for(task.name)
         except ConfigError as error:
             yield from error.mistakes
-            return
+
+
+def warnings_of(read: Read, tasks: list[Task[..., Any]]) -> Iterator[str]:
+    """
+    Tell the rules that none of the tasks matches, and the pools that nothing uses.
+    """
+    config, said = read.config, read.said
     for pattern in _unmatched(config.tasks, tasks):
         yield f"{_place(read, 'tasks', pattern)}: no task that is loaded matches"
     used = used_pools(config, tasks)

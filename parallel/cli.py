@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from parallel.asked import Refusal, found_by, module_by
-from parallel.checking import loaded_tasks, warnings_of
+from parallel.checking import loaded_tasks, undecided, warnings_of
 from parallel.checks import key_path
 from parallel.config import Config, PoolConfig, Read, built_in, find, mistakes_of_file, read_file, read_found
 from parallel.dumping import as_json, in_toml, said_in
@@ -142,7 +142,10 @@ def _check(arguments: argparse.Namespace) -> int:
         raise ConfigError(os.fspath(path), mistakes)
     read = _read(path, arguments.profile)
     _import(arguments.modules)
-    warnings = list(warnings_of(read, loaded_tasks())) if arguments.modules else []
+    tasks = loaded_tasks() if arguments.modules else []
+    if mistakes := list(undecided(read.config, tasks)):
+        raise ConfigError(read.config.source, mistakes)
+    warnings = list(warnings_of(read, tasks)) if arguments.modules else []
     if arguments.json:
         say_json(_as_json(read, warnings))
         return 0

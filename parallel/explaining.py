@@ -125,7 +125,7 @@ def _plain(options: TaskOptions, layer: str) -> Iterator[tuple[str, Saying]]:
 
 def _told(value: str, layer: str, path: Path, read: Read) -> Saying:
     said = read.said.layer_of(path)
-    if said is None or path[:2] not in read.said.said_by:
+    if said is None or path not in read.said.said_by:
         return Saying(value, "built in")
     keys = ("tasks", *path[1:]) if path[0] == ENVIRONMENT else path
     return Saying(value, layer, str(read.said.where(path)), key_path(*said.at, *keys))
