@@ -21,7 +21,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast, get_args, get_origin
 
 import attrs
-from attrs import Factory, field, frozen
+from attrs import Attribute, Factory, field, frozen
 
 from parallel.catalogue import config_of, is_known, known_kinds
 from parallel.checks import (
@@ -366,19 +366,30 @@ _TOP: Final = (*_TABLE_NAMES, "profiles")
 """What a file, or a mapping, may say at its top; a file may also say `extends`."""
 
 
+_is_kind = checked(
+    "the kind of a pool",
+    is_known,
+    lambda kind: f"{did_you_mean(kind, known_kinds())}; known: {', '.join(known_kinds())}",
+)
+
+
+def _can_be_had(_instance: object, attribute: Attribute[Any], kind: str) -> None:
+    """
+    Refuse a kind whose package is broken.
+    """
+    try:
+        config_of(kind)
+    except ValueError as error:
+        raise ValueError(f"{attribute.name}: {error}") from None
+
+
 @frozen
 class _Kind:
     """
     The one option that every pool's table has.
     """
 
-    kind: str = field(
-        validator=checked(
-            "the kind of a pool",
-            is_known,
-            lambda kind: f"{did_you_mean(kind, known_kinds())}; known: {', '.join(known_kinds())}",
-        )
-    )
+    kind: str = field(validator=[_is_kind, _can_be_had])
 
 
 def _read(source: str, wholes: list[_Whole], profile: str | None, environ: Mapping[str, str]) -> Read:
