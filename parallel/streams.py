@@ -360,7 +360,7 @@ class MapFuture(Future[list[R]]):
             self._flow.stop()
             self._flow.close()
             raise
-        if self._flow.is_slow:  # the rest of the source is not for who makes the map
+        if self._flow.is_slow and not self._flow.runs_here:  # the rest of the source is not for who makes the map
             dispatch(cast(Dispatcher, self.dispatcher), Errand(self._go_on))
         else:
             self._go_on()

@@ -169,6 +169,11 @@ class Pool(concurrent.futures.Executor):
         """Who runs what follows its calls."""
 
     @property
+    def chunks(self) -> bool:
+        """Whether many items of a map may run as one call."""
+        return True
+
+    @property
     def run_chunk(self) -> Callable[..., Done]:
         """What runs many items in one call; see `chunks.run_chunk`."""
         return run_chunk
