@@ -10,6 +10,7 @@ State: `_running` and `_done`, changed by single steps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -19,8 +20,9 @@ from parallel.context import WITHIN, Dispatcher
 from parallel.delivery import INLINE, settle
 from parallel.errors import PoolShutdownError
 from parallel.futures import Future
-from parallel.outcomes import Work
+from parallel.outcomes import Outcome, Work
 from parallel.pools.base import Pool, PoolStats
+from parallel.pools.leftovers import calls_left
 from parallel.runs import raise_interrupt, run_by_caller
 
 
@@ -105,17 +107,21 @@ class InlinePool(Pool):
             return  # cancelled
         fn, args, kwargs, around = work
         try:
-            packed = self._rehearsal.pack(fn, args, kwargs or {}, around)
+            packed: Outcome | Callable[[], Any] = self._rehearsal.pack(fn, args, kwargs or {}, around)
         except BaseException:
             fields["_work"] = work
             raise
-        if not isinstance(packed, tuple):
+        if callable(packed):
             fields["_work"] = (packed, (), None, around)  # who has cancelled it meanwhile has asked its run
             return
         fields["_work"] = packed
         if (within := around.get(WITHIN)) is not None:
             fields["_within"] = within  # for the report of a failure that nobody looks at
         settle(future, packed, INLINE)
+
+    def remains(self) -> list[str]:
+        """Name the calls that other threads run here; see `Engine.remains`."""
+        return list(calls_left(self._running.copy(), self.label))
 
     def stats(self) -> PoolStats:
         """Return what the pool does at this moment."""
