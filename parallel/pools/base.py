@@ -107,7 +107,11 @@ class Engine(ABC):
         """After `interrupt`: wait no more for what runs all the same, if its worker can be left to itself."""
 
     def remains(self) -> list[str]:
-        """Name what of it is there: calls, threads and processes; after `join` mostly nothing. See `leftovers`."""
+        """
+        Name the calls that run or wait, and the threads and processes that are at work, or still there after `close`.
+
+        After `join` that is mostly nothing. See `leftovers`.
+        """
         return []
 
     def owns_this_thread(self) -> bool:

@@ -384,7 +384,7 @@ class Crew(Intake):
     def remains(self) -> list[str]:
         with self._lock:
             workers, leaving = list(self._workers), list(self._leaving)
-        threads = [*(worker.thread for worker in workers), *leaving]
+        threads = [*(worker.thread for worker in workers if worker.running is not None or self._closed), *leaving]
         return [
             *calls_left([worker.running for worker in workers], self.label),
             *waiting_left(self.stats().queued, self.label),

@@ -395,7 +395,7 @@ class LoopEngine(Engine):
     def remains(self) -> list[str]:
         with self._lock:
             running = [future for future in self._open if future.running()]
-            waiting, thread = len(self._waiting), self._thread
+            waiting, thread = len(self._waiting), self._thread if running or self._closed else None
         return [
             *calls_left(running, self.label),
             *waiting_left(waiting, self.label),

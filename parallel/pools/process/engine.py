@@ -345,12 +345,13 @@ class Staff(Engine):
 
     def remains(self) -> list[str]:
         label = self._books.settings.label
-        peers = self._roster.everybody()
+        closing = self._books.closing
+        peers = [peer for peer in self._roster.everybody() if peer.inflight or closing]
         running = [next(iter(list(peer.inflight)), None) for peer in peers]
         return [
             *calls_left([given and given.future for given in running], label),
             *waiting_left(self.stats().queued, label),
-            *threads_left([self._reactor.thread], label),
+            *threads_left([self._reactor.thread if closing and not peers else None], label),
             *processes_left([peer.pid for peer in peers], label),
         ]
 
