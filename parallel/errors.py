@@ -388,3 +388,19 @@ class GroupClosedError(ParallelError, RuntimeError):
             "the block of the task group that this call would belong to has ended; "
             "make the call inside `with detached():` if it is to belong to none"
         )
+
+
+class LeakError(ParallelError, AssertionError):
+    """
+    A test has left behind what its registry was to end with; see `testing.fresh`.
+
+    Args:
+        left: One line for each call, thread, process or failure.
+    """
+
+    def __init__(self, left: Iterable[str]) -> None:
+        self.left = tuple(left)
+        super().__init__(self.left)
+
+    def __str__(self) -> str:
+        return "\n".join(["left behind at the end of the test:", *(f"  {name}" for name in self.left)])

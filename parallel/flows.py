@@ -31,7 +31,7 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 
 from parallel.chunks import BUDGET
 from parallel.context import WITHIN
-from parallel.delivery import Feed
+from parallel.delivery import INLINE, Feed
 from parallel.errors import JournalError, PoolFullError
 from parallel.futures import Future
 from parallel.ledgers import LOOKUP, Ledger, Part
@@ -228,6 +228,7 @@ class Flow:
         out: Those that are on their way.
         is_read: The source is at its end.
         is_slow: It was slow when it was read last.
+        runs_here: What is sent is run by who sends it, in an inline pool.
         stopped: Nothing more is begun.
         error: What has ended it before its time.
         broken: What the source has raised; the items before that go their way.
@@ -282,6 +283,7 @@ class Flow:
         self.out: dict[Piece, None] = {}
         self.is_read = False
         self.is_slow = False
+        self.runs_here = False
         self._is_closed = False
         self.stopped = False
         self.error: BaseException | None = None
@@ -320,14 +322,15 @@ class Flow:
 
     def fill(self, in_hand: bool = False) -> None:
         """
-        Send as much as the window holds; but nothing that has ended waits for a source that is slow.
+        Send as much as the window holds; but nothing that has ended waits for a source that is slow, or for a call that
+        runs here: in an inline pool, each is looked at before the next begins, as in a plain loop.
 
         Args:
-            in_hand: Something has ended that has not been handed out.
+            in_hand: Something has ended that is about to be handed out; it is filled again after that.
         """
         most = 2 * self._route.capacity
         while len(self.out) < most and not self.stopped:
-            if self.is_slow and (in_hand or self.has_news):
+            if (self.is_slow or self.runs_here) and (in_hand or self.has_news):
                 return
             piece = self._next()
             if piece is None:
@@ -420,6 +423,7 @@ class Flow:
                 self.fail(error)
             return False
         self._note(began, len(piece.items))
+        self.runs_here = piece.future.dispatcher is INLINE
         if self._group is not None:
             self._group.entrust(piece.future, self._target)
         attach(_Tie(piece, cast("State[Any]", self._target), self))

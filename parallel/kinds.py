@@ -338,10 +338,14 @@ class LoopConfig(PoolConfig):
 class InlineConfig(PoolConfig):
     """
     Calls run where they are made; for tests and debugging.
+
+    Args:
+        check_pickle: Whether each call, and what comes out of it, is packed and loaded as if it went to a process.
     """
 
     kind: ClassVar[str] = "inline"
     pool: ClassVar[str] = "parallel.pools.inline:InlinePool"
+    check_pickle: bool = False
 
 
 KINDS: dict[str, type[PoolConfig]] = {

@@ -360,7 +360,7 @@ class MapFuture(Future[list[R]]):
             self._flow.stop()
             self._flow.close()
             raise
-        if self._flow.is_slow:  # the rest of the source is not for who makes the map
+        if self._flow.is_slow and not self._flow.runs_here:  # the rest of the source is not for who makes the map
             dispatch(cast(Dispatcher, self.dispatcher), Errand(self._go_on))
         else:
             self._go_on()
@@ -729,11 +729,14 @@ class Reading(Generic[R]):
     def _round(self) -> Iterator[Part]:
         """Take what has ended, send more, and yield the parts whose turn it is."""
         parts = self._taken()
-        self._flow.fill(in_hand=bool(parts))  # before they are handed out, which may take long
         if not self._rules.ordered:
+            self._flow.fill(in_hand=bool(parts))  # before they are handed out, which may take long
             yield from parts
             return
         self._parts.update((part.first, part) for part in parts)
+        # What waits for its turn is not in hand: nobody would fill it after that, and what goes before may have to be
+        # sent again first.
+        self._flow.fill(in_hand=self._next in self._parts)
         while (part := self._parts.pop(self._next, None)) is not None:
             self._next += len(part.values)
             self._flow.early = len(self._parts)

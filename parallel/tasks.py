@@ -325,7 +325,7 @@ class Task(Declared, Generic[P, R]):
             group is not None and group.limits is not None
         )
         is_async = inspect.iscoroutinefunction(plain_function(self.__wrapped__))
-        if on_terms or not plan.chunks or is_async or manner.medians is not None:
+        if on_terms or not (plan.chunks and pool.chunks) or is_async or manner.medians is not None:
             return self._route_of_singles(place, manner, pool, is_async)
         shared = constants_of(manner.constants, pool.shared)
         context = copy_context()

@@ -31,7 +31,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from weakref import ref
 
 from parallel.chains import Chain, Made, add_note, chain_of, full_name, is_made_here, note_chain, place, written
@@ -238,6 +238,13 @@ def _warn(failure: Failure) -> None:
 
 def raise_collected(home: Home) -> None:
     """Raise the errors that *home* is to raise, if there are any, in a group."""
+    failures = _take_collected(home)
+    if failures:
+        raise _group_of(failures)
+
+
+def _take_collected(home: Home) -> list[Failure]:
+    """Take the failures that *home* is to raise, those too that nobody has collected yet."""
     global _collected
     with _lock:
         for _ in range(len(_dropped)):
@@ -248,8 +255,41 @@ def raise_collected(home: Home) -> None:
                 _dropped.append(failure)
         failures = [failure for one, failure in _collected if one is home]
         _collected = [(one, failure) for one, failure in _collected if one is not home]
-    if failures:
-        raise _group_of(failures)
+    return failures
+
+
+Unlooked: TypeAlias = Mapping[int, ref[Failure]]
+"""Failures that some future holds, and nobody has looked at, by id."""
+
+
+def unlooked() -> Unlooked:
+    """Return the failures that some future holds and nobody has looked at, as of now; what was dropped is reported."""
+    report_dropped()
+    return _unseen.copy()
+
+
+def take_unlooked(home: Home, before: Unlooked) -> list[str]:
+    """
+    Tell of the failures of *home* that nobody has looked at, held or dropped; nobody else tells of them then.
+
+    Args:
+        home: A registry that raises such failures: those that are dropped are collected.
+        before: What `unlooked` returned, when it began: none of these.
+    """
+    failures = _take_collected(home)
+    for key, reference in _unseen.copy().items():
+        failure = reference()
+        if failure is not None and before.get(key) is not reference and _home_of(failure) is home:
+            failure.look()
+            failures.append(failure)
+    return [f"{_text(failure)}: {_in_brief(failure.error)}" for failure in failures]
+
+
+def _in_brief(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # its text is made by user code
+        return type(error).__name__
 
 
 def _group_of(failures: list[Failure]) -> BaseException:

@@ -37,6 +37,7 @@ SAMPLES: list[tuple[ParallelError, type[BaseException], str]] = [
     (errors.PoolFullError("thread pool 'io'", 8), queue.Full, "max_pending = 8"),
     (errors.NoTaskError(), RuntimeError, "no call is running here"),
     (errors.NoTaskError("no item is"), RuntimeError, "no item is"),
+    (errors.LeakError(["a", "b"]), AssertionError, "left behind at the end of the test:\n  a\n  b"),
     (errors.GroupClosedError(), RuntimeError, "with detached()"),
     (errors.MapHaltedError("m:f", 3, 20), Exception, "3 of 20 items have failed"),
     (errors.NestedPoolError("big"), RuntimeError, "'big' was asked for in a worker process"),

@@ -497,3 +497,24 @@ def test_stop_iteration_is_a_failure(kind: str) -> None:
         *range(999, 5000, 1000)
     ]
     assert [one.value for one in found if one.ok] == [x for x in range(5000) if x % 1000 != 999]
+
+
+def spaced(items: range) -> Iterator[int]:
+    """Yield items; every so often the next one takes a while."""
+    for item in items:
+        if item % 50 == 0:
+            time.sleep(0.002)
+        yield item
+
+
+def uneven(item: int) -> int:
+    """Return it; for a few, after longer than a piece may take."""
+    if item % 97 == 13:
+        time.sleep(0.03)
+    return item
+
+
+@by_kind
+def test_a_slow_source_and_pieces_that_come_back(kind: str, kinds: Registry) -> None:
+    """What has ended before its turn doesn't keep back what goes before it."""
+    assert list(task(pool=kind)(uneven).stream(spaced(range(3_000)))) == list(range(3_000))

@@ -110,6 +110,17 @@ class Engine(ABC):
     def interrupt(self) -> None:  # noqa: B027  # a kind that can't ask does nothing
         """After `close`, at an exit by Ctrl-C: ask what runs to end, as far as this kind can."""
 
+    def forsake(self) -> None:  # noqa: B027  # as above
+        """After `interrupt`: wait no more for what runs all the same, if its worker can be left to itself."""
+
+    def remains(self) -> list[str]:
+        """
+        Name the calls that run or wait, and the threads and processes that are at work, or still there after `close`.
+
+        After `join` that is mostly nothing. See `leftovers`.
+        """
+        return []
+
     def owns_this_thread(self) -> bool:
         """Tell whether the current thread is one of its workers: then it can't be waited for."""
         return False
@@ -193,6 +204,11 @@ class Pool(concurrent.futures.Executor):
     @abstractmethod
     def follower(self) -> Dispatcher:
         """Who runs what follows its calls."""
+
+    @property
+    def chunks(self) -> bool:
+        """Whether many items of a map may run as one call."""
+        return True
 
     @property
     def run_chunk(self) -> Callable[..., Done]:
@@ -291,6 +307,15 @@ class Pool(concurrent.futures.Executor):
         if engine is not None:
             engine.close(True)
             engine.interrupt()
+
+    def forsake(self) -> None:
+        """After `interrupt`: wait no more for what runs all the same; see `Engine.forsake`."""
+        if self._engine is not None:
+            self._engine.forsake()
+
+    def remains(self) -> list[str]:
+        """Name what of it is there; see `Engine.remains`."""
+        return [] if self._engine is None else self._engine.remains()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -35,6 +35,7 @@ from parallel.futures import Future
 from parallel.outcomes import Work
 from parallel.pools.base import PoolStats, is_draining
 from parallel.pools.intake import Intake
+from parallel.pools.leftovers import calls_left, threads_left, waiting_left
 from parallel.pools.workers import GoHome, Worker
 from parallel.runs import ask_to_stop
 
@@ -372,6 +373,23 @@ class Crew(Intake):
             running = [worker.running for worker in self._workers]
         for one in running:
             ask_to_stop(one)
+
+    def forsake(self) -> None:
+        """Count as stragglers the workers that run something: neither `join` nor the exit waits for these."""
+        with self._lock:
+            busy = [worker for worker in self._workers if worker.running is not None and not worker.straggling]
+        for worker in busy:
+            self.replace(worker)
+
+    def remains(self) -> list[str]:
+        with self._lock:
+            workers, leaving = list(self._workers), list(self._leaving)
+        threads = [*(worker.thread for worker in workers if worker.running is not None or self._closed), *leaving]
+        return [
+            *calls_left([worker.running for worker in workers], self.label),
+            *waiting_left(self.stats().queued, self.label),
+            *threads_left(threads, self.label),
+        ]
 
     def join(self) -> None:
         with self._quiet:

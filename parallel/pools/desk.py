@@ -16,6 +16,7 @@ import threading
 from typing import Protocol
 
 from parallel.pools.base import Engine, PoolStats
+from parallel.pools.leftovers import waiting_left
 
 LOGGER = logging.getLogger("parallel")
 
@@ -91,6 +92,9 @@ class Desk(Engine):
         for call, _ in list(self._calls):
             if call.cancels_at_exit():
                 call.cancel()
+
+    def remains(self) -> list[str]:
+        return list(waiting_left(len(self._calls), "no pool: for a place, or for their next attempt"))
 
     def stats(self) -> PoolStats:
         return PoolStats(workers=0, queued=len(self._calls), running=0, done=self._passed)

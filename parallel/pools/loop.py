@@ -42,6 +42,7 @@ from parallel.pools.backlog import Backlog
 from parallel.pools.base import Engine, OnExit, PoolStats, check_workers, is_draining
 from parallel.pools.blocking import LoopThread
 from parallel.pools.handing import HandingPool, Tally
+from parallel.pools.leftovers import calls_left, threads_left, waiting_left
 from parallel.runs import Run
 from parallel.shortage import LOOK, Shortage, check_memory_free
 from parallel.sizes import Size
@@ -393,6 +394,16 @@ class LoopEngine(Engine):
     def _cancel_tasks(self) -> None:
         for task in list(self._tasks):
             task.cancel()
+
+    def remains(self) -> list[str]:
+        with self._lock:
+            running = [future for future in self._open if future.running()]
+            waiting, thread = len(self._waiting), self._thread if running or self._closed else None
+        return [
+            *calls_left(running, self.label),
+            *waiting_left(waiting, self.label),
+            *threads_left([thread], self.label),
+        ]
 
     def join(self) -> None:
         thread = self._thread

@@ -42,6 +42,7 @@ from parallel.errors import PoolBrokenError, PoolShutdownError
 from parallel.futures import Future
 from parallel.outcomes import CANCELLED, Outcome, Work
 from parallel.pools.base import Engine, PoolStats
+from parallel.pools.leftovers import calls_left, processes_left, threads_left, waiting_left
 from parallel.pools.process.books import GUARD_HINT, Books
 from parallel.pools.process.books import Settings as Settings
 from parallel.pools.process.carrying import Carrier
@@ -341,6 +342,18 @@ class Staff(Engine):
             self.close(True)
             self.interrupt()
             raise
+
+    def remains(self) -> list[str]:
+        label = self._books.settings.label
+        closing = self._books.closing
+        peers = [peer for peer in self._roster.everybody() if peer.inflight or closing]
+        running = [next(iter(list(peer.inflight)), None) for peer in peers]
+        return [
+            *calls_left([given and given.future for given in running], label),
+            *waiting_left(self.stats().queued, label),
+            *threads_left([self._reactor.thread if closing and not peers else None], label),
+            *processes_left([peer.pid for peer in peers], label),
+        ]
 
     def resize(self, max_workers: int) -> None:
         """Have at most so many workers from now on; those too many leave when their calls have ended."""

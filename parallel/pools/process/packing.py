@@ -188,13 +188,15 @@ class Packer:
 
 def _unsendable(what: str, error: BaseException) -> Outcome:
     met()  # what it has of them is not needed
-    if isinstance(error, KeyboardInterrupt) and _came_from_outside(error):
+    if came_from_outside(error):
         raise error
     return (None, cant_travel(what, error, "send what it is made from, or something that can be pickled"), None)
 
 
-def _came_from_outside(error: KeyboardInterrupt) -> bool:
-    """Tell whether it came while code of this library ran, rather than out of the user's."""
+def came_from_outside(error: BaseException) -> bool:
+    """Tell whether this is a Ctrl-C that came while code of this library ran, rather than out of the user's."""
+    if not isinstance(error, KeyboardInterrupt):
+        return False
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next

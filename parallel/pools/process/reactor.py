@@ -152,6 +152,11 @@ class Reactor:
         """Tell whether the thread has been started, and has not ended."""
         return self._thread is not None and self._thread.is_alive()
 
+    @property
+    def thread(self) -> threading.Thread | None:
+        """The thread; None: it was not started."""
+        return self._thread
+
     def is_this_thread(self) -> bool:
         """Tell whether the current thread is the reactor's."""
         return self._thread is threading.current_thread()

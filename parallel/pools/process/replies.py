@@ -8,12 +8,11 @@ Loading runs user code; it is done with no lock held.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from parallel.chunks import Done
 from parallel.errors import RemoteError, RemoteTraceback, SerializationError
 from parallel.outcomes import Outcome
-from parallel.pools.process.baggage import Baggage
 from parallel.pools.process.buffers import load, load_what_can_be
 from parallel.pools.process.failures import InWords, load_error, load_words
 from parallel.pools.process.parcels import Received
@@ -32,7 +31,15 @@ _WHAT: Final = {
 """What it is that can't travel, and what to do about it."""
 
 
-def outcome_of(name: str, result: tuple[Any, ...], large: Part, baggage: Baggage) -> Outcome:
+class Arrivals(Protocol):
+    """Where large data comes in: the baggage of a worker."""
+
+    def receive(self, posted: tuple[Any, ...], large: Part, /) -> Received:
+        """Return what `load` makes the value of, of a result that was posted; see `Baggage.receive`."""
+        ...
+
+
+def outcome_of(name: str, result: tuple[Any, ...], large: Part, baggage: Arrivals) -> Outcome:
     """
     Return how the call of the function *name* ended.
 
@@ -52,7 +59,7 @@ def outcome_of(name: str, result: tuple[Any, ...], large: Part, baggage: Baggage
     return (None, error, None)
 
 
-def _value(name: str, result: tuple[Any, ...], large: Part, baggage: Baggage) -> Outcome:
+def _value(name: str, result: tuple[Any, ...], large: Part, baggage: Arrivals) -> Outcome:
     """Return the value that has come; of many items, all that can be loaded."""
     received: Received | None = None
     try:
