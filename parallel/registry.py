@@ -278,6 +278,7 @@ class Registry:
         self._pools = {}
         self._callbacks = None
         self._desk = None
+        self._drained = threading.Event()
         if self._shut:
             self._drained.set()
         self.edition = object()
