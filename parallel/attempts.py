@@ -14,7 +14,6 @@ list. Those of a `Tried` by whoever has its work.
 
 from __future__ import annotations
 
-import threading
 from abc import abstractmethod
 from collections.abc import Callable
 from threading import Lock
@@ -28,7 +27,7 @@ from parallel.errors import TaskTimeoutError
 from parallel.gates import GatedFuture
 from parallel.limits import Limits
 from parallel.outcomes import CANCELLED, Outcome, Work
-from parallel.runs import Run, strike_off
+from parallel.runs import Asked, Run, strike_off
 from parallel.states import hangs_on
 from parallel.terms import Terms
 
@@ -160,7 +159,7 @@ class Attempt(Run):
     _is_rewound = False
     awaited: list[Any] | tuple[()] = ()
     places: Places = _NO_PLACES
-    _asked: threading.Event | None = None
+    _asked: Asked | None = None
     _late: TaskTimeoutError | None = None  # what an inline one ends with that has overrun
     _was_given_up = False
     _is_over = False

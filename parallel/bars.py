@@ -275,6 +275,12 @@ class _Printed(io.TextIOBase):
         if line:
             self.rich_proxied_file.write(line)
 
+    def forget(self) -> None:
+        """In a forked child: print to the file itself from now on; the line that has been begun is the parent's."""
+        self._lock = threading.RLock()  # a thread that is no more may have held the old one
+        self._line = ""
+        self._live = None
+
     def _print(self, lines: str) -> None:
         live = self._live
         if live is not None:
@@ -349,6 +355,8 @@ class _Stage:
 
     def forget(self) -> None:
         """In a forked child: the display is the parent's."""
+        for one in self._printed:
+            one.forget()
         self._hand_back()
 
     def _begin(self) -> None:

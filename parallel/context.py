@@ -6,7 +6,7 @@ Protocols here: who makes a future gives it its `Dispatcher`, a worker thread sa
 the program's default registry is made by `registry_source`, which the package itself sets.
 
 State: `WITHIN` and `RUNNING` are per context, `this` is per thread. `_source` and `_era` are written once at import and
-after a fork, when no other thread runs. Nothing here needs a lock.
+after a fork, when no other thread runs. `_renewing` is held by who renews something that was inherited by a fork.
 """
 
 from __future__ import annotations
@@ -189,6 +189,17 @@ class Home(Protocol):
         ...
 
 
+class Inherited(Protocol):
+    """What a forked child goes on with, though a thread that is no more may have held its lock."""
+
+    era: int
+    """The `era()` in which its lock was made."""
+
+    def renew(self) -> None:
+        """Take a lock that nobody holds."""
+        ...
+
+
 class Named:
     """The base of what takes the place of a function under its name, and travels by that."""
 
@@ -251,6 +262,7 @@ _NOTHING: Final = Within()
 _source: Callable[[], Home] | None = None
 _source_is_loaded = False
 _era = 0
+_renewing = threading.RLock()
 
 
 def era() -> int:
@@ -258,9 +270,18 @@ def era() -> int:
     return _era
 
 
+def renew(owner: Inherited) -> None:
+    """In a forked child, have *owner* renewed once, whoever asks first."""
+    with _renewing:
+        if owner.era != _era:
+            owner.renew()
+            owner.era = _era
+
+
 def _next_era() -> None:
-    global _era
+    global _era, _renewing
     _era += 1
+    _renewing = threading.RLock()  # a thread that is no more may have held the old one
     this.worker = None  # its pool stayed in the parent
 
 

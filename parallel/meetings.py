@@ -20,7 +20,7 @@ from concurrent.futures import Future as AnyFuture
 from typing import Any, cast
 from weakref import ref
 
-from parallel.context import Declared, Dispatcher, current_registry, take_in
+from parallel.context import Declared, Dispatcher, current_registry, era, renew, take_in
 from parallel.delivery import Feed, alive, outcome_of
 from parallel.delivery import settle as end
 from parallel.futures import Future
@@ -35,15 +35,21 @@ class Meeting:
 
     Attributes:
         decisive: A weak reference to the failure that has decided how the target ends.
+        era: The `era()` of its lock.
     """
 
     selects = False
 
     def __init__(self) -> None:
         self.decisive: Callable[[], Failure | None] = no_failure
+        self.era = era()
         self._lock = threading.RLock()
         self._outcomes: list[Outcome | None] = []
         self._missing = 0
+
+    def renew(self) -> None:
+        """Take a lock that nobody holds; see `context.Inherited`."""
+        self._lock = threading.RLock()
 
     def expect(self, count: int) -> None:
         """Prepare for *count* members."""
@@ -52,6 +58,8 @@ class Meeting:
 
     def arrive(self, index: int, outcome: Outcome) -> Outcome | None:
         """Note how member *index* ended; return how the target ends now, None if it doesn't yet."""
+        if self.era != era():
+            renew(self)  # promises that were made before a fork may be kept in the child
         with self._lock:
             if self._missing <= 0:
                 return None

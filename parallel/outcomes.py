@@ -29,7 +29,7 @@ from types import CoroutineType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 from weakref import WeakSet, ref
 
-from parallel.context import WITHIN, Waiter, Within, this
+from parallel.context import WITHIN, Waiter, Within, era, renew, this
 from parallel.coroutines import run_coroutine
 from parallel.unseen import Failure
 
@@ -111,18 +111,30 @@ class Watch:
 
     `outcome` is written once, under `lock`. `entries` needs no lock: who adds one looks at `outcome` afterwards, and
     takes its entry back if it came too late; who ends the call writes `outcome` first and takes all entries then.
+
+    Attributes:
+        era: The `era()` of `lock`.
     """
 
-    __slots__ = ("_standard", "entries", "lock", "outcome")
+    __slots__ = ("_standard", "entries", "era", "lock", "outcome")
 
     def __init__(self, outcome: Outcome | None = None) -> None:
+        self.era = era()
         self.lock = _RLock()
         self.outcome = outcome
         self.entries: dict[Any, None] = {}  # in the order in which they came
         self._standard: tuple[threading.Condition, list[StandardWaiter]] | None = None
 
+    def renew(self) -> None:
+        """Take a lock that nobody holds; see `context.Inherited`."""
+        self.lock = _RLock()
+        if self._standard is not None:
+            self._standard = (threading.Condition(self.lock), self._standard[1])
+
     def standard(self, future: object) -> tuple[threading.Condition, list[StandardWaiter]]:
         """Return the condition and the list of waiters of *future*, this one's: always the same; see `State`."""
+        if self.era != era():
+            renew(self)
         with self.lock:
             if self._standard is None:
                 self._standard = (threading.Condition(self.lock), _Waiters(future))
@@ -130,6 +142,8 @@ class Watch:
 
     def end(self, future: Any, outcome: Outcome) -> list[Any] | None:
         """Publish *outcome*, wake the standard waiters, and take all entries; None if there is an outcome already."""
+        if self.era != era():
+            renew(self)  # a promise that was made before a fork may be kept in the child
         with self.lock:
             if self.outcome is not None:
                 return None

@@ -477,6 +477,7 @@ class Registry:
         self._callbacks.after_fork_in_child()
         self._hooks.after_fork_in_child()
         self._desk = None
+        self._drained = threading.Event()
         if self._shut:
             self._drained.set()
         self.edition = Edition()

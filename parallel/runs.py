@@ -24,13 +24,21 @@ from typing import Any
 from weakref import ref
 
 from parallel import context
-from parallel.context import RUNNING, Dispatcher, this
+from parallel.context import RUNNING, Dispatcher, era, this
 from parallel.coroutines import close_loop
 from parallel.delivery import settle
 from parallel.outcomes import CANCELLED, NOTHING, Outcome, Work
 from parallel.states import State, hangs_on, is_ours
 
 _events = threading.RLock()
+
+
+class Asked(threading.Event):
+    """Set when a function is asked to stop. In a forked child, a thread that is no more may hold its lock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.era = era()
 
 
 class Run:
@@ -56,7 +64,7 @@ class Run:
         self.stop: Callable[[], object] | None = None
         self.kill: Callable[[], object] | None = None
         self.cancel_requested = False
-        self._asked: threading.Event | None = None
+        self._asked: Asked | None = None
 
     @property
     def future(self) -> State[Any]:
@@ -128,9 +136,13 @@ class Run:
 
     def _event(self) -> threading.Event:
         with _events:
-            if self._asked is None:
-                self._asked = threading.Event()
-            return self._asked
+            asked = self._asked
+            if asked is None or asked.era != era():  # after a fork in the body, it is the child's body too
+                anew = self._asked = Asked()
+                if asked is not None and asked.is_set():
+                    anew.set()
+                return anew
+            return asked
 
     def cancel(self, *, kill: bool = False) -> bool:
         """Ask the function to stop; True if its engine can stop it, or may *kill* it: the future is cancelled now."""

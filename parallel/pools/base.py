@@ -6,8 +6,8 @@
 The two are apart so that a pool that nobody holds any more can be closed: workers keep their engine alive, never the
 pool. An engine takes calls until `close()`, and is gone after `join()`.
 
-State: `_pools` and `_engines`, weak and changed by single atomic steps; `_exiting`, set once; a pool's `_engine`,
-replaced only in a forked child, where one thread runs.
+State: `_pools` and `_engines`, weak and changed by single atomic steps; `_draining` and `_exiting`, set once; a pool's
+`_engine`, replaced only in a forked child, where one thread runs.
 
 Source: `threading._register_atexit` is where `concurrent.futures.thread` of CPython 3.9 and later joins its workers:
 earlier than `atexit`, while threads can still be started, so that what was accepted can run, its later stages too.
@@ -395,12 +395,14 @@ def check_initializer(initializer: object) -> None:
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
-_draining = threading.Event()
+_draining = False
 _exiting = False
 
 
 def _after_fork_in_child() -> None:
     """Give each pool a fresh engine: the threads, processes and sockets of the old one belong to the parent."""
+    global _draining
+    _draining = False  # that is the parent's, too
     for engine in list(_engines):
         engine.abandon()
     _engines.clear()
@@ -428,7 +430,7 @@ def _work_off(engine: Engine) -> int:
 
 def is_draining() -> bool:
     """Tell whether the program is at its end, and runs what it has accepted."""
-    return _draining.is_set()
+    return _draining
 
 
 def _at_exit() -> None:
@@ -436,11 +438,11 @@ def _at_exit() -> None:
     Close every engine of the program: accepted calls, and what follows them, are run; after an unhandled Ctrl-C, and of
     a pool that says so, they are cancelled.
     """
-    global _exiting
+    global _draining, _exiting
     last: Any = getattr(sys, "last_type", None)
     interrupted = last is not None and issubclass(last, KeyboardInterrupt)
     if not interrupted:
-        _draining.set()
+        _draining = True
         for engine in list(_engines):
             if engine.cancels_at_exit:
                 engine.close(True)
