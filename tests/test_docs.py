@@ -13,11 +13,13 @@ import re
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import parallel
+from parallel.config import from_mapping
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -81,6 +83,21 @@ def test_programs_of_the_pages(page: str, program: str, output: str, tmp_path: P
 def test_every_program_of_a_page_has_its_output(page: str) -> None:
     """No program goes unseen by the test above."""
     assert (ROOT / page).read_text("utf-8").count("```python\n") == sum(page == other for other, _, _ in PROGRAMS)
+
+
+TABLES = [
+    (page, toml)
+    for page in PAGES
+    for toml in re.findall(r"^```toml\n(.*?)^```$", (ROOT / page).read_text("utf-8"), re.M | re.S)
+]
+
+
+@pytest.mark.parametrize(("page", "toml"), TABLES, ids=[page for page, _ in TABLES])
+def test_files_of_the_pages(page: str, toml: str) -> None:
+    """Each file on a page is right, with each of its profiles; one that shows a part may lean on what is built in."""
+    tables = tomllib.loads(toml)
+    for profile in (None, *tables.get("profiles", ())):
+        from_mapping(tables, page, profile)
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", *PAGES])
