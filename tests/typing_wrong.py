@@ -2,7 +2,8 @@
 Wrong uses of the public API: each line marked `# error` must be one in mypy and in pyright, and no other line.
 """
 
-from parallel import Future, LoopPool, Rate, Retry, ThreadPool, completed, gather, parallel_map, task
+from parallel import Future, LoopPool, Rate, Retry, ThreadPool, completed, configure, gather, parallel_map, task
+from parallel.events import PoolOpened
 from parallel.options import TaskOptions, declared_options
 
 
@@ -29,6 +30,9 @@ class Shop:
 
 def plain(x: int) -> str:
     return ""
+
+
+def heard(event: PoolOpened) -> None: ...
 
 
 number: Future[int] = completed(1)
@@ -69,6 +73,8 @@ Retry(3)  # error: no exception type
 Retry(lambda error: "5m")  # error: neither yes nor no nor a number
 Retry(OSError, 3)  # error: only the first is positional
 Retry(attempts=2.5)  # error: attempts are counted
+configure({}).on("call_faild", print)  # error: no such event
+configure({}).on("call_failed", heard)  # error: it gets another event
 Rate("100/min")  # error: two numbers make a rate
 
 

@@ -34,6 +34,8 @@ from parallel import (
     using,
     wait,
 )
+from parallel.events import CallFailed
+from parallel.testing import inline
 
 # -- tasks ------------------------------------------------------------------------------------------------------------
 
@@ -261,9 +263,30 @@ with using({"pools": {"threads": {"max_workers": 3}}}) as used:
     assert_type(used, Registry)
 with using(registry), using(Path("parallel.toml")):
     pass
-assert_type(configure("parallel.toml"), Registry)
+with using(profile="test") as found:
+    assert_type(found, Registry)
+assert_type(configure("parallel.toml", profile="test"), Registry)
 mapping: dict[str, Any] = {}
 configure(mapping)
+
+
+@registry.on("call_failed")
+def page(event: CallFailed) -> int:
+    assert_type(event.error, BaseException)
+    assert_type(event.task, str)
+    return 0
+
+
+assert_type(page(CallFailed("threads", "shop:sell", OSError())), int)
+registry.on("pool_opened", lambda event: print(event.kind, event.pool))
+registry.on("call_retried", lambda event: print(event.wait + 0.5))
+registry.off("call_failed", page)
+registry.reload()
+registry.drain(timeout="5s")
+registry.shutdown(timeout=5, cancel_futures=True)
+assert_type(registry.config.to_toml(), str)
+with inline() as every:
+    assert_type(every, Registry)
 
 # -- chains of tasks, limits, shields ---------------------------------------------------------------------------------
 
