@@ -21,11 +21,11 @@ import attrs
 
 from parallel.catalogue import config_of, known_kinds
 from parallel.checks import STRINGS, Form, form_of
-from parallel.config import UNOBSERVED
 from parallel.events import EVENTS
 from parallel.imports import IMPORT_FORM
 from parallel.kinds import BUILT_IN
 from parallel.options import Retry, TaskOptions
+from parallel.tables import UNOBSERVED
 
 _TYPES: Final[Mapping[object, Form]] = {
     bool: {"type": "boolean"},

@@ -22,7 +22,7 @@ from parallel.checks import key_path
 from parallel.config import Config, Unobserved, built_in, discover, find, from_mapping, load
 from parallel.errors import ConfigError
 from parallel.events import EVENTS
-from parallel.kinds import InlineConfig, LoopConfig, PoolConfig, ProcessConfig, ThreadConfig
+from parallel.kinds import KINDS, InlineConfig, LoopConfig, PoolConfig, ProcessConfig, ThreadConfig
 from parallel.options import Rate, Retry, TaskOptions
 
 ROOT = Path(config.__file__).parent.parent
@@ -310,7 +310,7 @@ def test_options_of_other_kinds_are_checked_by_their_types(monkeypatch: pytest.M
         secure: bool = True
         weight: float = 1.0
 
-    monkeypatch.setitem(config.KINDS, "fake", FakeConfig)
+    monkeypatch.setitem(KINDS, "fake", FakeConfig)
     right = {"kind": "fake", "address": "x", "weight": 2}
     assert from_mapping({"pools": {"far": right}}).pools["far"] == FakeConfig("x", weight=2)
     assert mistakes_in({"pools": {"far": {"kind": "fake", "secure": "false", "weight": True}}}) == (

@@ -8,10 +8,12 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import jsonschema
 import pytest
 
 from parallel import catalogue, config
@@ -76,7 +78,9 @@ def test_the_command_line_knows_it(installed: Path, tmp_path: Path) -> None:
         "max_workers = 2, niceness = 15", "niceness = 15, max_workers = 2"
     )
     assert "parallel.toml:5: pools.background.niceness" in ran(installed, "pools")
-    parts = json.loads(ran(installed, "schema"))["$defs"]
+    whole = json.loads(ran(installed, "schema"))
+    jsonschema.validate(tomllib.loads((EXAMPLE / "parallel.toml").read_text(encoding="utf-8")), whole)
+    parts = whole["$defs"]
     niceness = parts["kind-nice"]["properties"]["niceness"]
     assert (niceness["maximum"], niceness["description"]) == (
         19,

@@ -48,6 +48,7 @@ HOUSE = [
     {"files"},
     {"rules"},
     {"dumping"},
+    {"tables"},
     {"config"},
     {"lanes"},
     {"timer"},
