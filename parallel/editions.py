@@ -7,7 +7,7 @@ Guarantees:
 - Asking costs one comparison a call.
 - When an edition ends, nothing that was looked up in it keeps a pool alive, also of tasks that are never called again.
 
-State: `_look_ups` and `_is_over` of an edition, guarded by its `_lock`; `found`, replaced as a whole.
+State: `_look_ups` of an edition, guarded by its `_lock`; `_is_over`, set once; `found`, replaced as a whole.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Edition:
 
     def __init__(self) -> None:
         self.rules: dict[str, TaskOptions] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may reload while it is held
         self._look_ups: WeakSet[LookUp] = WeakSet()
         self._is_over = False
 
@@ -54,16 +54,14 @@ class Edition:
         """Have *look_up* remember *plan* as long as this edition lasts."""
         look_up.found = (self, plan)
         with self._lock:
-            is_over = self._is_over
-            if not is_over:
-                self._look_ups.add(look_up)
-        if is_over:
+            self._look_ups.add(look_up)
+        if self._is_over:  # after it was added: who ends it does it the other way round
             look_up.found = NOTHING
 
     def end(self) -> None:
         """Have all forget what they found in it."""
+        self._is_over = True
         with self._lock:
-            self._is_over = True
             look_ups = list(self._look_ups)
         for look_up in look_ups:
             if look_up.found[0] is self:

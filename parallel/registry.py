@@ -25,7 +25,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar, cast, overload
@@ -401,7 +401,10 @@ class Registry:
 
     def _unfinished(self, seconds: float) -> str:
         busy = [repr(pool) for pool in self._open_pools() if any(pool.stats()[1:3])]
-        return f"the registry still has something to do after {written(seconds)}: {', '.join(busy) or 'callbacks'}"
+        if any(any(engine.stats()[1:3]) for engine in list(self._retired)):
+            busy.append("pools of a former configuration")
+        left = ", ".join(busy) or "calls that wait for their next attempt, or callbacks"
+        return f"the registry still has something to do after {written(seconds)}: {left}"
 
     def _shut_down(
         self, wait: bool, cancel_futures: bool, interrupt: bool = False, timeout: float | None = None
@@ -582,14 +585,12 @@ def configure(source: Source | None = None, *, profile: str | None = None) -> Re
     global _default
     with _default_lock:
         registry = _default
-    while registry is not None and not registry.is_shut:
-        try:
+    if registry is not None and not registry.is_shut:
+        with suppress(PoolShutdownError):  # another thread has shut it down
             registry.read_from(source, profile)
-        except PoolShutdownError:  # another thread has shut it down
-            break
-        else:
             return registry
-    made = Registry(parallel.config.find() or {} if source is None else source, profile=profile)
+    made = Registry()
+    made.read_from(source, profile)
     with _default_lock:
         _default = made
     return made

@@ -7,7 +7,9 @@ from __future__ import annotations
 import gc
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import jobs
 import pytest
@@ -26,6 +28,7 @@ from parallel import (
 )
 from parallel.registry import default_registry
 
+Runner = Callable[..., CompletedProcess[str]]
 LONG = 30  # seconds; only a deadlock takes so long
 
 
@@ -299,3 +302,45 @@ def test_configure_after_shutdown() -> None:
     after = configure({"pools": {"here": prefix("x")}})
     assert after is not before
     assert where().result(timeout=LONG).startswith("x")
+
+
+def test_reload_in_a_signal_handler(run_script: Runner) -> None:
+    """It may come at any point of any call: nothing hangs, and no call is lost."""
+    done = run_script(
+        """
+import itertools, signal, sys
+from parallel import configure, task
+
+texts = itertools.cycle([f"[pools.here]\\nkind = 'thread'\\nmax_workers = {n}" for n in (1, 2)])
+
+def write():
+    with open("parallel.toml", "w") as file:
+        file.write(next(texts))
+
+write()
+registry = configure("parallel.toml")
+count = 0
+
+def reload(signum, frame):
+    global count
+    write()
+    registry.reload()
+    count += 1
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
+
+@task(pool="here")
+def double(x):
+    return 2 * x
+
+signal.signal(signal.SIGALRM, reload)
+signal.setitimer(signal.ITIMER_REAL, 0.001)
+made = 0
+while count < 200:
+    calls = [double.options(priority=x % 2)(x) if x % 3 else double(x) for x in range(20)]
+    assert [call.result(timeout=30) for call in calls] == [2 * x for x in range(20)]
+    made += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+print("all", registry.config.pools["here"].kind)
+"""
+    )
+    assert done.stdout.split() == ["all", "thread"]

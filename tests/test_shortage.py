@@ -625,7 +625,7 @@ def test_where_the_system_does_not_tell(kind: Kind, monkeypatch: pytest.MonkeyPa
 
 def test_inline_calls_never_wait() -> None:
     """They run where they are made: that is said, not ignored."""
-    with pytest.raises(ConfigError, match=r"pools\.p\.memory_free: unknown"):
+    with pytest.raises(ConfigError, match=r"pools\.p\.memory_free: kind 'inline' has no such option"):
         from_mapping({"pools": {"p": {"kind": "inline", "memory_free": "1GiB"}}})
     with pytest.raises(TypeError):
         InlinePool(memory_free=1)  # type: ignore[call-arg]  # that is the test
