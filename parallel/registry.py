@@ -39,7 +39,7 @@ from parallel.limits import Limits
 from parallel.options import Rate, TaskOptions
 from parallel.plans import Plan
 from parallel.pools import KINDS
-from parallel.pools.base import Engine, Pool, run_dry
+from parallel.pools.base import Engine, Pool, count_interrupts, run_dry, wait_at_exit
 from parallel.pools.crew import Crew
 from parallel.pools.desk import Desk
 from parallel.terms import Terms
@@ -238,7 +238,10 @@ class Registry:
             self._drained.wait()
 
     def _run_dry_behind(self, cancel_futures: bool) -> None:
-        threading.Thread(target=self._run_dry, args=(cancel_futures,), name="parallel-shutdown").start()
+        run = self._run_dry
+        thread = threading.Thread(target=run, args=(cancel_futures,), name="parallel-shutdown", daemon=True)
+        wait_at_exit(thread)
+        thread.start()
 
     def _run_dry(self, cancel_futures: bool) -> None:
         """Wait until nothing is left to do, then close the pools and end the callback threads."""
@@ -302,7 +305,8 @@ class Registry:
             self.shutdown()
         elif last:  # what else has failed is told at the interpreter's exit
             raised = cast("type[BaseException]", kind)
-            self._shut_down(True, not issubclass(raised, Exception), issubclass(raised, KeyboardInterrupt))
+            wait = count_interrupts(error) < 2
+            self._shut_down(wait, not issubclass(raised, Exception), issubclass(raised, KeyboardInterrupt))
 
     def __repr__(self) -> str:
         state = "shut down" if self._shut else "running"
