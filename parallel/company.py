@@ -183,14 +183,14 @@ class Company:
 
     # -- cancelling ---------------------------------------------------------------------------------------------------
 
-    def _cancel_all(self) -> None:
+    def _cancel_all(self, *, running: bool = False) -> None:
         self._cancelled = True
-        self.cancel_members(everyone=True)
+        self.cancel_members(everyone=True, running=running)
 
-    def _cancel_from_outside(self) -> None:
+    def _cancel_from_outside(self, running: bool) -> None:
         """Cancel it with the group around it."""
         self._from_outside = True
-        self._cancel_all()
+        self._cancel_all(running=running)
 
     def _cancel_behind(self) -> None:
         """Cancel the members on a callback thread: here user code, such as their callbacks, might be out of place."""
@@ -201,21 +201,27 @@ class Company:
         except Exception:  # there is no thread any more, or none could be started
             self.cancel_members(everyone=False)
 
-    def cancel_members(self, *, everyone: bool) -> None:
-        """Cancel what belongs to it; unless *everyone*, without what futures from outside wait for."""
+    def cancel_members(self, *, everyone: bool, running: bool = False) -> None:
+        """
+        Cancel what belongs to it.
+
+        Args:
+            everyone: Also what futures from outside wait for.
+            running: Kill the worker processes that run some of it.
+        """
         with self._lock:
             members, inner, host = dict(self._members.open), list(self._inner), self._host
         if host is not None:
             host.interrupt()
         with ExitStack() as stack:  # each is cancelled, whatever a callback of another raises
             for group in inner:
-                stack.callback(group._cancel_from_outside)
+                stack.callback(group._cancel_from_outside, running)
         spared: set[State[Any]] = set() if everyone else followed_from_outside(members)
         with ExitStack() as stack:
             for future, member in reversed(members.items()):
                 if future not in spared:
                     stack.callback(attach, member)  # a Ctrl-C may have come between taking it in and that
-                    stack.callback(future.cancel)
+                    stack.callback(cast("Future[Any]", future).cancel, running=running)
 
 
 class _Cancelling:

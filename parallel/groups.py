@@ -187,7 +187,7 @@ class TaskGroup(Company):
             self._cancelled = self._cancelled or error is not None
         interrupted = error is not None and is_interruption(error)
         if begun or interrupted:
-            self.cancel_members(everyone=interrupted)
+            self.cancel_members(everyone=interrupted, running=isinstance(error, KeyboardInterrupt))
         return error if interrupted else None
 
     def _wait(self, left: BaseException | None) -> BaseException | None:
@@ -212,7 +212,7 @@ class TaskGroup(Company):
                 if interruption is not None:
                     raise  # the second one
                 interruption = error
-                self._cancel_all()
+                self._cancel_all(running=True)
             except BaseException:  # this thread can't wait: it would starve its pool, or block the members' loop
                 self._cancel_all()
                 raise

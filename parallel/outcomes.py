@@ -278,12 +278,12 @@ def _is_of(traceback: TracebackType, packages: frozenset[str]) -> bool:
 
 def happened_during(error: BaseException, before: BaseException) -> None:
     """Have *error*, raised while *before* was handled, say so, as one that is raised in an `except` clause does."""
-    *_, first = _contexts(error)
-    if all(one is not first for one in _contexts(before)):  # else the two have met, and it would be a ring
+    *_, first = contexts(error)
+    if all(one is not first for one in contexts(before)):  # else the two have met, and it would be a ring
         _context_of.__set__(first, before)
 
 
-def _contexts(error: BaseException) -> Iterator[BaseException]:
+def contexts(error: BaseException) -> Iterator[BaseException]:
     """Yield *error*, what was handled when it was raised, and so on."""
     seen: set[int] = set()
     one: BaseException | None = error

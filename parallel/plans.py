@@ -21,7 +21,7 @@ from parallel.coroutines import run_coroutine
 from parallel.deadlines import Deadline
 from parallel.delivery import Feed, settle
 from parallel.futures import Future
-from parallel.outcomes import Outcome, is_coroutine
+from parallel.outcomes import CANCELLED, Outcome, is_coroutine
 from parallel.states import State
 from parallel.terms import About, Site, Terms
 from parallel.timed import TimedFuture
@@ -131,9 +131,13 @@ class Plan:
         try:
             call.submit((fn, args, kwargs or None, context))
             return call
-        except BaseException as error:
+        except Exception as error:
             call.refuse(error)  # a group, or a deadline, may know of it
             _look_at(call)  # who made the call gets the error, and nobody gets the future
+            raise
+        except BaseException:  # a Ctrl-C; the call may have been started: then it is asked to stop
+            if not call.cancel() and not call.attempts:
+                settle(call, (None, CANCELLED, None))  # its pool has dropped its work
             raise
         finally:
             del args, kwargs, call, context  # as in `call`

@@ -55,7 +55,7 @@ from parallel.limits import Limits
 from parallel.opening import changed, function, hooks_of, open_pool
 from parallel.options import Rate, Saying, TaskOptions
 from parallel.plans import Plan
-from parallel.pools.base import Engine, Pool, run_dry
+from parallel.pools.base import Engine, Pool, count_interrupts, run_dry, wait_at_exit
 from parallel.pools.desk import Desk
 from parallel.terms import Terms
 from parallel.unseen import raise_collected
@@ -395,7 +395,9 @@ class Registry:
             run_dry(self._engines, lambda engine: engine.idle())
             dry.set()
 
-        threading.Thread(target=wait, name="parallel-drain", daemon=True).start()
+        thread = threading.Thread(target=wait, name="parallel-drain", daemon=True)
+        wait_at_exit(thread)
+        thread.start()
         if not dry.wait(seconds):
             raise TimeoutError(self._unfinished(seconds))
 
@@ -437,7 +439,10 @@ class Registry:
             raise TimeoutError(self._unfinished(cast(float, timeout)))
 
     def _run_dry_behind(self, cancel_futures: bool) -> None:
-        threading.Thread(target=self._run_dry, args=(cancel_futures,), name="parallel-shutdown").start()
+        run = self._run_dry
+        thread = threading.Thread(target=run, args=(cancel_futures,), name="parallel-shutdown", daemon=True)
+        wait_at_exit(thread)
+        thread.start()
 
     def _run_dry(self, cancel_futures: bool) -> None:
         """Wait until nothing is left to do, then close the pools and end the callback threads."""
@@ -504,7 +509,8 @@ class Registry:
             self.shutdown()
         elif last:  # what else has failed is told at the interpreter's exit
             raised = cast("type[BaseException]", kind)
-            self._shut_down(True, not issubclass(raised, Exception), issubclass(raised, KeyboardInterrupt))
+            wait = count_interrupts(error) < 2
+            self._shut_down(wait, not issubclass(raised, Exception), issubclass(raised, KeyboardInterrupt))
 
     def __del__(self) -> None:
         if self._shut or not self._pools or sys.is_finalizing():

@@ -6,8 +6,8 @@
 The two are apart so that a pool that nobody holds any more can be closed: workers keep their engine alive, never the
 pool. An engine takes calls until `close()`, and is gone after `join()`.
 
-State: `_pools` and `_engines`, weak and changed by single atomic steps; `_draining` and `_exiting`, set once; a pool's
-`_engine`, replaced only in a forked child, where one thread runs.
+State: `_pools`, `_engines` and `_helpers`, weak and changed by single atomic steps; `_draining` and `_exiting`, set
+once; a pool's `_engine`, replaced only in a forked child, where one thread runs.
 
 Source: `threading._register_atexit` is where `concurrent.futures.thread` of CPython 3.9 and later joins its workers:
 earlier than `atexit`, while threads can still be started, so that what was accepted can run, its later stages too.
@@ -22,6 +22,7 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from types import TracebackType
 from typing import Any, ClassVar, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast, get_args
@@ -30,7 +31,7 @@ from parallel.chunks import Done, run_chunk
 from parallel.context import WITHIN, Dispatcher, callbacks_within, era, plain_function
 from parallel.futures import Future
 from parallel.gates import Gate, GatedFuture, OnFull
-from parallel.outcomes import Work
+from parallel.outcomes import Work, contexts
 from parallel.outcomes import failure as failed
 from parallel.timer import TIMER
 
@@ -320,10 +321,10 @@ class Pool(concurrent.futures.Executor):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Shut it down; after a Ctrl-C, nobody wants to wait for what runs, or waits for a worker."""
+        """Shut it down; after a Ctrl-C, end what runs as far as this kind can, and after a second one, don't wait."""
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             self.interrupt()
-        self.shutdown(wait=True)
+        self.shutdown(wait=count_interrupts(error) < 2)
 
     def owns_this_thread(self) -> bool:
         """Tell whether the current thread is one of its workers."""
@@ -395,6 +396,7 @@ def check_initializer(initializer: object) -> None:
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+_helpers: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 _draining = False
 _exiting = False
 
@@ -406,6 +408,7 @@ def _after_fork_in_child() -> None:
     for engine in list(_engines):
         engine.abandon()
     _engines.clear()
+    _helpers.clear()
     for pool in list(_pools):
         pool._renew()  # pyright: ignore[reportPrivateUsage]  # same module
 
@@ -435,28 +438,54 @@ def is_draining() -> bool:
 
 def _at_exit() -> None:
     """
-    Close every engine of the program: accepted calls, and what follows them, are run; after an unhandled Ctrl-C, and of
-    a pool that says so, they are cancelled.
+    Close every engine of the program: accepted calls, and what follows them, are run; of a pool that says so, they are
+    cancelled. After an unhandled Ctrl-C all are cancelled, and what runs is waited for; after a second one it isn't.
     """
-    global _draining, _exiting
-    last: Any = getattr(sys, "last_type", None)
-    interrupted = last is not None and issubclass(last, KeyboardInterrupt)
-    if not interrupted:
+    global _draining
+    interrupts = count_interrupts(getattr(sys, "last_value", None))
+    if not interrupts:
         _draining = True
-        for engine in list(_engines):
-            if engine.cancels_at_exit:
-                engine.close(True)
-                engine.interrupt()
-        run_dry(lambda: list(_engines), _work_off)
+        try:
+            for engine in list(_engines):
+                if engine.cancels_at_exit:
+                    engine.close(True)
+                    engine.interrupt()
+            run_dry(lambda: list(_engines), _work_off)
+        except KeyboardInterrupt:
+            _close_all(interrupted=True)  # nothing more is begun while the interpreter ends
+            raise
+    engines = _close_all(interrupted=interrupts > 0)
+    if interrupts < 2:
+        for engine in engines:
+            engine.join()
+        for thread in list(_helpers):
+            with suppress(RuntimeError):  # it has not been started
+                thread.join()
+        TIMER.close()
+
+
+def _close_all(*, interrupted: bool) -> list[Engine]:
+    """Close every engine; *interrupted*: cancel what waits, and end what runs as far as its kind can."""
+    global _exiting
     _exiting = True  # engines made from now on, by threads that still run, are born closed
     engines = list(_engines)
     for engine in engines:
         engine.close(interrupted)
         if interrupted:
             engine.interrupt()
-    for engine in engines:
-        engine.join()
-    TIMER.close()
+    return engines
+
+
+def count_interrupts(error: BaseException | None) -> int:
+    """Count the Ctrl-C's that *error*, which ends a block or the program, stands for: also one that it came after."""
+    if not isinstance(error, KeyboardInterrupt):
+        return 0
+    return sum(isinstance(one, KeyboardInterrupt) for one in contexts(error))
+
+
+def wait_at_exit(thread: threading.Thread) -> None:
+    """See that the exit waits for a daemon thread that only waits for engines, once these have ended."""
+    _helpers.add(thread)
 
 
 threading._register_atexit(_at_exit)  # type: ignore[attr-defined]  # no public hook runs while threads can still start

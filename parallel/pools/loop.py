@@ -195,13 +195,20 @@ class LoopEngine(Engine):
                 raise PoolShutdownError(self.label)
             if self._loop is None:
                 Context().run(self._start)  # loops and threads keep the context they are made in: not a caller's
-            self._open.add(future)
-            self._waiting.append(future)
-            self._wake()
+            try:
+                self._open.add(future)
+                self._waiting.append(future)
+                self._wake()
+            except BaseException:  # a Ctrl-C: nobody gets this call, and nobody may wait for it
+                future.take_work()
+                self._open.discard(future)
+                self._quiet.notify_all()
+                raise
 
     def _start(self) -> None:
         loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=self._run, args=(loop,), name=self._thread_name)
+        # A daemon: the exit waits for it in `_at_exit` of `base`, but not after a second Ctrl-C.
+        thread = threading.Thread(target=self._run, args=(loop,), name=self._thread_name, daemon=True)
         self._loop = loop
         try:
             thread.start()

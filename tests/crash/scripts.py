@@ -92,7 +92,10 @@ class Script:
     def wait_for(self, line: str) -> None:
         """Return once it has printed that line."""
         while not any(each.startswith(line) for each in self._out.splitlines()):
-            assert self._read(HANGS), f"it never said {line!r}\n{self._out}{self._words()}"
+            if not self._read(HANGS):
+                self.process.send_signal(signal.SIGABRT)  # shows where it hangs
+                self.process.wait()
+                raise AssertionError(f"it never said {line!r}\n{self._out}{self._words()}")
 
     def _read(self, patience: float) -> bool:
         assert self.process.stdout is not None

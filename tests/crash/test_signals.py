@@ -1,0 +1,162 @@
+"""
+Ctrl-C and SIGTERM, whatever the program is waiting in: it ends soon, what was queued is not run, and nothing is left.
+
+In scripts of their own, with pools of each kind. See `scripts.py` for what is looked at after each.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from crash.scripts import Script
+
+KINDS = ["thread", "process", "loop"]
+MOMENT = 5.0  # seconds; from a signal to the end of the program
+SOON = 1.0  # seconds; in which a wait ends, that is to take half of one at most: the machine is shared
+HEAD = """
+import os, signal, sys, threading, time
+import parallel
+from crash import signal_jobs
+from crash.signal_jobs import LONG, QUEUED, say, ran, hold, pause
+from parallel import TaskGroup, as_completed, configure, gather, parallel_map, task, wait
+
+if __name__ == "__main__":
+    kind, how = sys.argv[1:3]
+    registry = signal_jobs.registry_of(kind)
+    pool = registry.pool("here")
+    threading._register_atexit(lambda: say("exit"))  # called before ours
+"""
+
+by_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def script_of(body: str) -> str:
+    """Make a script whose main part is *body*."""
+    return HEAD + "".join(f"    {line}\n" for line in body.strip().splitlines())
+
+
+# -- Ctrl-C, once -----------------------------------------------------------------------------------------------------
+
+WAITS = script_of("""
+def submit():
+    global first
+    first = pool.submit(LONG[kind])
+    for i in range(3000): pool.submit(QUEUED[kind], i)
+
+def is_in():
+    return "in"
+
+try:
+    if how == "block":
+        with registry:
+            submit()
+            first.result()
+    elif how == "end of a block":
+        with registry:
+            submit()
+    elif how == "group":
+        with registry, TaskGroup():
+            task(pool="here")(LONG[kind])()
+            for i in range(100): task(pool="here")(QUEUED[kind])(i)
+    elif how == "map":
+        with registry:
+            list(parallel_map(pool="here")(LONG[kind])(["in"] * 100))
+    else:
+        submit()
+    if how == "result": first.result()
+    if how == "then": first.then(ran).then(ran).result()
+    if how == "as_completed": list(as_completed([first]))
+    if how == "wait": wait([first])
+    if how == "shutdown": registry.shutdown()
+    if how == "pool": pool.shutdown()
+    if how == "map of the pool": list(pool.map(LONG[kind], ["in"]))
+    if how == "join": threading.Event().wait()
+    if how == "sleep": time.sleep(600)
+finally:
+    if how != "exit": say("after")
+""")
+
+PLACES = ["result", "then", "as_completed", "wait", "block", "end of a block", "group", "map", "shutdown", "pool"]
+
+
+@pytest.mark.parametrize("how", [*PLACES, "map of the pool", "join", "sleep"])
+@by_kind
+def test_interrupt(tmp_path: Path, kind: str, how: str) -> None:
+    """An unhandled Ctrl-C ends any wait, cancels what is queued, and ends the program, with one traceback."""
+    with Script(WAITS, tmp_path, kind, how) as script:
+        script.wait_for("in")
+        script.send(signal.SIGINT)
+        began = time.monotonic()
+        script.wait_for("after")
+        assert time.monotonic() - began < SOON
+        ended = script.ended()
+    assert ended.status == -signal.SIGINT
+    assert ended.seconds < MOMENT
+    assert "ran" not in ended.out
+    assert ended.err.count("Traceback") == 1, ended.err
+    assert ended.err.endswith("KeyboardInterrupt\n"), ended.err
+
+
+@by_kind
+def test_interrupt_at_exit(tmp_path: Path, kind: str) -> None:
+    """A Ctrl-C while the exit waits, with hours of calls queued, ends the program as well."""
+    with Script(WAITS, tmp_path, kind, "exit") as script:
+        script.wait_for("in")
+        script.wait_for("exit")
+        script.send(signal.SIGINT)
+        ended = script.ended()
+    assert ended.seconds < MOMENT
+    assert "ran" not in ended.out
+    assert ended.err.count("Traceback") <= 1, ended.err
+
+
+# -- Ctrl-C, twice ----------------------------------------------------------------------------------------------------
+
+STUBBORN = script_of("""
+def submit():
+    global first
+    first = pool.submit(hold)
+    for i in range(3000): pool.submit(ran, i)
+
+def wait_long():
+    say("waits")
+    first.result()
+
+try:
+    if how == "block":
+        with registry:
+            submit()
+            try: wait_long()
+            finally: say("leaves")
+    if how == "pool":
+        with pool:
+            submit()
+            try: wait_long()
+            finally: say("leaves")
+    if how in ("result", "shutdown"): submit()
+    if how == "result": wait_long()
+    if how == "shutdown":
+        try: wait_long()
+        except KeyboardInterrupt:
+            say("leaves")
+            registry.shutdown(cancel_futures=True)
+finally:
+    say("after")
+""")
+
+
+@pytest.mark.parametrize("how", ["result", "block", "pool", "shutdown"])
+def test_second_interrupt(tmp_path: Path, how: str) -> None:
+    """A thread can't be killed: the end of the program waits for its call. A second Ctrl-C ends that at once."""
+    with Script(STUBBORN, tmp_path, "thread", how) as script:
+        script.wait_for("in")
+        script.wait_for("waits")
+        script.send(signal.SIGINT)
+        script.wait_for("leaves" if how != "result" else "exit")
+        script.send(signal.SIGINT)
+        ended = script.ended()
+    assert ended.seconds < SOON, ended.seconds
+    assert "ran" not in ended.out
