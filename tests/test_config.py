@@ -5,8 +5,10 @@ Finding, reading and checking TOML.
 import json
 import math
 import pickle
+import re
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from hypothesis import strategies as st
 from parallel import config
 from parallel.checks import key_path
 from parallel.config import Config, Unobserved, built_in, discover, find, from_mapping, load
+from parallel.dumping import in_toml
 from parallel.errors import ConfigError
 from parallel.events import EVENTS
 from parallel.kinds import KINDS, InlineConfig, LoopConfig, PoolConfig, ProcessConfig, ThreadConfig
@@ -693,3 +696,56 @@ def test_a_working_directory_that_was_deleted(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(gone)
     gone.rmdir()
     assert find() is None
+
+
+# Any file
+
+toml_values = st.recursive(
+    st.booleans()
+    | st.integers()
+    | st.floats()
+    | names
+    | st.dates()
+    | st.times()
+    | st.datetimes()
+    | st.sampled_from([10**400, "2*cpus", "5m", "a:b", "thread", "process", "cpus-1", "\u200b", "\x7f", "ﬁ"]),
+    lambda below: st.lists(below, max_size=3) | st.dictionaries(names, below, max_size=3),
+    max_leaves=8,
+)
+words = st.sampled_from(
+    ["kind", "max_workers", "pool", "timeout", "retry", "on", "attempts", "initargs", "env", "my-io", "my_io", "MY IO"]
+)
+toml_tables = st.dictionaries(names | words, toml_values | st.dictionaries(words, toml_values, max_size=3), max_size=4)
+toml_files = st.dictionaries(
+    names | st.sampled_from(["pools", "tasks", "defaults", "profiles", "on", "unobserved", "environment", "extend"]),
+    toml_values | toml_tables,
+    max_size=5,
+)
+
+
+@given(toml_files, st.sampled_from([None, "", "tool.parallel"]), st.booleans())
+def test_any_file_is_a_configuration_or_a_config_error(
+    tree: dict[str, object], heading: str | None, inline: bool
+) -> None:
+    """No other exception comes out of a file; each mistake names its line in it, and its key path."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "pyproject.toml" if heading else "parallel.toml")
+        lines = [f"{key_path(key)} = {in_toml(value)}" for key, value in tree.items()]
+        if not inline:  # as tables under headings, where that is the same
+            tables = {key: value for key, value in tree.items() if isinstance(value, dict)}
+            lines = [line for line, value in zip(lines, tree.values(), strict=True) if not isinstance(value, dict)]
+            for key, value in tables.items():
+                lines.append(f"[{heading + '.' if heading else ''}{key_path(key)}]")
+                lines += [f"{key_path(each)} = {in_toml(below)}" for each, below in value.items()]
+        path.write_text("\n".join([f"[{heading}]" if heading else "", *lines]), encoding="utf-8")
+        try:
+            read = load(path)
+        except ConfigError as error:
+            assert error.source == str(path)
+            for line in error.mistakes:
+                found = re.fullmatch(r"(.*):(\d+): (\S.*?): (.*)", line)
+                assert found is not None, line
+                assert found[1] == str(path)
+                assert int(found[2]) <= len(lines) + 1
+        else:
+            assert load(path) == read
