@@ -199,7 +199,8 @@ class Registry:
         """
         Take no more calls from outside, run what was accepted, with all that is chained to it, and close the pools.
 
-        May be called again. Called by a worker of its own it doesn't wait.
+        May be called again. Called by a worker of its own it doesn't wait, nor does a signal handler that has
+        interrupted a call to it.
 
         Args:
             wait: Return only when all that is done; else it goes on behind.
@@ -270,6 +271,8 @@ class Registry:
             return list(self._pools.values())
 
     def _owns_this_thread(self) -> bool:
+        if self._lock._is_owned():  # type: ignore[attr-defined]  # a signal handler: whom it has interrupted holds it
+            return True
         crew = self._callbacks
         return any(pool.owns_this_thread() for pool in self._open_pools()) or (
             crew is not None and crew.owns_this_thread()

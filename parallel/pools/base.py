@@ -31,6 +31,7 @@ from parallel.chunks import Done, run_chunk
 from parallel.context import WITHIN, Dispatcher, callbacks_within, era, plain_function
 from parallel.futures import Future
 from parallel.gates import Gate, GatedFuture, OnFull
+from parallel.limits import are_asked_here
 from parallel.outcomes import Work, contexts
 from parallel.outcomes import failure as failed
 from parallel.timer import TIMER
@@ -249,14 +250,15 @@ class Pool(concurrent.futures.Executor):
         Take no more calls. What was accepted is run; may be called again.
 
         Args:
-            wait: Return only when all calls have ended and no worker is left. A worker of the pool itself doesn't wait.
+            wait: Return only when all calls have ended and no worker is left. A worker of the pool itself doesn't wait,
+                nor does a signal handler that has interrupted a submit.
             cancel_futures: Cancel the calls that have not been started.
         """
         self._closed = True
         engine = self._engine
         if engine is not None:
             engine.close(cancel_futures)
-            if wait and not engine.owns_this_thread():
+            if wait and not self.owns_this_thread():
                 engine.join()
 
     def interrupt(self) -> None:
@@ -276,7 +278,9 @@ class Pool(concurrent.futures.Executor):
         self.shutdown(wait=count_interrupts(error) < 2)
 
     def owns_this_thread(self) -> bool:
-        """Tell whether the current thread is one of its workers."""
+        """Tell whether the current thread can't wait: it is one of its workers, or a signal handler amid a submit."""
+        if are_asked_here() or (self.gate is not None and self.gate.is_owned()):
+            return True
         return self._engine is not None and self._engine.owns_this_thread()
 
     def stats(self) -> PoolStats:
