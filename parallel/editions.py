@@ -7,17 +7,18 @@ Guarantees:
 - Asking costs one comparison a call.
 - When an edition ends, nothing that was looked up in it keeps a pool alive, also of tasks that are never called again.
 
-State: `_look_ups` of an edition, guarded by its `_lock`; `_is_over`, set once; `found`, replaced as a whole.
+State: `_look_ups` of an edition, added to by single atomic steps; `_is_over`, set once; `found`, replaced as a whole.
+A signal handler may reload at any point: nothing here takes a lock.
 """
 
 from __future__ import annotations
 
-import threading
 from typing import Final, TypeAlias
 from weakref import WeakSet
 
 from parallel.options import TaskOptions
 from parallel.plans import Plan
+from parallel.weak import members
 
 Found: TypeAlias = "tuple[Edition | None, Plan | None]"
 
@@ -46,24 +47,20 @@ class Edition:
 
     def __init__(self) -> None:
         self.rules: dict[str, TaskOptions] = {}
-        self._lock = threading.RLock()  # a signal handler may reload while it is held
         self._look_ups: WeakSet[LookUp] = WeakSet()
         self._is_over = False
 
     def keep(self, look_up: LookUp, plan: Plan) -> None:
         """Have *look_up* remember *plan* as long as this edition lasts."""
         look_up.found = (self, plan)
-        with self._lock:
-            self._look_ups.add(look_up)
+        self._look_ups.add(look_up)
         if self._is_over:  # after it was added: who ends it does it the other way round
             look_up.found = NOTHING
 
     def end(self) -> None:
         """Have all forget what they found in it."""
         self._is_over = True
-        with self._lock:
-            look_ups = list(self._look_ups)
-        for look_up in look_ups:
+        for look_up in members(self._look_ups):
             if look_up.found[0] is self:
                 look_up.found = NOTHING
 

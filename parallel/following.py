@@ -60,7 +60,9 @@ class CallbackThreads:
             crew.join()
 
     def owns_this_thread(self) -> bool:
-        """Tell whether the current thread is one of them."""
+        """Tell whether this thread can't wait: it is one of them, or a signal handler while they are made."""
+        if self._lock._is_owned():  # type: ignore[attr-defined]  # as Condition does
+            return True
         return self._crew is not None and self._crew.owns_this_thread()
 
     def after_fork_in_child(self) -> None:

@@ -92,6 +92,10 @@ class Gate:
             self._inside = max(self._inside - 1, 0)  # less only in a forked child, by calls of the parent
             self._room.notify()
 
+    def is_owned(self) -> bool:
+        """Tell whether this thread is in the middle of entering or leaving: a signal handler may ask."""
+        return self._room._is_owned()  # type: ignore[attr-defined, no-any-return]
+
     def _look_for_fork(self) -> None:
         """In a forked child, begin anew: the calls inside are the parent's, as whoever may have held the lock was."""
         if self._era != era():

@@ -1,22 +1,24 @@
 """
 Functions that are told what happens in a registry: `Registry.on`, and the table `[on]` of a configuration.
 
-    a call ends ──▶ Watch ──▶ event ──▶ callback threads ──▶ each function, one after the other
+    a call ends ──▶ Watch ──▶ event ──▶ _inbox ──▶ one callback thread ──▶ each function, one after the other
 
 Guarantees:
+- Events come in the order in which they happened, one after the other.
 - A function that raises changes nothing else: its error is logged.
 - A call that a hook makes tells no hooks, so that they don't go round in circles.
 - Hooks refer to no registry, and run in a context of their own: neither keeps one alive that is forgotten.
 - Who only watches hasn't looked at a failure: one that nobody else looks at is reported as ever.
 - Without a hook for calls, calls cost nothing more.
 
-State: `_hooks`, a tuple that is replaced as a whole under `_lock`.
+State: `_hooks`, a tuple that is replaced as a whole under `_lock`; `_inbox`, worked off by who holds `_turn`.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextvars import Context, ContextVar
 from typing import Any, Final, TypeAlias, cast
@@ -49,6 +51,11 @@ class Hooks:
         self._callbacks = callbacks
         self._lock = threading.RLock()  # a `__del__`, or a signal handler, may come in between
         self._hooks: tuple[tuple[type[Event], Hook], ...] = ()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._inbox: deque[tuple[list[Hook], Event, Home | None]] = deque()
+        self._turn = threading.Lock()  # held by who calls hooks, never waited for
 
     def add(self, event: str, hook: Hook) -> None:
         """
@@ -81,17 +88,37 @@ class Hooks:
             call.add(_Watch(call, self, task, pool, registry))
 
     def tell(self, event: Event, registry: Home | None) -> None:
-        """Have the hooks of this event called, on callback threads; the calls that they make go to *registry*."""
+        """Have the hooks of this event called, on a callback thread; the calls that they make go to *registry*."""
         hooks = [hook for kind, hook in self._hooks if isinstance(event, kind)]
-        if hooks and not _IN_HOOK.get():
+        if not hooks or _IN_HOOK.get():
+            return
+        self._inbox.append((hooks, event, registry))
+        if self._turn.acquire(blocking=False):
             try:
-                self._callbacks.dispatch(Errand(lambda _: Context().run(_call_each, hooks, event, registry)))
+                self._callbacks.dispatch(Errand(self._work_off))
             except Exception:
+                self._inbox.clear()
+                self._turn.release()
                 LOGGER.exception("no callback thread could be had: hooks were not told %r", event)
 
+    def _work_off(self, _: Dispatcher) -> None:
+        """Holding the turn: call the hooks for all that has happened, in order; then let go of it."""
+        while True:
+            while self._inbox:
+                Context().run(_call_each, *self._inbox.popleft())
+            self._turn.release()
+            # (*) who comes now finds it free; who came before has left its event
+            if not self._inbox or not self._turn.acquire(blocking=False):
+                return
+
+    def is_owned(self) -> bool:
+        """Tell whether this thread is in the middle of a change: a signal handler may ask."""
+        return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return]  # as Condition does
+
     def after_fork_in_child(self) -> None:
-        """Let go of a lock that another thread may have held."""
+        """Let go of locks that another thread may have held, and of what the parent is to tell."""
         self._lock = threading.RLock()
+        self._begin()
 
 
 class _Watch(Feed):

@@ -32,10 +32,12 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
+from weakref import WeakSet
 
 from parallel.context import era
 from parallel.states import hangs_on
 from parallel.timer import TIMER, Entry, Timer
+from parallel.weak import members
 
 if TYPE_CHECKING:
     from parallel.rates import Rate
@@ -80,6 +82,14 @@ _Turn: TypeAlias = tuple[int, int]
 """When a call has its turn: its priority, negative, and a number that no other turn has."""
 
 
+_all: WeakSet[Limits] = WeakSet()
+
+
+def are_asked_here() -> bool:
+    """Tell whether this thread is in the middle of asking for a place, or giving one back: a signal handler may ask."""
+    return any(limits._lock._is_owned() for limits in members(_all))  # type: ignore[attr-defined]
+
+
 class Limits:
     """
     The places of one task, or of one group, and its rate.
@@ -95,6 +105,7 @@ class Limits:
         self.rate = rate
         self._timer = timer
         self._begin()
+        _all.add(self)
 
     def _begin(self) -> None:
         self._era = era()

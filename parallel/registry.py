@@ -59,6 +59,7 @@ from parallel.pools.base import Engine, Pool, count_interrupts, run_dry, wait_at
 from parallel.pools.desk import Desk
 from parallel.terms import Terms
 from parallel.unseen import raise_collected
+from parallel.weak import members
 
 LimitsOf: TypeAlias = Callable[[int | None, Rate | None], tuple[Limits, ...]]
 """Returns what counts the calls of one task, by its limit and its rate."""
@@ -203,8 +204,8 @@ class Registry:
         """
         Have a function called with each event of that name, from now on, on a callback thread.
 
-        Of one call the events come in order, those of several in any. What the function raises is logged and changes
-        nothing else. The calls that it makes tell no hooks. As long as there are hooks for calls, each item of a map is
+        Events come in the order in which they happened, one after the other. What the function raises is logged and
+        changes nothing else. The calls that it makes tell no hooks. As long as there are hooks for calls, each item of a map is
         a call of its own.
 
         Args:
@@ -352,7 +353,8 @@ class Registry:
         """
         Take no more calls from outside, run what was accepted, with all that is chained to it, and close the pools.
 
-        May be called again. Called by a worker of its own it doesn't wait.
+        May be called again. Called by a worker of its own it doesn't wait, nor does a signal handler that has
+        interrupted a call to it.
 
         Args:
             wait: Return only when all that is done; else it goes on behind.
@@ -403,7 +405,7 @@ class Registry:
 
     def _unfinished(self, seconds: float) -> str:
         busy = [repr(pool) for pool in self._open_pools() if any(pool.stats()[1:3])]
-        if any(any(engine.stats()[1:3]) for engine in list(self._retired)):
+        if any(any(engine.stats()[1:3]) for engine in members(self._retired)):
             busy.append("pools of a former configuration")
         left = ", ".join(busy) or "calls that wait for their next attempt, or callbacks"
         return f"the registry still has something to do after {written(seconds)}: {left}"
@@ -422,7 +424,7 @@ class Registry:
                 pool.shutdown(wait=False, cancel_futures=True)
                 if interrupt:
                     pool.interrupt()
-            for engine in list(self._retired):
+            for engine in members(self._retired):
                 engine.close(cancel_futures=True)
                 if interrupt:
                     engine.interrupt()
@@ -452,7 +454,7 @@ class Registry:
             self._desk.close(cancel_futures)
         for pool in self._open_pools():
             pool.shutdown(wait=False, cancel_futures=cancel_futures)
-        for engine in list(self._retired):
+        for engine in members(self._retired):
             engine.close(cancel_futures)
             engine.join()
         for pool in self._open_pools():
@@ -464,17 +466,21 @@ class Registry:
     def _engines(self) -> list[Pool | Engine]:
         """Return all that has something to do, or may get it."""
         others = [engine for engine in (self._desk, self._callbacks.crew) if engine is not None]
-        return [*self._open_pools(), *list(self._retired), *others]
+        return [*self._open_pools(), *members(self._retired), *others]
 
     def _open_pools(self) -> list[Pool]:
         with self._lock:
             return list(self._pools.values())
 
     def _owns_this_thread(self) -> bool:
+        if self._lock._is_owned() or self._hooks.is_owned():  # type: ignore[attr-defined]  # as Condition does
+            return True  # it is a signal handler: whom it has interrupted holds them
+        desk = self._desk
         return (
             any(pool.owns_this_thread() for pool in self._open_pools())
-            or any(engine.owns_this_thread() for engine in list(self._retired))
+            or any(engine.owns_this_thread() for engine in members(self._retired))
             or self._callbacks.owns_this_thread()
+            or (desk is not None and desk.owns_this_thread())
         )
 
     def after_fork_in_child(self) -> None:
@@ -641,7 +647,7 @@ def reset() -> None:
 def _after_fork_in_child() -> None:
     global _default_lock
     _default_lock = threading.RLock()
-    for registry in list(_registries):
+    for registry in members(_registries):
         registry.after_fork_in_child()
 
 

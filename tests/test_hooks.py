@@ -91,6 +91,24 @@ def test_attempts(kinds: Registry) -> None:
     assert [(each.attempt, each.wait) for each in told[:2]] == [(1, 0.0), (2, 0.0)]
 
 
+def test_events_come_in_order(kinds: Registry) -> None:
+    """One after the other, however many threads make calls."""
+    told: list[int] = []
+    busy = threading.Lock()
+
+    def note(event: CallSucceeded) -> None:
+        assert busy.acquire(blocking=False)
+        told.append(cast(int, event.value))
+        busy.release()
+
+    kinds.on("call_succeeded", note)
+    one = task(pool="inline")(jobs.same)
+    for index in range(500):
+        one(index)
+    kinds.drain(LONG)
+    assert [value[0][0] for value in cast(Any, told)] == list(range(500))
+
+
 def test_items_of_a_map(kinds: Registry) -> None:
     """Each is a call."""
     next_one = events(kinds, "call_succeeded", "call_failed")

@@ -15,6 +15,7 @@ PACKAGE = Path(parallel.__file__).parent
 
 HOUSE = [
     {"errors"},
+    {"weak"},
     {"context"},
     {"coroutines"},
     {"kept"},

@@ -31,9 +31,11 @@ from parallel.chunks import Done, run_chunk
 from parallel.context import WITHIN, Dispatcher, callbacks_within, era, plain_function
 from parallel.futures import Future
 from parallel.gates import Gate, GatedFuture, OnFull
+from parallel.limits import are_asked_here
 from parallel.outcomes import Work, contexts
 from parallel.outcomes import failure as failed
 from parallel.timer import TIMER
+from parallel.weak import members
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -291,14 +293,15 @@ class Pool(concurrent.futures.Executor):
         Take no more calls. What was accepted is run; may be called again.
 
         Args:
-            wait: Return only when all calls have ended and no worker is left. A worker of the pool itself doesn't wait.
+            wait: Return only when all calls have ended and no worker is left. A worker of the pool itself doesn't wait,
+                nor does a signal handler that has interrupted a submit.
             cancel_futures: Cancel the calls that have not been started.
         """
         self._closed = True
         engine = self._engine
         if engine is not None:
             engine.close(cancel_futures)
-            if wait and not engine.owns_this_thread():
+            if wait and not self.owns_this_thread():
                 engine.join()
 
     def interrupt(self) -> None:
@@ -327,7 +330,9 @@ class Pool(concurrent.futures.Executor):
         self.shutdown(wait=count_interrupts(error) < 2)
 
     def owns_this_thread(self) -> bool:
-        """Tell whether the current thread is one of its workers."""
+        """Tell whether the current thread can't wait: it is one of its workers, or a signal handler amid a submit."""
+        if are_asked_here() or (self.gate is not None and self.gate.is_owned()):
+            return True
         return self._engine is not None and self._engine.owns_this_thread()
 
     def stats(self) -> PoolStats:
@@ -405,11 +410,11 @@ def _after_fork_in_child() -> None:
     """Give each pool a fresh engine: the threads, processes and sockets of the old one belong to the parent."""
     global _draining
     _draining = False  # that is the parent's, too
-    for engine in list(_engines):
+    for engine in members(_engines):
         engine.abandon()
     _engines.clear()
     _helpers.clear()
-    for pool in list(_pools):
+    for pool in members(_pools):
         pool._renew()  # pyright: ignore[reportPrivateUsage]  # same module
 
 
@@ -446,11 +451,11 @@ def _at_exit() -> None:
     if not interrupts:
         _draining = True
         try:
-            for engine in list(_engines):
+            for engine in members(_engines):
                 if engine.cancels_at_exit:
                     engine.close(True)
                     engine.interrupt()
-            run_dry(lambda: list(_engines), _work_off)
+            run_dry(lambda: members(_engines), _work_off)
         except KeyboardInterrupt:
             _close_all(interrupted=True)  # nothing more is begun while the interpreter ends
             raise
@@ -458,7 +463,7 @@ def _at_exit() -> None:
     if interrupts < 2:
         for engine in engines:
             engine.join()
-        for thread in list(_helpers):
+        for thread in members(_helpers):
             with suppress(RuntimeError):  # it has not been started
                 thread.join()
         TIMER.close()
@@ -468,7 +473,7 @@ def _close_all(*, interrupted: bool) -> list[Engine]:
     """Close every engine; *interrupted*: cancel what waits, and end what runs as far as its kind can."""
     global _exiting
     _exiting = True  # engines made from now on, by threads that still run, are born closed
-    engines = list(_engines)
+    engines = members(_engines)
     for engine in engines:
         engine.close(interrupted)
         if interrupted:

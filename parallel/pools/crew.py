@@ -177,7 +177,7 @@ class Crew(Intake):
 
     def _wake_for(self, future: Future[Any]) -> None:
         """See that somebody comes for *future*, just queued."""
-        if self._lent >= _DEEP and self.owns_this_thread():
+        if self._lent >= _DEEP and self._runs_here():
             return  # who waits for it runs it itself, or lends its place then
         try:
             self._wake()
@@ -438,6 +438,10 @@ class Crew(Intake):
             )
 
     def owns_this_thread(self) -> bool:
+        """Tell whether this thread can't wait: it is a worker's, or a signal handler's in the middle of a submit."""
+        return self._runs_here() or self._lock._is_owned()  # type: ignore[attr-defined]  # as Condition does
+
+    def _runs_here(self) -> bool:
         worker = this.worker
         return isinstance(worker, Worker) and worker.crew is self
 

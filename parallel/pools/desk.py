@@ -87,6 +87,10 @@ class Desk(Engine):
                 self._quiet.wait()
             return self._passed
 
+    def owns_this_thread(self) -> bool:
+        """Tell whether this is a signal handler in the middle of counting: calls that end would wait for it."""
+        return self._quiet._is_owned()  # type: ignore[attr-defined, no-any-return]  # as `wait` does
+
     def work_off(self) -> None:
         """At exit: cancel the calls of pools that want that."""
         for call, _ in list(self._calls):

@@ -57,6 +57,10 @@ class Tally:
             if not self._out:
                 self._quiet.notify_all()
 
+    def is_owned(self) -> bool:
+        """Tell whether this thread is in the middle of one of these: then it can't wait."""
+        return self._quiet._is_owned()  # type: ignore[attr-defined, no-any-return]
+
     def wait(self) -> int:
         """
         Wait until no step is out; a thread that runs one doesn't wait, as it would for itself.

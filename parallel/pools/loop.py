@@ -437,7 +437,10 @@ class LoopEngine(Engine):
             )
 
     def owns_this_thread(self) -> bool:
-        return threading.current_thread() is self._thread
+        """Tell whether this is the loop's thread, or a signal handler in the middle of a submit."""
+        if threading.current_thread() is self._thread or self.handed.is_owned():
+            return True
+        return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return]  # as Condition does
 
     def abandon(self) -> None:
         # The loop's descriptors are shared with the parent: closing its selector here would not harm it, but its

@@ -175,3 +175,11 @@ def test_a_worker_that_is_killed(server: Server) -> None:
     wait_until(lambda: len(before - server.workers()) == 1)
     assert server.end() == 0, server.said()
     wait_until(lambda: not [pid for pid in server.seen if is_alive(pid)])
+
+
+def test_a_master_that_is_killed(server: Server) -> None:
+    """Its workers end soon, and all processes of their pools with them."""
+    server.workers()
+    server.master.kill()
+    server.master.wait(LONG)
+    wait_until(lambda: not [pid for pid in server.seen if is_alive(pid)])

@@ -160,3 +160,101 @@ def test_second_interrupt(tmp_path: Path, how: str) -> None:
         ended = script.ended()
     assert ended.seconds < SOON, ended.seconds
     assert "ran" not in ended.out
+
+
+# -- SIGTERM ----------------------------------------------------------------------------------------------------------
+
+PATIENT = script_of("""
+def short(number):
+    return task(pool="here")(signal_jobs.QUICK[kind])(number)
+
+def handler(*_):
+    if how == "shutdown": registry.shutdown(cancel_futures=True)
+    if how == "leave": registry.shutdown(wait=False, cancel_futures=True)
+    say("handled")
+    sys.exit(5)
+
+if how != "default": signal.signal(signal.SIGTERM, handler)
+where = sys.argv[3]
+with parallel.using(registry):
+    short(0).result()
+    say("ready")
+    if where == "submit":
+        while True:
+            for i in range(100): last = short(i)
+            last.result()
+    if where == "result":
+        while True: short(1).then(signal_jobs.same).result()
+    if where == "map":
+        while True: list(parallel_map(pool="here")(signal_jobs.QUICK[kind])(range(200)))
+    if where == "block":
+        with registry, TaskGroup():
+            for i in range(300): short(i)
+            threading.Event().wait()
+""")
+
+
+@pytest.mark.parametrize("where", ["submit", "result", "map", "block"])
+@pytest.mark.parametrize("how", ["default", "shutdown", "leave", "exit"])
+@by_kind
+def test_terminated(tmp_path: Path, kind: str, how: str, where: str) -> None:
+    """SIGTERM ends the program, wherever it is; a handler may shut the registry down, and exit."""
+    with Script(PATIENT, tmp_path, kind, how, where) as script:
+        script.wait_for("ready")
+        script.send(signal.SIGTERM)
+        ended = script.ended()
+    assert ended.seconds < MOMENT
+    assert ended.status == (-signal.SIGTERM if how == "default" else 5), ended.err
+    assert "Traceback" not in ended.err, ended.err
+
+
+LOCKS = {
+    "registry": "registry._lock",
+    "default registry": "parallel.registry._default_lock",
+    "callbacks": "registry.callbacks._lock",
+    "making of callback threads": "registry._callbacks._lock",
+    "hooks": "registry._hooks._lock",
+    "desk": "registry._desk._quiet",
+    "thread": "pools['thread']._engine._lock",
+    "loop": "pools['loop']._engine._lock",
+    "tally of the loop": "pools['loop']._engine.handed._quiet",
+    "process": "pools['process']._engine._lock",
+    "process, sending": "pools['process']._engine._dispatching.gate",
+    "tally of the process": "pools['process']._handed._quiet",
+    "gate": "pools['gated'].gate._room",
+    "limits": "limited(1).terms.limits[0]._lock",
+    "timer": "parallel.timer.TIMER.lock",
+    "unseen": "parallel.unseen._lock",
+}
+
+
+@pytest.mark.parametrize(("wait", "cancel"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("lock", LOCKS)
+def test_handler_while_a_lock_is_held(tmp_path: Path, lock: str, wait: bool, cancel: bool) -> None:
+    """A handler that shuts down returns, whichever lock of ours the main thread holds."""
+    text = (
+        HEAD
+        + f"""
+    kinds = ("thread", "process", "loop", "inline")
+    config = {{kind: {{"kind": kind}} for kind in kinds}} | {{"gated": {{"kind": "thread", "max_pending": 500}}}}
+    registry = parallel.Registry({{"pools": config}})
+    limited = task(pool="thread", limit=2)(signal_jobs.same)
+    with parallel.using(registry):
+        pools = {{name: registry.pool(name) for name in config}}
+        signal.signal(signal.SIGTERM, lambda *_: (registry.shutdown({wait}, cancel_futures={cancel}), say("handled")))
+        quick = {{name: task(pool=name)(signal_jobs.QUICK.get(name, signal_jobs.same)) for name in config}}
+        gather(*(each(1).then(signal_jobs.same) for each in quick.values())).result()
+        limited(1).result()
+        lock = {LOCKS[lock]}
+        calls = [each(i).then(signal_jobs.same) for i in range(30) for each in (*quick.values(), limited)]
+        with lock:
+            signal.raise_signal(signal.SIGTERM)
+        assert not wait(calls, 20).not_done
+    registry.shutdown()
+    say("shut")
+"""
+    )
+    with Script(text, tmp_path, "thread", "") as script:
+        ended = script.ended()
+    assert ended.status == 0, ended.err
+    assert ended.out.split()[:2] == ["handled", "shut"]

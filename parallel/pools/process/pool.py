@@ -314,6 +314,10 @@ class ProcessPool(HandingPool):
         if wait and not self.owns_this_thread():
             self._handed.wait()
 
+    def owns_this_thread(self) -> bool:
+        """Tell whether this thread can't wait for the pool."""
+        return super().owns_this_thread() or self._handed.is_owned()
+
     def idle(self) -> int:
         """Wait until no accepted call is left, nor anything that follows one; see `Engine.idle`."""
         return super().idle() + self._handed.wait()
