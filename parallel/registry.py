@@ -273,10 +273,7 @@ class Registry:
     def _owns_this_thread(self) -> bool:
         if self._lock._is_owned():  # type: ignore[attr-defined]  # a signal handler: whom it has interrupted holds it
             return True
-        crew = self._callbacks
-        return any(pool.owns_this_thread() for pool in self._open_pools()) or (
-            crew is not None and crew.owns_this_thread()
-        )
+        return any(engine.owns_this_thread() for engine in self._engines())
 
     def after_fork_in_child(self) -> None:
         """Forget the open pools: their workers stayed in the parent."""
