@@ -475,13 +475,7 @@ class Registry:
     def _owns_this_thread(self) -> bool:
         if self._lock._is_owned() or self._hooks.is_owned():  # type: ignore[attr-defined]  # as Condition does
             return True  # it is a signal handler: whom it has interrupted holds them
-        desk = self._desk
-        return (
-            any(pool.owns_this_thread() for pool in self._open_pools())
-            or any(engine.owns_this_thread() for engine in members(self._retired))
-            or self._callbacks.owns_this_thread()
-            or (desk is not None and desk.owns_this_thread())
-        )
+        return self._callbacks.owns_this_thread() or any(engine.owns_this_thread() for engine in self._engines())
 
     def after_fork_in_child(self) -> None:
         """Forget the open pools: their workers stayed in the parent."""

@@ -149,6 +149,10 @@ class Timer:
         self._last = -1  # the number of the entry that was pushed last
         self.generation = object()
 
+    def is_owned(self) -> bool:
+        """Tell whether this thread is in the middle of scheduling something: a signal handler may ask."""
+        return self.lock._is_owned()  # type: ignore[attr-defined, no-any-return]
+
     def __repr__(self) -> str:
         state = "idle" if self._worker is None else "running"
         return f"<Timer {state} [{len(self._actions)} scheduled]>"

@@ -331,7 +331,7 @@ class Pool(concurrent.futures.Executor):
 
     def owns_this_thread(self) -> bool:
         """Tell whether the current thread can't wait: it is one of its workers, or a signal handler amid a submit."""
-        if are_asked_here() or (self.gate is not None and self.gate.is_owned()):
+        if are_asked_here() or TIMER.is_owned() or (self.gate is not None and self.gate.is_owned()):
             return True
         return self._engine is not None and self._engine.owns_this_thread()
 
