@@ -205,8 +205,8 @@ class Registry:
         Have a function called with each event of that name, from now on, on a callback thread.
 
         Events come in the order in which they happened, one after the other. What the function raises is logged and
-        changes nothing else. The calls that it makes tell no hooks. As long as there are hooks for calls, each item of a map is
-        a call of its own.
+        changes nothing else. The calls that it makes tell no hooks. As long as there are hooks for calls, each item of
+        a map is a call of its own.
 
         Args:
             event: `call_succeeded`, `call_failed`, `call_cancelled`, `call_retried`, `pool_opened` or `pool_closed`;
