@@ -214,3 +214,4 @@ class Run:
         while not self._bell.wait((), [self._records]):
             if self._interrupts.count > 1:
                 raise KeyboardInterrupt
+        self._bell.ring()  # whatever it has rung for meanwhile is still to be seen to
