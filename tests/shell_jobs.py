@@ -31,6 +31,11 @@ def long(text: str) -> str:
     return text * 10_000_000
 
 
+def broad_or_held(text: str) -> str:
+    """Return what fills a pipe almost, or wait to be let go."""
+    return held(text) if text == "held" else text * 60_000
+
+
 def whole(text: str) -> int:
     """Return the number that it says."""
     return int(text)

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import machine_jobs
+import pytest
 from hypothesis import HealthCheck, Phase, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -67,6 +68,9 @@ from parallel import (
     wait,
 )
 from parallel.combine import Settled
+
+# Hypothesis warns of whoever draws from `random` while it draws itself. Here that is a retry's jitter, on another thread.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module:hypothesis.errors.HypothesisWarning")
 
 LOGGER = logging.getLogger("parallel")
 LONG = 30.0  # seconds; only a deadlock takes so long

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import itertools
 import json
@@ -15,8 +16,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -96,6 +99,15 @@ class Map:
         """Wait for the next record."""
         assert self.process.stdout is not None
         return json.loads(self.process.stdout.readline())
+
+    def hold_back(self, size: int) -> None:
+        """Wait until its standard output holds that many bytes."""
+        assert self.process.stdout is not None
+        found = array("i", [0])
+        end = time.monotonic() + LONG
+        while found[0] < size:
+            fcntl.ioctl(self.process.stdout, termios.FIONREAD, found)
+            assert time.monotonic() < end, f"only {found[0]} bytes have come"
 
     def hear(self, text: str) -> str:
         """Wait until it says that on standard error; return all that it has said."""
@@ -208,6 +220,21 @@ def test_many_items(ran: Ran) -> None:
     """None is lost, none comes twice, and the order is kept."""
     status, records, said = ran("".join(f"{n}\n" for n in range(20_000)), "shell_jobs:whole")
     assert (status, values(records), said) == (0, list(range(20_000)), "")
+
+
+def test_what_ends_while_there_is_no_room(start: Start) -> None:
+    """An item that ends while nobody reads is written when somebody does."""
+    one = start("shell_jobs:broad_or_held", "--pool", "two-threads", "--unordered")
+    one.feed("held\n")
+    one.wait_for("held")
+    one.feed("a\n")
+    one.hold_back(60_000)
+    one.feed("a\n", end=True)
+    one.hold_back(61_000)  # this one is being written, and there is no room for it
+    one.let_go()
+    time.sleep(0.3)  # the first ends in this time
+    status, records, said = one.ended()
+    assert (status, [record["index"] for record in records], said) == (0, [1, 2, 0], "")
 
 
 def test_a_failure_is_in_the_output_and_told(ran: Ran) -> None:

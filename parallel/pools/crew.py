@@ -364,8 +364,13 @@ class Crew(Intake):
             self._closed = self._refuses = True
             if self._workers:
                 self._send_home()
-        if cancel_futures:
+        if not cancel_futures:
+            return
+        try:
             self._end_queued(lambda future: future.cancel())
+        finally:
+            if not self._workers:  # the last may have left before a Ctrl-C had some of them put back
+                self._hire_spare()
 
     def interrupt(self) -> None:
         """Ask the bodies that run to stop: those that look, or sleep by `parallel.sleep`, do."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -128,33 +129,46 @@ class Intake(Engine):
 
         What *end* raises is raised when all have been ended. After a Ctrl-C in between, the rest is still queued.
         """
-        others: list[Step] = []
-        step: Step | None = None  # in hand: taken, neither ended nor among the others
+        calls: deque[Future[Any]] = deque()
         problem: BaseException | None = None
         try:
-            # No call takes it, so that no Ctrl-C comes between taking it and having it in hand: see `_numbers`.
-            for step in iter(self._queue.get_nowait, None):
-                if step is _NEXT:
-                    step = self.best()
-                if not is_call(step):
-                    others += [step]
-                    step = None
-                    continue
+            self._take_calls(calls)
+            while calls:
                 try:
-                    end(step)
+                    end(calls[0])
                 except BaseException as error:
                     problem = problem or error
                 with self._lock:
                     self._left_done += 1
-                    step = None
+                    calls.popleft()
                     self._quiet.notify_all()
-        except Empty:
-            step = None
         finally:
-            for left in others if step is None else [*others, step]:
-                self._put_back(left)
+            with self._lock:
+                for left in calls:
+                    self._put_back(left)
         if problem is not None:
             raise problem
+
+    def _take_calls(self, calls: deque[Future[Any]]) -> None:
+        """Take the calls out of the queue; what else is there goes back before a worker can find the queue empty."""
+        with self._lock:
+            others: list[Step] = []
+            step: Step | None = None  # in hand: taken, and neither among the calls nor the others
+            try:
+                # No call takes it, so that no Ctrl-C comes between taking it and having it in hand: see `_numbers`.
+                for step in iter(self._queue.get_nowait, None):
+                    if step is _NEXT:
+                        step = self.best()
+                    if is_call(step):
+                        calls += [step]
+                    else:
+                        others += [step]
+                    step = None
+            except Empty:
+                step = None
+            finally:
+                for left in others if step is None else [*others, step]:
+                    self._put_back(left)
 
 
 def is_call(step: Step) -> TypeIs[Future[Any]]:

@@ -440,6 +440,23 @@ def test_shutdown_waits_for_links() -> None:
     assert end.done()
 
 
+def test_cancelling_keeps_what_follows() -> None:
+    """What follows a call is run at a shutdown that cancels, though its worker leaves while calls are being ended."""
+    pool = ThreadPool(1)
+    ended = pool.submit(threading.current_thread)
+    worker = ended.result(timeout=LONG)
+    running, go = threading.Event(), threading.Event()
+    pool.submit(lambda: (running.set(), go.wait(LONG)))
+    assert running.wait(LONG)
+    after = ended.then(lambda _: "has run")
+    queued = pool.submit(jobs.nothing)
+    queued.add_done_callback(lambda _: (go.set(), worker.join(LONG)))
+    pool.shutdown(cancel_futures=True)
+    assert queued.cancelled()
+    assert after.result(timeout=LONG) == "has run"
+    assert not worker.is_alive()
+
+
 def test_threads_leave_at_shutdown() -> None:
     """After shutdown(wait=True) no thread of the pool is there."""
     with ThreadPool(4, "gone") as pool:
