@@ -334,8 +334,8 @@ def test_arrays_without_numpy(tmp_path: Path) -> None:
 def test_the_tests_of_statements(more: list[str], tmp_path: Path) -> None:
     """The example's own tests pass, through inline, checked and real pools, from whatever directory they are run."""
     shutil.copytree(EXAMPLES / "testing", tmp_path / "testing", ignore=shutil.ignore_patterns("__pycache__"))
-    plugins = ["-p", "no:cacheprovider", "-p", "parallel.pytest_plugin"]
-    ended = run("-m", "pytest", *plugins, f"--basetemp={tmp_path / 'temp'}", *more, "testing", cwd=tmp_path, PYTEST_ADDOPTS="")
+    said = ["-p", "no:cacheprovider", "-p", "parallel.pytest_plugin", f"--basetemp={tmp_path / 'temp'}", *more]
+    ended = run("-m", "pytest", *said, "testing", cwd=tmp_path, PYTEST_ADDOPTS="")
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "7 passed" in ended.stdout

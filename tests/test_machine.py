@@ -69,7 +69,7 @@ from parallel import (
 )
 from parallel.combine import Settled
 
-# Hypothesis warns of whoever draws from `random` while it draws itself. Here that is a retry's jitter, on another thread.
+# Hypothesis warns of whoever draws from `random` while it draws itself: here a retry's jitter, on another thread.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module:hypothesis.errors.HypothesisWarning")
 
 LOGGER = logging.getLogger("parallel")
