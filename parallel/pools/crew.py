@@ -32,7 +32,7 @@ from parallel.context import Dispatcher, Step, this
 from parallel.delivery import settle
 from parallel.errors import PoolBrokenError, PoolShutdownError, StarvationError
 from parallel.futures import Future
-from parallel.outcomes import Work
+from parallel.outcomes import Work, contexts
 from parallel.pools.base import PoolStats, is_draining
 from parallel.pools.intake import Intake
 from parallel.pools.leftovers import calls_left, threads_left, waiting_left
@@ -197,20 +197,23 @@ class Crew(Intake):
             worker = Worker(self)
             # A daemon: the exit waits for it in `_at_exit` of `base`, but not for a straggler.
             thread = threading.Thread(target=worker.run, name=f"{self._prefix}_{next(self._names)}", daemon=True)
-            self._workers[worker] = None
-            self._recount()
-            worker.thread = thread
             self._starting += 1
             try:
+                self._workers[worker] = None
+                self._recount()
+                worker.thread = thread
                 thread.start()
             except BaseException as error:
-                # A Ctrl-C may have interrupted only the waiting for a thread that does start.
-                if isinstance(error, Exception) or not worker.begun.wait(_STARTING):
+                interrupt = _interrupt_in(error)
+                # That may have interrupted only the waiting for a thread that does start.
+                if interrupt is None or not worker.begun.wait(_STARTING):
                     self._workers.pop(worker, None)
                     self._recount()
+                if interrupt is not None:
+                    raise interrupt from None
                 if is_draining() and isinstance(error, RuntimeError):
                     return  # CPython 3.12.0 and 3.12.1 start none any more: see `work_off`
-                if not self._workers or not isinstance(error, RuntimeError | MemoryError):
+                if not self._workers:
                     raise
                 LOGGER.warning("%s could not start one more thread; it goes on with %d", self.label, len(self._workers))
                 return
@@ -466,6 +469,14 @@ class Crew(Intake):
         self._end_queued(lambda future: future.take_work())
         self._sending_home = False
         self._send_home()
+
+
+def _interrupt_in(error: BaseException) -> BaseException | None:
+    """Return what a signal handler has raised while a thread was started; None: it could not be started."""
+    if not isinstance(error, RuntimeError | MemoryError):
+        return error
+    # Where a Ctrl-C comes as `threading` lets go of a lock, it raises a RuntimeError of its own.
+    return next((one for one in contexts(error) if isinstance(one, KeyboardInterrupt)), None)
 
 
 _GO_HOME: Final = GoHome(if_surplus=False)
