@@ -70,7 +70,7 @@ HOUSE = [
     {"pools.base"},
     {"pools.handing", "pools.backlog", "pools.workers", "pools.leftovers"},
     {"pools.blocking", "pools.intake"},
-    {"pools.crew", "pools.desk"},
+    {"pools.crew", "pools.desk", "pools.looping"},
     {"pools.sparing"},
     # One storey: the kinds of pools never import each other.
     {"pools.inline", "pools.thread", "pools.loop", "pools.foreign", "pools.dask", "pools.ray", "pools.process"},

@@ -1,8 +1,8 @@
 """
 Kind `loop`: runs coroutines on one asyncio loop, which has a thread of its own.
 
-    submit() ──▶ _waiting (backlog) ──▶ loop thread: a task per call, at most `max_workers` at a time
-                                        └──▶ the task is done ──▶ Future ──▶ what follows: callback threads
+    submit() ──▶ the queue (`looping`) ──▶ loop thread: a task per call, at most `max_workers` at a time
+                                           └──▶ the task is done ──▶ Future ──▶ what follows: callback threads
 
 Guarantees:
 - Calls of one priority start in submission order, on the loop's thread.
@@ -13,9 +13,7 @@ Guarantees:
 - Waiting on the loop's thread for a call of that loop raises instead of hanging. A call that awaits one lends it its
   place, so that a bounded pool doesn't starve.
 
-State: `_waiting`, `_open`, `_loop`, `_thread`, `_woken`, `_closed`, `_broken` and `_done`, guarded by `_lock`, which is
-re-entrant: a signal handler or a `__del__` may submit while it is held. `_in_flight`, `_waits`, `_tasks`,
-`_shortage`, `_looks` and `_finished` belong to the loop's thread. No user code runs while the lock is held.
+State: `_in_flight`, `_waits`, `_tasks`, `_shortage` and `_looks` belong to the loop's thread; the rest is `looping`'s.
 """
 
 from __future__ import annotations
@@ -23,26 +21,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import threading
 from collections.abc import Callable, Coroutine
-from contextlib import ExitStack
-from contextvars import Context
 from functools import partial
 from types import FunctionType
 from typing import Any, ClassVar, Final, Literal, ParamSpec, TypeAlias, TypeVar, cast, get_args, overload
 
-from parallel.context import RUNNING, Dispatcher, era, name_of, this
-from parallel.delivery import settle
-from parallel.errors import PoolBrokenError, PoolShutdownError, UnsuitableFunctionError
+from parallel.context import RUNNING, Dispatcher, name_of, this
+from parallel.errors import UnsuitableFunctionError
 from parallel.futures import Future
 from parallel.gates import GatedFuture
-from parallel.kept import close_kept
 from parallel.outcomes import CANCELLED, Outcome, Work, failure
-from parallel.pools.backlog import Backlog
-from parallel.pools.base import Engine, OnExit, PoolStats, check_workers, is_draining
+from parallel.pools.base import OnExit, check_workers
 from parallel.pools.blocking import LoopThread
-from parallel.pools.handing import HandingPool, Tally
-from parallel.pools.leftovers import calls_left, threads_left, waiting_left
+from parallel.pools.handing import HandingPool
+from parallel.pools.looping import LoopingEngine
 from parallel.runs import Run
 from parallel.shortage import LOOK, Shortage, check_memory_free
 from parallel.sizes import Size
@@ -149,131 +141,33 @@ def makes_coroutines(fn: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(type(fn), "__call__", None))  # noqa: B004
 
 
-class LoopEngine(Engine):
+class LoopEngine(LoopingEngine):
     """
-    The engine of a loop pool: the queue, and the thread on which the loop runs.
+    The engine of a loop pool: a task for each call.
 
-    Attributes:
-        handed: Counts what follows its calls, on the callback threads.
+    Args:
+        label: What messages call the pool.
+        max_workers: Calls in flight at most.
+        thread_name: The name of the loop's thread.
+        shortage: What holds calls back while there is too little memory; None: nothing.
     """
 
     def __init__(self, label: str, max_workers: int, thread_name: str, shortage: Shortage | None = None) -> None:
-        self.label = label
-        self.handed = Tally()
         self._limit = max_workers
-        self._thread_name = thread_name
         self._shortage = shortage
-        self._lock = threading.RLock()
-        self._quiet = threading.Condition(self._lock)
-        self._waiting: Backlog[Future[Any]] = Backlog()
-        self._open: set[Future[Any]] = set()  # accepted, not ended
         self._in_flight = 0  # calls that hold one of the places: those that wait have lent theirs
         self._waits: dict[Run, int] = {}  # the runs that have not ended, and how many of their coroutines wait
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself holds them weakly
-        self._loop: asyncio.AbstractEventLoop | None = None  # from the first call until it is about to close
-        self._thread: threading.Thread | None = None
-        self._woken = False  # the loop is going to call `_start_waiting`
-        self._looks = False  # so it is in a moment, to look whether there is memory by then
-        self._closed = False
-        self._broken: BaseException | None = None  # what came out of asyncio's loop
-        self._finished = False  # closed, and all calls have ended; or broken
-        self._done = 0
-        super().__init__()
+        self._looks = False  # the loop is going to call `_start_waiting`, to look whether there is memory by then
+        super().__init__(label, thread_name)
 
-    def accept(self, future: Future[Any]) -> None:
-        """
-        Queue a call, and start the loop if it is not there yet.
-
-        Raises:
-            PoolShutdownError: The pool has been shut down.
-            PoolBrokenError: Its loop has failed.
-        """
-        with self._lock:
-            if self._broken is not None:
-                raise self._broken_error()
-            if self._closed:
-                raise PoolShutdownError(self.label)
-            if self._loop is None:
-                Context().run(self._start)  # loops and threads keep the context they are made in: not a caller's
-            try:
-                self._open.add(future)
-                self._waiting.append(future)
-                self._wake()
-            except BaseException:  # a Ctrl-C: nobody gets this call, and nobody may wait for it
-                future.take_work()
-                self._open.discard(future)
-                self._quiet.notify_all()
-                raise
-
-    def _start(self) -> None:
-        loop = asyncio.new_event_loop()
-        # A daemon: the exit waits for it in `_at_exit` of `base`, but not after a second Ctrl-C.
-        thread = threading.Thread(target=self._run, args=(loop,), name=self._thread_name, daemon=True)
-        self._loop = loop
-        try:
-            thread.start()
-        except BaseException as error:
-            self._loop = None
-            if isinstance(error, RuntimeError | MemoryError):
-                loop.close()  # else, after a Ctrl-C, the thread may be there all the same, and closes it itself
-            raise
-        self._thread = thread
-
-    def _wake(self) -> None:
-        """Have the loop look at the queue, unless it is going to."""
-        with self._lock:
-            if not self._woken and self._loop is not None:
-                self._loop.call_soon_threadsafe(self._start_waiting)
-                self._woken = True  # not before: an interrupt in between would leave it asleep
-
-    # -- on the loop's thread -----------------------------------------------------------------------------------------
-
-    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _enter(self) -> None:
         this.worker = LoopThread(self, self._open)
-        with self._lock:  # which `accept` holds until this thread has been started in peace
-            if self._loop is not loop:
-                return loop.close()
-        try:
-            with asyncio.Runner(loop_factory=lambda: loop) as runner:
-                self._run_loop(runner.get_loop())
-        except BaseException as error:  # of a task that a call left behind, as it is cancelled
-            self._finish(error)
-        self._end_left()
-        close_kept()
 
-    def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Run *loop* until the engine has finished, whoever else stops it."""
-        while not self._finished:
-            try:
-                loop.run_forever()
-            except Exception as error:  # asyncio catches what tasks and callbacks raise: its selector has failed
-                self._finish(error)
-            except BaseException:  # SystemExit, of a task that a call left behind
-                LOGGER.exception("%s was interrupted: running calls are cancelled, and it goes on", self.label)
-                self._cancel_tasks()
-
-    def _finish(self, error: BaseException | None = None) -> None:
-        """Have the loop end, and nobody use it from now on; *error* is what came out of it."""
-        if error is not None:
-            LOGGER.error("%s: its loop has failed", self.label, exc_info=error)
-        with self._lock:
-            if not self._finished:
-                self._broken = error
-            self._closed = self._finished = True
-            self._loop = None
-
-    def _start_waiting(self) -> None:
-        """Start queued calls as far as there is room; stop the loop if it is closed and all have ended."""
-        with self._lock:
-            self._woken = False
-        while self._waiting and self._in_flight < self._limit:
-            if self._shortage is not None and self._is_held(self._shortage):
-                break
-            self._start_call(self._waiting.popleft())
-        with self._lock:
-            if self._closed and not self._open and self._loop is not None:
-                self._loop.stop()
-                self._finish()
+    def _has_room(self) -> bool:
+        if self._in_flight >= self._limit:
+            return False
+        return self._shortage is None or not self._is_held(self._shortage)
 
     def _is_held(self, shortage: Shortage) -> bool:
         """Tell whether the next call is to wait for memory; each end of a call is a look, and so is the timer's."""
@@ -355,104 +249,14 @@ class LoopEngine(Engine):
         finally:
             self._ended(future)
 
-    def _ended(self, future: Future[Any]) -> None:
-        with self._lock:
-            self._open.discard(future)
-            self._done += 1
-            if not self._open:
-                self._quiet.notify_all()
-            if self._waiting or self._closed:
-                self._wake()
-
-    def _end_left(self) -> None:
-        """The last deed of the thread: fail what a broken loop has left."""
-        self._waiting.clear()
-        for future in list(self._open):
-            broken: Outcome = (None, self._broken_error(), None)
-            settle(future, broken, may_block=False)
-            run: Run | None = future.__dict__.get("_run")
-            if run is not None:
-                run.finish(broken, may_block=False)  # that gives back what it holds
-            self._ended(future)
-
-    def _broken_error(self) -> PoolBrokenError:
-        error = PoolBrokenError(self.label, f"its loop raised {self._broken!r}")
-        error.__cause__ = self._broken
-        return error
-
-    # -- life ---------------------------------------------------------------------------------------------------------
-
-    def close(self, cancel_futures: bool) -> None:
-        if self.era != era():
-            return
-        with self._lock:
-            self._closed = True
-            waiting = list(self._waiting) if cancel_futures else []
-        with ExitStack() as stack:  # each is cancelled, and the loop woken, whatever a callback of another raises
-            stack.callback(self._wake)
-            for future in reversed(waiting):
-                stack.callback(future.cancel)
-
     def interrupt(self) -> None:
         with self._lock:
             if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._cancel_tasks)
+                self._loop.call_soon_threadsafe(self._cancel_all)
 
-    def _cancel_tasks(self) -> None:
+    def _cancel_all(self) -> None:
         for task in list(self._tasks):
             task.cancel()
-
-    def remains(self) -> list[str]:
-        with self._lock:
-            running = [future for future in self._open if future.running()]
-            waiting, thread = len(self._waiting), self._thread if running or self._closed else None
-        return [
-            *calls_left(running, self.label),
-            *waiting_left(waiting, self.label),
-            *threads_left([thread], self.label),
-        ]
-
-    def join(self) -> None:
-        thread = self._thread
-        if thread is not None:
-            thread.join()
-        self.handed.wait()
-
-    def idle(self) -> int:
-        with self._quiet:
-            while self._open:
-                self._quiet.wait()
-            done = self._done
-        if is_draining():
-            return done  # what follows is waited for, or done, in its turn: see `Engine.work_off`
-        return done + self.handed.wait()
-
-    def stats(self) -> PoolStats:
-        with self._lock:
-            return PoolStats(
-                workers=int(self._loop is not None),
-                queued=len(self._waiting),
-                running=len(self._open) - len(self._waiting),
-                done=self._done,
-            )
-
-    def owns_this_thread(self) -> bool:
-        """Tell whether this is the loop's thread, or a signal handler in the middle of a submit."""
-        if threading.current_thread() is self._thread or self.handed.is_owned():
-            return True
-        return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return]  # as Condition does
-
-    def abandon(self) -> None:
-        # The loop's descriptors are shared with the parent: closing its selector here would not harm it, but its
-        # registrations would; so it is left alone. So are its tasks: dropping them would run code of theirs.
-        self._lock = threading.RLock()  # a thread that is no more may have held the old one
-        self._quiet = threading.Condition(self._lock)
-        self.handed.renew()
-        self._closed = True
-        self._loop = None
-        self._thread = None
-        self._waiting = Backlog()
-        self._open = set()
 
 
 async def _drive(work: Work, ends: list[Outcome]) -> None:

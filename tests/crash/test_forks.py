@@ -270,7 +270,7 @@ WORLDS: Final[dict[str, Callable[[World], Any]]] = {
     "parallel.pools.desk:Desk._quiet": lambda world: world.registry._desk._quiet,
     "parallel.pools.handing:Tally._quiet": lambda world: world.pools["process"]._handed._quiet,
     "the tally of a loop": lambda world: world.pools["loop"]._engine.handed._quiet,
-    "parallel.pools.loop:LoopEngine._lock": lambda world: world.pools["loop"]._engine._lock,
+    "parallel.pools.looping:LoopingEngine._lock": lambda world: world.pools["loop"]._engine._lock,
     "parallel.pools.process.books:Books.lock": lambda world: world.pools["process"]._engine._books.lock,
     "parallel.pools.process.dispatching:Dispatching.gate": lambda world: (
         world.pools["process"]._engine._dispatching.gate
@@ -298,7 +298,7 @@ SAME: Final = {
     "parallel.pools.crew:Crew._quiet": "parallel.pools.crew:Crew._lock",
     "parallel.pools.intake:Intake._lock": "parallel.pools.crew:Crew._lock",
     "parallel.pools.intake:Intake._quiet": "parallel.pools.crew:Crew._lock",
-    "parallel.pools.loop:LoopEngine._quiet": "parallel.pools.loop:LoopEngine._lock",
+    "parallel.pools.looping:LoopingEngine._quiet": "parallel.pools.looping:LoopingEngine._lock",
     "parallel.pools.process.engine:Staff._lock": "parallel.pools.process.books:Books.lock",
     "parallel.pools.process.engine:Staff._quiet": "parallel.pools.process.books:Books.lock",
     "parallel.timer:Timer._gone": "parallel.timer:Timer.lock",
