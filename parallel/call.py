@@ -29,7 +29,7 @@ from typing import Any, cast
 
 from parallel.attempts import Attempt, Tried
 from parallel.chains import add_note
-from parallel.context import WITHIN, Dispatcher, Home, Waiter, this
+from parallel.context import WITHIN, Dispatcher, Home, Waiter, Within, this
 from parallel.deadlines import Deadline
 from parallel.delivery import INLINE, Errand, cancel_sources, settle
 from parallel.durations import written
@@ -368,7 +368,9 @@ class Call(Tried):
     def _registry(self) -> Home | None:
         """Return the registry that it was made in; None: the default one."""
         again = self._again
-        within = None if again is None else again[3].get(WITHIN)
+        within: Within | None = None
+        if again is not None:  # packed, it has no context any more
+            within = again[3].get(WITHIN) if type(again) is tuple else self.__dict__.get("_within")
         return None if within is None else within.registry
 
     def _story(self, why: str) -> str:

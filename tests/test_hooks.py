@@ -80,11 +80,13 @@ def test_cancelled_calls() -> None:
         assert next_one() == CallSucceeded("thread", "jobs:wait_at", 1)
 
 
-def test_attempts(kinds: Registry) -> None:
+@pytest.mark.parametrize("kind", ["thread", "process", "loop", "inline"])
+def test_attempts(kind: str, kinds: Registry) -> None:
     """Each failed attempt that is followed by another is told, then how the call ends."""
     next_one = events(kinds, "call_retried", "call_failed")
     retry = Retry(on=ZeroDivisionError, attempts=3, wait_initial=0, wait_jitter=0)
-    call = divide.options(retry=retry)(1, 0)
+    fn = jobs.to_async(jobs.divide) if kind == "loop" else jobs.divide
+    call = task(pool=kind, retry=retry)(fn)(1, 0)
     assert isinstance(call.exception(timeout=LONG), ZeroDivisionError)
     told = [next_one() for _ in range(3)]
     assert [type(each) for each in told] == [CallRetried, CallRetried, CallFailed]

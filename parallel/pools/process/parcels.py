@@ -92,12 +92,7 @@ def encode_arguments(
 
 
 def _encode(value: object, takes_bytes: bool, depth: int, main_by_value: bool, store: Store) -> bytes | Parcel:
-    leaving = Leaving(takes_bytes)
-    data = dumps(value, main_by_value, leaving)
-    if len(data) >= LARGE and not leaving.takes_bytes and has_large_bytes(value, depth):
-        # Only now, as a small pickle spares a look at each item of a list.
-        leaving = Leaving(True)
-        data = dumps(value, main_by_value, leaving)
+    data, leaving = pickled_apart(value, takes_bytes, depth, main_by_value)
     parts = leaving.parts()
     if not parts:
         return data
@@ -106,6 +101,25 @@ def _encode(value: object, takes_bytes: bool, depth: int, main_by_value: bool, s
     if lease is None:
         data = _in_band(parts, sizes) + data
     return Parcel(data, lease, sizes, len(leaving.whole) if leaving.takes_bytes else 0)
+
+
+def pickled_apart(value: object, takes_bytes: bool, depth: int, main_by_value: bool) -> tuple[bytes, Leaving]:
+    """
+    Return the pickle of *value*, and what is large in it.
+
+    Args:
+        value: Anything.
+        takes_bytes: There are large `bytes` in it.
+        depth: How deep to look for such, if the pickle turns out to be large all the same.
+        main_by_value: No worker can import `__main__`.
+    """
+    leaving = Leaving(takes_bytes)
+    data = dumps(value, main_by_value, leaving)
+    if len(data) >= LARGE and not leaving.takes_bytes and has_large_bytes(value, depth):
+        # Only now, as a small pickle spares a look at each item of a list.
+        leaving = Leaving(True)
+        data = dumps(value, main_by_value, leaving)
+    return data, leaving
 
 
 def post(parcel: Parcel, passage: Passage) -> Posted:
