@@ -1,7 +1,7 @@
 """
 Which kinds of pools there are: this library's own, and those that installed packages add.
 
-    kind = "nice" ──▶ KINDS, else the entry points of the group `parallel.pools` ──▶ a class of configurations
+    kind = "nice" ──▶ OWN, else the entry points of the group `parallel.pools` ──▶ a class of configurations
                                                                                         └──▶ `pool`: import string
 
 A package adds a kind by an entry point with the kind's name, which leads to a subclass of `PoolConfig`. That is loaded
@@ -17,6 +17,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from parallel.checks import described
+from parallel.elsewhere import ELSEWHERE
 from parallel.imports import is_import_string
 from parallel.kinds import KINDS, PoolConfig
 
@@ -27,19 +28,22 @@ if TYPE_CHECKING:
 
 GROUP: Final = "parallel.pools"
 
+OWN: Final[dict[str, type[PoolConfig]]] = {**KINDS, **ELSEWHERE}
+"""The kinds of this library."""
+
 
 def known_kinds() -> list[str]:
     """
     Give the names of all kinds; loads none of them.
     """
-    return [*KINDS, *(name for name in _installed() if name not in KINDS)]
+    return [*OWN, *(name for name in _installed() if name not in OWN)]
 
 
 def is_known(kind: object) -> bool:
     """
     Tell whether there is such a kind.
     """
-    return isinstance(kind, str) and (kind in KINDS or kind in _installed())
+    return isinstance(kind, str) and (kind in OWN or kind in _installed())
 
 
 def config_of(kind: str) -> type[PoolConfig]:
@@ -49,7 +53,7 @@ def config_of(kind: str) -> type[PoolConfig]:
     Raises:
         ValueError: It can't be loaded, or is no such class.
     """
-    found = KINDS.get(kind)
+    found = OWN.get(kind)
     return _loaded(_installed()[kind]) if found is None else found
 
 

@@ -18,24 +18,29 @@ class WorkerDiedError(ParallelError, BrokenProcessPool):
 
     Args:
         task: The function that ran, `module:qualname`.
-        pid: The worker's process id.
+        pid: The worker's process id; None if it is not a process of this pool's own.
         exit_code: Its exit status; negative for the number of the signal that killed it; None if unknown.
         last_words: The last lines that Python wrote there to standard error, and the traceback if a signal such as
             SIGSEGV or SIGABRT killed it; empty if there are none.
+        worker: What a cluster calls the worker; empty if it is a process of this pool's own, or that is unknown.
     """
 
     kept: Kept | None = None
     """If the call was a chunk of a map: how far it had come. For the map."""
 
-    def __init__(self, task: str, pid: int, exit_code: int | None, last_words: str = "") -> None:
+    def __init__(
+        self, task: str, pid: int | None, exit_code: int | None, last_words: str = "", worker: str = ""
+    ) -> None:
         self.task = task
         self.pid = pid
         self.exit_code = exit_code
         self.last_words = last_words
-        super().__init__(task, pid, exit_code, last_words)
+        self.worker = worker
+        super().__init__(task, pid, exit_code, last_words, worker)
 
     def __str__(self) -> str:
-        text = f"worker process {self.pid} {how_it_died(self.exit_code)} while it ran {self.task}"
+        who = f"worker {self.worker or 'process'}" if self.pid is None else f"worker process {self.pid}"
+        text = f"{who} {how_it_died(self.exit_code)} while it ran {self.task}"
         return text + quoted(self.last_words)
 
 

@@ -1,7 +1,8 @@
 """
 What may be said about a pool, kind by kind.
 
-Each kind has a class, whose fields are the options of its pool's constructor; `KINDS` names them all.
+Each kind has a class, whose fields are the options of its pool's constructor. Those whose calls run here, or in
+processes that are started for them, are in this room, and `KINDS` names them; the others are in `elsewhere`.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def _size(value: Size | None) -> int | None:
     return None if value is None else converted(size, value)
 
 
-def _names(value: Sequence[str]) -> tuple[str, ...]:
+def as_names(value: Sequence[str]) -> tuple[str, ...]:
     return tuple(value) if isinstance(value, list) else cast("tuple[str, ...]", value)
 
 
@@ -124,7 +125,7 @@ _TEXT: Form = {"type": "string", "minLength": 1}
 _ENV: Form = {"type": "object", "additionalProperties": {"type": "string"}}
 _WORKERS: Form = {"anyOf": [COUNT, {"type": "string", "pattern": f"^{_CPUS.pattern}$"}]}
 
-_count = checked("an integer of at least 1", is_count, form=COUNT)
+valid_count = checked("an integer of at least 1", is_count, form=COUNT)
 _typed_count = checked("an integer of at least 1", is_count, types=int, form=COUNT)
 """For what a program says as well: a wrong type is a `TypeError` there."""
 _modules = checked(
@@ -136,10 +137,10 @@ _variables = checked(
 _directory = checked("the path of a directory", _is_path, types=str, form=_TEXT)
 _limits = [checked_by(size, SIZE_FORM), _only_where_memory_can_be_limited]
 _memory_free = [checked_by(size, SIZE_FORM), _only_where_free_memory_is_told]
-_max_workers = checked(
+valid_max_workers = checked(
     "an integer of at least 1 or a string such as 'cpus', 'cpus-1' or '2*cpus'", _is_workers, form=_WORKERS
 )
-_import_string = checked(
+valid_import_string = checked(
     "an import string such as 'package.module:attribute'", is_import_string, with_colon, form=IMPORT_FORM
 )
 _start_method = checked(
@@ -148,12 +149,12 @@ _start_method = checked(
     lambda value: did_you_mean(value, _START_METHODS),
     form={"enum": ["fork", "forkserver", "spawn"]},
 )
-_on_full = [one_of(("block", "raise", "run")), _not_alone]
-_import_strings = checked(
+valid_on_full = [one_of(("block", "raise", "run")), _not_alone]
+valid_import_strings = checked(
     "a list of import strings such as ['package.module:variable']", _are_import_strings, form=STRINGS
 )
 _nested = one_of(("inline", "thread", "error"))
-_on_exit = one_of(("wait", "cancel"))
+valid_on_exit = one_of(("wait", "cancel"))
 _on_full_of_loop = [
     one_of(("block", "raise"), "; a coroutine can't run on its caller, as calls of the kinds thread and process can"),
     _not_alone,
@@ -175,6 +176,7 @@ class PoolConfig:
         kind: Its name in a configuration.
         pool: Import string of the pool's class, which is resolved when a pool opens. Its constructor takes *name* and
             *callbacks* besides the options, as `Pool` does.
+        distant: Its calls run in processes that others have started; there, its own calls run inline.
 
     Raises:
         ValueError: A value that the option can't have.
@@ -182,6 +184,7 @@ class PoolConfig:
 
     kind: ClassVar[str]
     pool: ClassVar[str]
+    distant: ClassVar[bool] = False
 
     def arguments(self) -> dict[str, object]:
         """
@@ -214,17 +217,17 @@ class ThreadConfig(PoolConfig):
 
     kind: ClassVar[str] = "thread"
     pool: ClassVar[str] = "parallel.pools.thread:ThreadPool"
-    max_workers: int | str | None = field(default=None, validator=_max_workers)
+    max_workers: int | str | None = field(default=None, validator=valid_max_workers)
     thread_name_prefix: str = ""
-    initializer: str | None = field(default=None, validator=_import_string)
+    initializer: str | None = field(default=None, validator=valid_import_string)
     initargs: tuple[object, ...] = ()
-    max_pending: int | None = field(default=None, validator=_count)
-    on_full: Literal["block", "raise", "run"] | None = field(default=None, validator=_on_full)
+    max_pending: int | None = field(default=None, validator=valid_count)
+    on_full: Literal["block", "raise", "run"] | None = field(default=None, validator=valid_on_full)
     helping: bool = True
     memory_free: int | None = field(
         default=None, kw_only=True, converter=_size, validator=_memory_free, metadata=AS_SIZE
     )
-    on_exit: Literal["wait", "cancel"] = field(default="wait", kw_only=True, validator=_on_exit)
+    on_exit: Literal["wait", "cancel"] = field(default="wait", kw_only=True, validator=valid_on_exit)
 
 
 @frozen(kw_only=True)
@@ -246,7 +249,7 @@ class Workplace:
         ValueError: One of them has a value that it can't have.
     """
 
-    preload: tuple[str, ...] = field(default=(), converter=_names, validator=_modules)
+    preload: tuple[str, ...] = field(default=(), converter=as_names, validator=_modules)
     env: Mapping[str, str] | None = field(default=None, validator=_variables)
     cwd: str | None = field(default=None, converter=_path, validator=_directory)
     threads_per_worker: int | None = field(default=None, validator=_typed_count)
@@ -285,23 +288,23 @@ class ProcessConfig(PoolConfig, Workplace):
 
     kind: ClassVar[str] = "process"
     pool: ClassVar[str] = "parallel.pools.process.pool:ProcessPool"
-    max_workers: int | str | None = field(default=None, validator=_max_workers)
+    max_workers: int | str | None = field(default=None, validator=valid_max_workers)
     mp_context: Literal["fork", "forkserver", "spawn"] | None = field(default=None, validator=_start_method)
-    initializer: str | None = field(default=None, validator=_import_string)
+    initializer: str | None = field(default=None, validator=valid_import_string)
     initargs: tuple[object, ...] = ()
-    max_tasks_per_child: int | None = field(default=None, validator=_count)
+    max_tasks_per_child: int | None = field(default=None, validator=valid_count)
     kill_grace: float | None = field(
         default=None, kw_only=True, converter=_grace, validator=checked_by(pause, DURATION_FORM), metadata=AS_DURATION
     )
-    max_pending: int | None = field(default=None, validator=_count)
-    on_full: Literal["block", "raise", "run"] | None = field(default=None, validator=_on_full)
-    context: tuple[str, ...] = field(default=(), converter=_names, validator=_import_strings)
+    max_pending: int | None = field(default=None, validator=valid_count)
+    on_full: Literal["block", "raise", "run"] | None = field(default=None, validator=valid_on_full)
+    context: tuple[str, ...] = field(default=(), converter=as_names, validator=valid_import_strings)
     forward_logs: bool | None = None
     nested: Literal["inline", "thread", "error"] = field(default="inline", validator=_nested)
     memory_free: int | None = field(
         default=None, kw_only=True, converter=_size, validator=_memory_free, metadata=AS_SIZE
     )
-    on_exit: Literal["wait", "cancel"] = field(default="wait", kw_only=True, validator=_on_exit)
+    on_exit: Literal["wait", "cancel"] = field(default="wait", kw_only=True, validator=valid_on_exit)
 
     def arguments(self) -> dict[str, object]:
         """Give those of the constructor, which knows nothing of nesting; see `PoolConfig.arguments`."""
@@ -325,13 +328,13 @@ class LoopConfig(PoolConfig):
 
     kind: ClassVar[str] = "loop"
     pool: ClassVar[str] = "parallel.pools.loop:LoopPool"
-    max_workers: int | str | None = field(default=None, validator=_max_workers)
-    max_pending: int | None = field(default=None, validator=_count)
+    max_workers: int | str | None = field(default=None, validator=valid_max_workers)
+    max_pending: int | None = field(default=None, validator=valid_count)
     on_full: Literal["block", "raise"] | None = field(default=None, validator=_on_full_of_loop)
     memory_free: int | None = field(
         default=None, kw_only=True, converter=_size, validator=_memory_free, metadata=AS_SIZE
     )
-    on_exit: Literal["wait", "cancel"] = field(default="wait", kw_only=True, validator=_on_exit)
+    on_exit: Literal["wait", "cancel"] = field(default="wait", kw_only=True, validator=valid_on_exit)
 
 
 @frozen
@@ -351,7 +354,7 @@ class InlineConfig(PoolConfig):
 KINDS: dict[str, type[PoolConfig]] = {
     config.kind: config for config in (ThreadConfig, ProcessConfig, LoopConfig, InlineConfig)
 }
-"""The kinds of pools, by the name that a file gives them."""
+"""The kinds of pools whose workers are this program's own, by the name that a file gives them."""
 
 BUILT_IN: Mapping[str, PoolConfig] = {
     "threads": ThreadConfig(),

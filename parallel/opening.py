@@ -20,7 +20,7 @@ from parallel.kinds import InlineConfig, ProcessConfig, ThreadConfig
 from parallel.pools.base import Pool
 
 
-def open_pool(name: str, config: Config, callbacks: Dispatcher) -> Pool:
+def open_pool(name: str, config: Config, callbacks: Dispatcher, *, nested: bool) -> Pool:
     """
     Make a pool that a configuration describes; it starts nothing yet.
 
@@ -28,30 +28,36 @@ def open_pool(name: str, config: Config, callbacks: Dispatcher) -> Pool:
         name: Its name there.
         config: The configuration.
         callbacks: Who runs what follows its calls, where its own workers can't.
+        nested: It is for what a call in a worker calls.
 
     Raises:
-        NestedPoolError: It is one of processes, this is a worker process, and its configuration forbids that.
+        NestedPoolError: It is nested, one of processes, and its configuration forbids that.
         ConfigError: What it names can't be imported.
     """
     said = config.pools[name]
-    if isinstance(said, ProcessConfig) and context.in_worker_process:
+    if nested or context.in_worker_process:
         said = _nested(name, said)
     arguments = said.arguments()
     make = cast("Callable[..., Pool]", _resolved(said.pool, f"pools.{name}.kind", config.source))
-    if isinstance(initializer := arguments.get("initializer"), str):
-        arguments["initializer"] = _resolved(initializer, f"pools.{name}.initializer", config.source)
+    for option in ("initializer", "factory"):
+        if isinstance(function := arguments.get(option), str):
+            arguments[option] = _resolved(function, f"pools.{name}.{option}", config.source)
     for variable in cast("tuple[str, ...]", arguments.get("context", ())):
         found = _resolved(variable, f"pools.{name}.context", config.source)
         if not isinstance(found, ContextVar):
             problem = f"expected what names a ContextVar, found {variable!r}, which is {found!r}"
             raise ConfigError(config.source, [f"pools.{name}.context: {problem}"])
-    if isinstance(said, ProcessConfig):
+    if getattr(make, "wants_configuration", False):
         arguments["configuration"] = pickle.dumps(config)
     return make(**arguments, name=name, callbacks=callbacks)
 
 
-def _nested(name: str, config: ProcessConfig) -> PoolConfig:
-    """Return what a pool of processes is in a worker process."""
+def _nested(name: str, config: PoolConfig) -> PoolConfig:
+    """Return what a pool is for what a call in a worker calls: no pool there starts processes, or has others do."""
+    if config.distant:
+        return InlineConfig()
+    if not isinstance(config, ProcessConfig):
+        return config
     if config.nested == "error":
         raise NestedPoolError(name)
     if config.nested == "inline":

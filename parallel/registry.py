@@ -103,6 +103,7 @@ class Registry:
         self._declared_hooks: dict[str, list[Callable[..., object]]] | None = None
         self._drained = threading.Event()
         self._entered = 0  # blocks that it is current in
+        self._nested = False  # it is for what the calls of a worker call
         self.edition = Edition()
         """Changes when what a task has looked up here is no longer true."""
         self._shut = False
@@ -337,7 +338,7 @@ class Registry:
             config = self.config
             if name not in config.pools:
                 raise UnknownPoolError(name, sorted(config.pools))
-            made = open_pool(name, config, LateCallbacks(self._callbacks.at_hand))
+            made = open_pool(name, config, LateCallbacks(self._callbacks.at_hand), nested=self._nested)
             with self._lock:
                 if self._config is config:
                     pool = self._pools.setdefault(name, made)
@@ -571,6 +572,14 @@ def _adopt_inherited() -> None:
         if packed is not None:
             _default = Registry()
             _default.adopt(pickle.loads(packed))
+
+
+def nested_registry(packed: bytes) -> Registry:
+    """Make the registry for what the calls of a worker call, from the configuration that its pool has sent."""
+    registry = Registry()
+    registry._nested = True  # pyright: ignore[reportPrivateUsage]  # same module
+    registry.adopt(pickle.loads(packed))
+    return registry
 
 
 def configure(source: Source | None = None, *, profile: str | None = None) -> Registry:

@@ -59,7 +59,11 @@ def _file(definitions: str = "#/$defs/") -> dict[str, object]:
     kinds = {kind: config_of(kind) for kind in known_kinds()}
     parts: dict[str, object] = {f"kind-{kind}": _options(cls, kind) for kind, cls in kinds.items()}
     parts |= {"task": _with_retry(_options(TaskOptions), f"{definitions}retry"), "retry": _options(Retry)}
-    whole = {"anyOf": [{"$ref": f"{definitions}kind-{kind}", "required": ["kind"]} for kind in kinds]}
+    whole = {
+        "anyOf": [
+            {"$ref": f"{definitions}kind-{kind}", "required": ["kind", *_required(cls)]} for kind, cls in kinds.items()
+        ]
+    }
     partial = {"anyOf": [{"$ref": f"{definitions}kind-{kind}"} for kind in kinds]}
     built_in = {
         name: {"anyOf": [{"$ref": f"{definitions}kind-{config.kind}"}, *whole["anyOf"]]}
@@ -123,8 +127,12 @@ def _options(cls: type[Any], kind: str | None = None) -> dict[str, object]:
         form = form_of(option) or _form_of_type(hints[option.name])
         about = {"description": told[option.name]} if option.name in told else {}
         properties[option.name] = {**about, **form}
-    required = [option.name for option in options if option.default is attrs.NOTHING]
-    return {**_table(_first_line(cls), properties), "required": required}
+    return _table(_first_line(cls), properties)
+
+
+def _required(cls: type[Any]) -> list[str]:
+    """Give the options that a pool can't do without; what is laid over it need not say them again."""
+    return [option.name for option in attrs.fields(cls) if option.init and option.default is attrs.NOTHING]
 
 
 def _form_of_type(hint: object) -> Form:

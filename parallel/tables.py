@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast, get_args
 import attrs
 from attrs import Attribute, field, frozen
 
-from parallel.catalogue import config_of, is_known, known_kinds
+from parallel.catalogue import OWN, config_of, is_known, known_kinds
 from parallel.checks import (
     Mistake,
     as_table,
@@ -34,7 +34,7 @@ from parallel.checks import (
 )
 from parallel.events import EVENTS
 from parallel.imports import is_import_string, with_colon
-from parallel.kinds import BUILT_IN, KINDS, PoolConfig
+from parallel.kinds import BUILT_IN, PoolConfig
 from parallel.layers import ENVIRONMENT
 from parallel.options import Retry, TaskOptions
 
@@ -177,7 +177,7 @@ def _unknown(key: object, cls: type) -> str:
     known = [each.name for each in attrs.fields(cls)]
     if issubclass(cls, PoolConfig):
         known, what = ["kind", *known], f"option of kind {cls.kind!r}"
-        others = [kind for kind, config in KINDS.items() if key in attrs.fields_dict(config)]
+        others = [kind for kind, config in OWN.items() if key in attrs.fields_dict(config)]
         if others:
             return f"kind {cls.kind!r} has no such option, but {_listed(others)}; known: {', '.join(known)}"
     else:

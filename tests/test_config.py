@@ -20,12 +20,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallel import config
+from parallel.catalogue import OWN
 from parallel.checks import key_path
 from parallel.config import Config, Unobserved, built_in, discover, find, from_mapping, load
 from parallel.dumping import in_toml
 from parallel.errors import ConfigError
 from parallel.events import EVENTS
-from parallel.kinds import KINDS, InlineConfig, LoopConfig, PoolConfig, ProcessConfig, ThreadConfig
+from parallel.kinds import InlineConfig, LoopConfig, PoolConfig, ProcessConfig, ThreadConfig
 from parallel.options import Rate, Retry, TaskOptions
 
 ROOT = Path(config.__file__).parent.parent
@@ -215,8 +216,8 @@ EXPECTED = [
     "(did you mean 'shop:setup'?)",
     "pools.heavy.initargs: expected an array, found string 'abc'",
     "pools.typo.kind: expected the kind of a pool, found string 'thred' (did you mean 'thread'?); "
-    "known: thread, process, loop, inline",
-    "pools.bare.kind: expected the kind of a pool, found nothing; known: thread, process, loop, inline",
+    "known: thread, process, loop, inline, executor",
+    "pools.bare.kind: expected the kind of a pool, found nothing; known: thread, process, loop, inline, executor",
     "pools.full.on_full: expected only beside max_pending, found string 'raise' without it",
     "pools.list: expected a table, found array []",
     "pools.\"\": expected the name of a pool, found string ''",
@@ -313,7 +314,7 @@ def test_options_of_other_kinds_are_checked_by_their_types(monkeypatch: pytest.M
         secure: bool = True
         weight: float = 1.0
 
-    monkeypatch.setitem(KINDS, "fake", FakeConfig)
+    monkeypatch.setitem(OWN, "fake", FakeConfig)
     right = {"kind": "fake", "address": "x", "weight": 2}
     assert from_mapping({"pools": {"far": right}}).pools["far"] == FakeConfig("x", weight=2)
     assert mistakes_in({"pools": {"far": {"kind": "fake", "secure": "false", "weight": True}}}) == (

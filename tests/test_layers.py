@@ -43,6 +43,7 @@ HOUSE = [
     {"retries"},
     {"options"},
     {"kinds"},
+    {"elsewhere"},
     {"catalogue"},
     {"lines"},
     {"layers"},
@@ -73,7 +74,10 @@ HOUSE = [
     {"pools.crew", "pools.desk", "pools.looping"},
     {"pools.sparing"},
     # One storey: the kinds of pools never import each other.
-    {"pools.inline", "pools.thread", "pools.loop", "pools.foreign", "pools.dask", "pools.ray", "pools.process"},
+    {"pools.inline", "pools.thread", "pools.loop", "pools.process"},
+    # Calls that somebody else's engine brings to its workers are packed as those of processes are.
+    {"pools.distant"},
+    {"pools.foreign", "pools.dask", "pools.ray"},
     {"pools"},
     {"opening"},
     {"following"},
@@ -121,6 +125,9 @@ HOUSE = [
 ]
 STOREY = {room: number for number, rooms in enumerate(HOUSE) for room in rooms}
 
+SUITES = ("pools.process", "pools.distant")
+"""Rooms of several modules."""
+
 MODULES = sorted(path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
 
 
@@ -131,7 +138,7 @@ def dotted(path: Path) -> str:
 
 def room_of(module: str) -> str:
     """Return the room that a module is in; a subpackage other than `pools` is one room."""
-    for room in ("pools.process", "observe"):
+    for room in (*SUITES, "observe"):
         if module == room or module.startswith(f"{room}."):
             return room
     return module
@@ -160,17 +167,18 @@ def test_every_module_has_its_place() -> None:
 
 @pytest.mark.parametrize("path", [path for path in MODULES if dotted(path)], ids=dotted)
 def test_imports_point_down(path: Path) -> None:
-    """A module imports only from storeys below its own; within the process kind, see below."""
+    """A module imports only from storeys below its own; within a suite, see below."""
     here = room_of(dotted(path))
     for node in ast.walk(tree_of(path)):
         for module in imported_by(node):
             there = room_of(module)
-            assert there == here == "pools.process" or STOREY[there] < STOREY[here], f"{dotted(path)} imports {module}"
+            assert there == here in SUITES or STOREY[there] < STOREY[here], f"{dotted(path)} imports {module}"
 
 
-def test_the_process_kind_has_no_cycle() -> None:
-    """The modules of the process engine import each other in one direction only."""
-    rooms = [path for path in MODULES if dotted(path).startswith("pools.process")]
+@pytest.mark.parametrize("suite", SUITES)
+def test_a_suite_has_no_cycle(suite: str) -> None:
+    """The modules of a suite import each other in one direction only."""
+    rooms = [path for path in MODULES if dotted(path).startswith(suite)]
     needs = {dotted(path): {m for node in ast.walk(tree_of(path)) for m in imported_by(node)} for path in rooms}
     left = set(needs)
     while left:

@@ -65,7 +65,7 @@ class LoopingEngine(Engine):
         self._closed = False
         self._broken: BaseException | None = None  # why it can't go on
         self._finished = False  # closed, and all calls have ended; or broken
-        self._done = 0
+        self._done: int = 0
         super().__init__()
 
     @abstractmethod
@@ -85,10 +85,7 @@ class LoopingEngine(Engine):
             PoolBrokenError: Its loop has failed.
         """
         with self._lock:
-            if self._broken is not None:
-                raise self._broken_error()
-            if self._closed:
-                raise PoolShutdownError(self.label)
+            self.check_open()
             if self._loop is None:
                 Context().run(self._start)  # loops and threads keep the context they are made in: not a caller's
             try:
@@ -100,6 +97,18 @@ class LoopingEngine(Engine):
                 self._open.discard(future)
                 self._quiet.notify_all()
                 raise
+
+    def check_open(self) -> None:
+        """
+        See that calls are taken.
+
+        Raises:
+            PoolShutdownError, PoolBrokenError: They aren't; see `accept`.
+        """
+        if self._broken is not None:
+            raise self._broken_error()
+        if self._closed:
+            raise PoolShutdownError(self.label)
 
     def _start(self) -> None:
         loop = asyncio.new_event_loop()

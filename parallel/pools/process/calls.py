@@ -120,8 +120,8 @@ class Calls:
                 self._end_later(partial(_finish, call.run))  # that gives its places back
                 return None
             return call
-        if _is_called_off(call):
-            self._end_later(partial(_end_called_off, call))
+        if is_called_off(call):
+            self._end_later(partial(end_called_off, call))
             return None
         run = call.begin()
         if run is None:
@@ -222,13 +222,14 @@ def _finish(run: Run, outcome: Outcome) -> None:
     run.finish(outcome, may_block=False)
 
 
-def _is_called_off(future: Future[Any]) -> bool:
+def is_called_off(future: Future[Any]) -> bool:
     """Tell whether a queued call has ended, or was cancelled, in a moment in which its work was in nobody's hands."""
     run: Run | None = future.__dict__.get("_run")
     return "_work" in future.__dict__ and (future.done() or (run is not None and run.cancel_requested))
 
 
-def _end_called_off(future: Future[Any], outcome: Outcome) -> None:
+def end_called_off(future: Future[Any], outcome: Outcome) -> None:
+    """End such a one, on a thread where no code of the user's may run."""
     run = future.begin()
     if isinstance(future, GatedFuture):
         future.leave_gate()

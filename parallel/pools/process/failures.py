@@ -23,6 +23,7 @@ from parallel.pools.process.pickling import dumps, loads
 
 _OURS = (
     "parallel.pools.process.",
+    "parallel.pools.distant.",
     "parallel.chunks",
     "parallel.seeds",
     "parallel.coroutines",

@@ -60,6 +60,10 @@ class Distant:
         self._id = facts.id
         self.deadline = None if facts.deadline is None else deadline_at(facts.deadline)
 
+    def is_called(self, name: str) -> None:
+        """Note the function that it calls with many items: it is known by the name of that."""
+        self._made = (About(name, self._made[0].pool),)
+
     def done(self) -> bool:
         """Tell that its function runs."""
         return False

@@ -201,4 +201,4 @@ def came_from_outside(error: BaseException) -> bool:
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
     module = traceback.tb_frame.f_globals.get("__name__", "") if traceback is not None else ""
-    return str(module).startswith("parallel.pools.process.")
+    return str(module).startswith(("parallel.pools.process.", "parallel.pools.distant."))

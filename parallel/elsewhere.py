@@ -1,0 +1,86 @@
+"""
+What may be said about pools whose calls somebody else's engine runs.
+
+Each kind has a class, as those of `kinds`; `ELSEWHERE` names them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final, Literal, cast
+
+from attrs import field, frozen
+
+from parallel.checks import STRINGS, Form, checked
+from parallel.kinds import (
+    PoolConfig,
+    as_names,
+    valid_count,
+    valid_import_string,
+    valid_import_strings,
+    valid_max_workers,
+    valid_on_exit,
+    valid_on_full,
+)
+
+CAPABILITIES: Final = ("running", "cancel")
+"""What may be declared of an executor: see `ExecutorPool`."""
+
+
+def _are_arguments(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and name.isidentifier() for name in cast("Mapping[object, object]", value)
+    )
+
+
+def _are_capabilities(value: object) -> bool:
+    return isinstance(value, tuple) and all(one in CAPABILITIES for one in cast("tuple[object, ...]", value))
+
+
+_ARGUMENTS: Form = {"type": "object"}
+_arguments = checked("a table of arguments, such as {max_workers = 4}", _are_arguments, form=_ARGUMENTS)
+_capabilities = checked(
+    f"a list of capabilities, each {' or '.join(map(repr, CAPABILITIES))}",
+    _are_capabilities,
+    form={**STRINGS, "items": {"enum": list(CAPABILITIES)}},
+)
+
+
+@frozen
+class ExecutorConfig(PoolConfig):
+    """
+    Any executor that is made by a factory.
+
+    Args:
+        factory: Import string of what makes the executor, a class such as `concurrent.futures:ProcessPoolExecutor`.
+        kwargs: What the factory is called with.
+        submit_kwargs: What each `submit` of the executor is given beside the call.
+        capabilities: What the executor can do besides: its futures tell when calls begin (`running`), and cancelling
+            one ends a call that runs (`cancel`).
+        max_workers: The most calls that the executor runs at a time, or a share of the CPUs; None for what it says.
+        initializer: Import string of what each of its processes calls first, None for nothing.
+        initargs: The initializer's arguments.
+        context: Import strings of the context variables whose values travel with each call.
+        max_pending: The most calls that wait, None for no limit.
+        on_full: What a submission does when so many wait: it blocks, raises, or runs the call itself; None blocks.
+        on_exit: What becomes of accepted calls when the program ends: all are run, or cancelled.
+    """
+
+    kind: ClassVar[str] = "executor"
+    pool: ClassVar[str] = "parallel.pools.foreign:ExecutorPool"
+    distant: ClassVar[bool] = True
+    factory: str = field(validator=valid_import_string)
+    kwargs: Mapping[str, Any] = field(factory=dict[str, Any], validator=_arguments)
+    submit_kwargs: Mapping[str, Any] = field(factory=dict[str, Any], validator=_arguments)
+    capabilities: tuple[str, ...] = field(default=(), converter=as_names, validator=_capabilities)
+    max_workers: int | str | None = field(default=None, validator=valid_max_workers)
+    initializer: str | None = field(default=None, validator=valid_import_string)
+    initargs: tuple[object, ...] = ()
+    context: tuple[str, ...] = field(default=(), converter=as_names, validator=valid_import_strings)
+    max_pending: int | None = field(default=None, validator=valid_count)
+    on_full: Literal["block", "raise", "run"] | None = field(default=None, validator=valid_on_full)
+    on_exit: Literal["wait", "cancel"] = field(default="wait", validator=valid_on_exit)
+
+
+ELSEWHERE: Final[Mapping[str, type[PoolConfig]]] = {config.kind: config for config in (ExecutorConfig,)}
+"""Those kinds, by the name that a file gives them."""
