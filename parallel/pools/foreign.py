@@ -38,9 +38,6 @@ ATTEMPTS: Final = 5
 PAUSES: Final = (0.0, 0.1, 0.5, 2.0, 5.0)
 """Seconds before another one is made."""
 
-LOOK: Final = 0.02
-"""Seconds between two looks at which calls run, of an executor whose futures tell."""
-
 
 class ExecutorPool(DistantPool):
     """
@@ -140,10 +137,9 @@ class ExecutorDriver(Driver):
         self._loop: asyncio.AbstractEventLoop
         self._events: Events
         self._futures: dict[int, concurrent.futures.Future[Any]] = {}  # those that have not ended
-        self._unseen: dict[int, concurrent.futures.Future[Any]] = {}  # those that are not known to run
-        self._cancelled: set[int] = set()  # those that were ended by force
+        self._begun: set[int] = set()  # of these, those that run; added to by the executor's threads
+        self._parked: list[tuple[Packet, tuple[Supply, ...]]] = []  # until there is an executor again
         self._broken = 0  # executors in a row, of which none has run a call
-        self._is_looking = False
 
     async def open(self, events: Events) -> None:
         """Make the executor."""
@@ -181,66 +177,56 @@ class ExecutorDriver(Driver):
         executor = self._executor
         number = packet.number
         if executor is None:  # it has broken a moment ago
-            self._loop.call_soon(self._events.lost, number, Loss(False))
+            self._parked.append((packet, supplies))
             return
         attached = ((supply.key, supply.bundle) for supply in supplies)
         try:
             future = executor.submit(run, packet, *attached, **self._submit_kwargs)
         except (concurrent.futures.BrokenExecutor, RuntimeError) as error:  # it was shut down, by whomever
-            self._loop.call_soon(self._events.lost, number, Loss(False, cause=error))
+            self._parked.append((packet, supplies))
             self._break(executor, error)
             return
         self._futures[number] = future
-        future.add_done_callback(partial(self._tell_end, executor, number))
-        if not self._tells:
-            self._events.began(number)
+        if self._tells:
+            _tell_beginning(future, partial(self._begins, number))
         else:
-            self._unseen[number] = future
-            if not self._is_looking:
-                self._is_looking = True
-                self._loop.call_later(LOOK, self._look)
+            self._begins(number)
+        future.add_done_callback(partial(self._tell_end, executor, number))
 
-    def _look(self) -> None:
-        """See which calls run."""
-        for number, future in list(self._unseen.items()):
-            if future.running():
-                self._unseen.pop(number, None)
-                self._events.began(number)
-        self._is_looking = bool(self._unseen)
-        if self._is_looking:
-            self._loop.call_later(LOOK, self._look)
+    def _begins(self, number: int) -> None:
+        """On a thread of the executor, or here: note that a call runs."""
+        self._begun.add(number)
+        self._tell(partial(self._events.began, number))
 
     def _tell_end(
         self, executor: concurrent.futures.Executor, number: int, future: concurrent.futures.Future[Any]
     ) -> None:
         """On a thread of the executor: have the loop see to the end of a call."""
+        self._tell(partial(self._ended, executor, number, future))
+
+    def _tell(self, step: Callable[[], object]) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._ended, executor, number, future)
+            self._loop.call_soon_threadsafe(step)
         except RuntimeError:  # the loop is gone, as it is in a program that ends by force
-            LOGGER.debug("a call of %s has ended when nobody was there any more", self._label)
+            LOGGER.debug("a call of %s went on when nobody was there any more", self._label)
 
     def _ended(
         self, executor: concurrent.futures.Executor, number: int, future: concurrent.futures.Future[Any]
     ) -> None:
         self._futures.pop(number, None)
-        has_begun = self._unseen.pop(number, None) is None
-        was_killed = number in self._cancelled
-        self._cancelled.discard(number)
+        has_begun = number in self._begun
+        self._begun.discard(number)
+        error = None if future.cancelled() else future.exception()
         if future.cancelled():
-            if was_killed or has_begun:
-                self._events.lost(number, Loss(True))
-            else:
-                self._events.withdrawn(number)
+            self._events.lost(number, Loss(True)) if has_begun else self._events.withdrawn(number)
+        elif error is None:
+            self._broken = 0
+            self._events.answered(number, future.result())
+        elif isinstance(error, concurrent.futures.BrokenExecutor):
+            self._break(executor, error)
+            self._events.lost(number, Loss(has_begun, cause=error))
         else:
-            error = future.exception()
-            if error is None:
-                self._broken = 0
-                self._events.answered(number, future.result())
-            elif isinstance(error, concurrent.futures.BrokenExecutor):
-                self._events.lost(number, Loss(has_begun, cause=error))
-                self._break(executor, error)
-            else:
-                self._events.failed(number, error)
+            self._events.failed(number, error)
         self._events.has_room()
 
     def _break(self, executor: concurrent.futures.Executor, error: BaseException) -> None:
@@ -263,26 +249,46 @@ class ExecutorDriver(Driver):
         except Exception as error:
             self._events.broke(f"its executor could not be made anew: {error}", error)
             return
+        parked, self._parked = self._parked, []
+        for packet, supplies in parked:
+            self.send(packet, supplies)
         self._events.has_room()
 
     def withdraw(self, number: int) -> None:
-        """Cancel it there."""
+        """Cancel it there, or here."""
         future = self._futures.get(number)
         if future is not None:
             _cancel(future)
+            return
+        before = len(self._parked)
+        self._parked = [one for one in self._parked if one[0].number != number]
+        if len(self._parked) < before:
+            self._events.withdrawn(number)
 
     def kill(self, number: int) -> None:
         """Cancel it there, where that ends it."""
-        future = self._futures.get(number)
-        if future is not None:
-            self._cancelled.add(number)
-            _cancel(future)
+        self.withdraw(number)
 
     async def close(self) -> None:
         """Shut the executor down, on a thread: it may take its time."""
         executor, self._executor = self._executor, None
         if executor is not None:
             await asyncio.to_thread(_shut_down, executor, wait=True)
+
+
+def _tell_beginning(future: concurrent.futures.Future[Any], tell: Callable[[], object]) -> None:
+    """Have *tell* called when a call begins: whoever runs it says so to its future, and nothing else tells."""
+    begin = future.set_running_or_notify_cancel
+
+    def set_running_or_notify_cancel() -> bool:
+        begins = begin()
+        if begins:
+            tell()
+        return begins
+
+    future.set_running_or_notify_cancel = set_running_or_notify_cancel  # type: ignore[method-assign]  # of this one
+    if future.running():
+        tell()  # perhaps twice
 
 
 def _cancel(future: concurrent.futures.Future[Any]) -> None:
