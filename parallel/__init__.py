@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from parallel.mapping import ParallelMap, parallel_map
     from parallel.meters import Progress
     from parallel.pools.base import Pool, PoolStats
+    from parallel.pools.foreign import ExecutorPool
     from parallel.pools.inline import InlinePool
     from parallel.pools.loop import LoopPool
     from parallel.pools.process.pool import ProcessPool
@@ -72,6 +73,7 @@ __all__ = [
     "ConfigError",
     "CurrentTask",
     "DeadlockError",
+    "ExecutorPool",
     "ForkedError",
     "Future",
     "GroupClosedError",
@@ -148,6 +150,7 @@ _ROOMS: Final = {
     "arguments": "result_of unresolved",
     "current": "CurrentTask checkpoint current_task sleep",
     "pools.base": "Pool PoolStats",
+    "pools.foreign": "ExecutorPool",
     "pools.inline": "InlinePool",
     "pools.thread": "ThreadPool",
     "pools.loop": "LoopPool",

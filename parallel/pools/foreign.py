@@ -216,8 +216,8 @@ class ExecutorDriver(Driver):
         self._futures.pop(number, None)
         has_begun = number in self._begun
         self._begun.discard(number)
-        error = None if future.cancelled() else future.exception()
-        if future.cancelled():
+        error = concurrent.futures.CancelledError() if future.cancelled() else future.exception()
+        if isinstance(error, concurrent.futures.CancelledError):  # some set it as an error, where it was running
             self._events.lost(number, Loss(True)) if has_begun else self._events.withdrawn(number)
         elif error is None:
             self._broken = 0

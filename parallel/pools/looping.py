@@ -168,7 +168,7 @@ class LoopingEngine(Engine):
         if error is not None:
             LOGGER.error("%s: its loop has failed", self.label, exc_info=error)
         with self._lock:
-            if not self._finished:
+            if not self._finished and error is not None:
                 self._broken = error
             self._closed = self._finished = True
             self._loop = None
