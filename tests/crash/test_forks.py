@@ -23,6 +23,8 @@ from crash.locks import inner_lock, locks_of_package
 import parallel.bars
 import parallel.context
 import parallel.pools.base
+import parallel.pools.distant.telling
+import parallel.pools.distant.worker
 import parallel.pools.process.launching
 import parallel.pools.process.starting
 import parallel.registry
@@ -61,6 +63,7 @@ CONFIG: Final = {
         "gated": {"kind": "thread", "max_workers": 1, "max_pending": 5},
         "process": {"kind": "process", "max_workers": 1},
         "loop": {"kind": "loop", "max_workers": 1},
+        "executor": {"kind": "executor", "factory": "concurrent.futures:ThreadPoolExecutor", "max_workers": 1},
         "inline": {"kind": "inline"},
     },
 }
@@ -268,6 +271,8 @@ WORLDS: Final[dict[str, Callable[[World], Any]]] = {
     "parallel.pools.crew:Crew._lock": lambda world: world.pools["thread"]._engine._lock,
     "the lock of the callback threads": lambda world: world.registry.callbacks._lock,
     "parallel.pools.desk:Desk._quiet": lambda world: world.registry._desk._quiet,
+    "parallel.pools.distant.telling:_lock": lambda world: parallel.pools.distant.telling._lock,
+    "parallel.pools.distant.worker:_lock": lambda world: parallel.pools.distant.worker._lock,
     "parallel.pools.handing:Tally._quiet": lambda world: world.pools["process"]._handed._quiet,
     "the tally of a loop": lambda world: world.pools["loop"]._engine.handed._quiet,
     "parallel.pools.looping:LoopingEngine._lock": lambda world: world.pools["loop"]._engine._lock,
@@ -312,6 +317,8 @@ HARMLESS: Final = {
     "parallel.outcomes:LockType": "only its type is wanted",
     "parallel.outcomes:_RLock": "only its type is wanted",
     "parallel.outcomes:waiter.event": "the thread's own that waits there",
+    "parallel.pools.distant.telling:_look_on.wait": "the thread's own that waits there",
+    "parallel.pools.distant.worker:Supplied._lock": "the child forgets what has come; a call in it has all it needs",
     "parallel.pools.intake:Intake._queue": "the child looks into it without waiting, and leaves it",
     "parallel.pools.process.segments:Store._wait_for.freed": "the thread's own that waits there",
     "parallel.pools.process.worker:Outlet._lock": "a child of a worker has no outlet: see `test_fork_inside_a_call`",
@@ -356,7 +363,7 @@ def test_fork_while_a_lock_is_held(lock: str, world: World, in_fork: Callable[..
     guard = WORLDS[lock](world)
     with held_elsewhere(guard):
         assert in_fork(world.use, timeout=LONG) == []
-    assert [future.done() for future in world.running] == [False] * 5
+    assert [future.done() for future in world.running] == [False] * 6
 
 
 def test_locks_are_all_known() -> None:

@@ -279,6 +279,7 @@ def _find(key: str) -> Any:
 def _after_fork_in_child() -> None:
     global _lock
     _lock = threading.RLock()
+    _supplies.clear()  # another thread may have been loading one, and have held its lock
 
 
 set_stock(_find)
