@@ -488,6 +488,17 @@ def count_interrupts(error: BaseException | None) -> int:
     return sum(isinstance(one, KeyboardInterrupt) for one in contexts(error))
 
 
+def exit_before_others() -> None:
+    """
+    Have the exit run what is accepted before it comes to what others have registered by now.
+
+    Executors of others shut themselves down there, with calls of ours still to come. What is registered last is called
+    first; to be called twice does no harm.
+    """
+    with suppress(RuntimeError):  # the exit has begun
+        threading._register_atexit(_at_exit)  # type: ignore[attr-defined]  # as below
+
+
 def wait_at_exit(thread: threading.Thread) -> None:
     """See that the exit waits for a daemon thread that only waits for engines, once these have ended."""
     _helpers.add(thread)

@@ -24,7 +24,7 @@ from parallel.context import Dispatcher
 from parallel.elsewhere import CAPABILITIES
 from parallel.gates import OnFull
 from parallel.machine import cpus
-from parallel.pools.base import OnExit, check_workers
+from parallel.pools.base import OnExit, check_workers, exit_before_others
 from parallel.pools.distant.driver import Driver, Events, Loss
 from parallel.pools.distant.packets import Packet, Supply
 from parallel.pools.distant.pool import DistantPool
@@ -140,6 +140,7 @@ class ExecutorDriver(Driver):
         self._begun: set[int] = set()  # of these, those that run; added to by the executor's threads
         self._parked: list[tuple[Packet, tuple[Supply, ...]]] = []  # until there is an executor again
         self._broken = 0  # executors in a row, of which none has run a call
+        self._is_used = False  # this executor has been given a call
 
     async def open(self, events: Events) -> None:
         """Make the executor."""
@@ -151,6 +152,7 @@ class ExecutorDriver(Driver):
         if not isinstance(executor, concurrent.futures.Executor):
             raise TypeError(f"the factory must make a concurrent.futures.Executor, found {executor!r}")
         self._executor = executor
+        self._is_used = False
         found: object = getattr(executor, "_max_workers", None)
         if self._max_workers is None and isinstance(found, int) and found > 0:
             self._capacity = found
@@ -186,6 +188,9 @@ class ExecutorDriver(Driver):
             self._parked.append((packet, supplies))
             self._break(executor, error)
             return
+        if not self._is_used:
+            self._is_used = True
+            exit_before_others()  # some register what they do there only now
         self._futures[number] = future
         if self._tells:
             _tell_beginning(future, partial(self._begins, number))

@@ -176,6 +176,46 @@ def test_an_executor_that_can_do_little() -> None:
         assert [future.result(timeout=LONG) for future in others[1:]] == [2, 4, 6, 8]
 
 
+AT_EXIT = """
+from parallel import configure, task
+import time
+
+def show(text):
+    time.sleep(0.02)
+    print(text, flush=True)
+
+if __name__ == "__main__":
+    pools = {{"ex": {{"kind": "executor", "factory": "{factory}", "kwargs": {{"max_workers": 1}}}}}}
+    configure({{"pools": pools}})
+    futures = [task(pool="ex")(show)(f"call {{index}}") for index in range(10)]
+    futures[-1].then(lambda _: print("then"))
+"""
+
+
+@pytest.mark.parametrize("factory", ["ProcessPoolExecutor", "ThreadPoolExecutor", "loky"])
+def test_interpreter_exit(factory: str, run_script: Callable[..., Any]) -> None:
+    """What was accepted is run, though executors shut themselves down at the exit: first comes what is ours."""
+    factory = "loky:ProcessPoolExecutor" if factory == "loky" else f"concurrent.futures:{factory}"
+    done = run_script(AT_EXIT.format(factory=factory), timeout=60)
+    assert done.stdout.splitlines() == [*(f"call {index}" for index in range(10)), "then"]
+    assert done.stderr == ""
+
+
+def test_interrupt_at_the_end(run_script: Callable[..., Any]) -> None:
+    """After a Ctrl-C that nobody handles, what waits is cancelled, and the program ends."""
+    script = AT_EXIT.format(factory="concurrent.futures:ProcessPoolExecutor")
+    began = time.monotonic()
+    done = run_script(
+        script.replace("0.02", "1.0").replace("range(10)", "range(100)") + "    futures[-1].result()\n",
+        interrupt_at="call 0",
+        status=None,
+        timeout=60,
+    )
+    assert done.returncode in (1, 130, -2)
+    assert "call 50" not in done.stdout
+    assert time.monotonic() - began < 50
+
+
 # -- ends -------------------------------------------------------------------------------------------------------------
 
 

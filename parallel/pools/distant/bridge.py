@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,6 +27,7 @@ from typing import Any, Final
 
 from parallel.call import Call
 from parallel.chunks import Kept
+from parallel.coroutines import runs_a_loop
 from parallel.current import id_of
 from parallel.deaths import WorkerDiedError
 from parallel.delivery import Feed, settle
@@ -98,6 +100,7 @@ class Bridge(LoopingEngine):
         self._numbers = itertools.count(1)
         self._sent: dict[int, Sent] = {}
         self._is_open = False
+        self._tried = threading.Event()  # it is open, and what waited has been sent; or it can't be opened
         self._goodbye: asyncio.Task[None] | None = None
         self._why: tuple[str, BaseException | None] | None = None
         super().__init__(label, thread_name)
@@ -120,6 +123,17 @@ class Bridge(LoopingEngine):
             return
         self._is_open = True
         self._start_waiting()
+        self._tried.set()
+
+    def wait_until_open(self) -> None:
+        """
+        After a call has been accepted: wait until the engine is there, the first time.
+
+        A program may come to its end right after its calls, and at the exit little can be started any more. Who can't
+        wait doesn't: an event loop, and a signal handler in the middle of a submit.
+        """
+        if not (self._tried.is_set() or runs_a_loop() or self.owns_this_thread()):
+            self._tried.wait()
 
     def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._goodbye is None:
@@ -132,6 +146,10 @@ class Bridge(LoopingEngine):
             loop.stop()
             self._finish()
 
+    def _finish(self, error: BaseException | None = None) -> None:
+        super()._finish(error)
+        self._tried.set()
+
     def broke(self, reason: str, cause: BaseException | None) -> None:
         """End all calls, and take no others; see `Events`."""
         with self._lock:
@@ -143,6 +161,7 @@ class Bridge(LoopingEngine):
         self._waiting.clear()
         self._sent.clear()
         self._end_left()
+        self._tried.set()
         if loop is not None:
             self._leave(loop)
 

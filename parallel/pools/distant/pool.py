@@ -113,6 +113,7 @@ class DistantPool(HandingPool):
         bridge.check_open()
         if self._pack(future):
             bridge.accept(future)
+            bridge.wait_until_open()
         else:
             bridge.count_stillborn()
 
