@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from parallel.mapping import ParallelMap, parallel_map
     from parallel.meters import Progress
     from parallel.pools.base import Pool, PoolStats
+    from parallel.pools.dask import DaskPool
     from parallel.pools.foreign import ExecutorPool
     from parallel.pools.inline import InlinePool
     from parallel.pools.loop import LoopPool
@@ -72,6 +73,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ConfigError",
     "CurrentTask",
+    "DaskPool",
     "DeadlockError",
     "ExecutorPool",
     "ForkedError",
@@ -150,6 +152,7 @@ _ROOMS: Final = {
     "arguments": "result_of unresolved",
     "current": "CurrentTask checkpoint current_task sleep",
     "pools.base": "Pool PoolStats",
+    "pools.dask": "DaskPool",
     "pools.foreign": "ExecutorPool",
     "pools.inline": "InlinePool",
     "pools.thread": "ThreadPool",

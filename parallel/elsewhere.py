@@ -37,6 +37,48 @@ def _are_capabilities(value: object) -> bool:
     return isinstance(value, tuple) and all(one in CAPABILITIES for one in cast("tuple[object, ...]", value))
 
 
+def _are_amounts(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and name and type(much) in (int, float) and much > 0
+        for name, much in cast("Mapping[object, Any]", value).items()
+    )
+
+
+def _are_paths(value: object) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and set(cast("Mapping[object, object]", value)) == set(_TLS)
+        and all(isinstance(path, str) and path for path in cast("Mapping[object, object]", value).values())
+    )
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(one, str) and one for one in cast("tuple[object, ...]", value))
+
+
+_TLS: Final = ("ca_file", "cert", "key")
+
+_address = checked(
+    "the address of a scheduler, such as 'tcp://scheduler:8786'",
+    lambda value: isinstance(value, str) and bool(value.strip()),
+    form={"type": "string", "minLength": 1},
+)
+_tls = checked(
+    "a table of the paths ca_file, cert and key",
+    _are_paths,
+    form={
+        "type": "object",
+        "properties": {name: {"type": "string"} for name in _TLS},
+        "required": list(_TLS),
+        "additionalProperties": False,
+    },
+)
+_resources = checked(
+    "a table of amounts, such as {GPU = 1}",
+    _are_amounts,
+    form={"type": "object", "additionalProperties": {"type": "number", "exclusiveMinimum": 0}},
+)
+_workers = checked("a list of names or addresses of workers", _are_texts, form=STRINGS)
 _ARGUMENTS: Form = {"type": "object"}
 _arguments = checked("a table of arguments, such as {max_workers = 4}", _are_arguments, form=_ARGUMENTS)
 _capabilities = checked(
@@ -82,5 +124,44 @@ class ExecutorConfig(PoolConfig):
     on_exit: Literal["wait", "cancel"] = field(default="wait", validator=valid_on_exit)
 
 
-ELSEWHERE: Final[Mapping[str, type[PoolConfig]]] = {config.kind: config for config in (ExecutorConfig,)}
+@frozen
+class DaskConfig(PoolConfig):
+    """
+    A Dask cluster that is there, or one of processes on this machine.
+
+    Args:
+        address: The scheduler's, such as `tcp://scheduler:8786`; None for a cluster of processes that is started here.
+        max_workers: The most processes of that cluster, or calls at a time beside an address, or a share of the CPUs.
+        tls: Paths of what an encrypted connection needs: `ca_file`, `cert` and `key`; None for one that is not.
+        client_name: What the scheduler calls this client, None for the pool's name.
+        resources: What a worker must have for each call, such as `{GPU = 1}`.
+        workers: Names or addresses of the workers that may run the calls, none for all.
+        kill: Whether a call can be ended by force, with its worker; None for where that can be, true insists on it.
+        initializer: Import string of what each worker process calls first, None for nothing.
+        initargs: The initializer's arguments.
+        context: Import strings of the context variables whose values travel with each call.
+        max_pending: The most calls that wait, None for no limit.
+        on_full: What a submission does when so many wait: it blocks, raises, or runs the call itself; None blocks.
+        on_exit: What becomes of accepted calls when the program ends: all are run, or cancelled.
+    """
+
+    kind: ClassVar[str] = "dask"
+    pool: ClassVar[str] = "parallel.pools.dask:DaskPool"
+    distant: ClassVar[bool] = True
+    address: str | None = field(default=None, validator=_address)
+    max_workers: int | str | None = field(default=None, validator=valid_max_workers)
+    tls: Mapping[str, str] | None = field(default=None, validator=_tls)
+    client_name: str | None = None
+    resources: Mapping[str, float] | None = field(default=None, validator=_resources)
+    workers: tuple[str, ...] = field(default=(), converter=as_names, validator=_workers)
+    kill: bool | None = None
+    initializer: str | None = field(default=None, validator=valid_import_string)
+    initargs: tuple[object, ...] = ()
+    context: tuple[str, ...] = field(default=(), converter=as_names, validator=valid_import_strings)
+    max_pending: int | None = field(default=None, validator=valid_count)
+    on_full: Literal["block", "raise", "run"] | None = field(default=None, validator=valid_on_full)
+    on_exit: Literal["wait", "cancel"] = field(default="wait", validator=valid_on_exit)
+
+
+ELSEWHERE: Final[Mapping[str, type[PoolConfig]]] = {config.kind: config for config in (ExecutorConfig, DaskConfig)}
 """Those kinds, by the name that a file gives them."""

@@ -165,7 +165,8 @@ def test_kinds_that_cannot_be_had(kind: str) -> None:
 def test_a_kind_that_nobody_names_is_not_loaded() -> None:
     """A broken package breaks nothing else."""
     with pytest.raises(
-        ConfigError, match=r"known: thread, process, loop, inline, executor, absent, missing, raises, other, named"
+        ConfigError,
+        match=r"known: thread, process, loop, inline, executor, dask, absent, missing, raises, other, named",
     ):
         from_mapping({"pools": {"far": {"kind": "fiber"}}})
     assert "broken_kinds_raise" not in sys.modules

@@ -1,0 +1,363 @@
+"""
+Kind `dask`: the contract on a real local cluster, and what only this kind does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import distributed
+import jobs
+import psutil
+import pytest
+from pools.contract import LONG, Kind, PoolContract, gate, opened
+
+from parallel import (
+    DaskPool,
+    Pool,
+    PoolBrokenError,
+    Registry,
+    TaskTimeoutError,
+    current_task,
+    gather,
+    task,
+    using,
+)
+from parallel.deaths import WorkerDiedError
+
+__all__ = ["gate"]
+
+TESTS = Path(__file__).parent.parent
+pytestmark = pytest.mark.dask
+
+
+def cluster(max_workers: int, **options: Any) -> Pool:
+    """Make a pool on a cluster of its own."""
+    return DaskPool(max_workers=max_workers, **options)
+
+
+@pytest.fixture(scope="module")
+def kind() -> Kind:
+    """A local cluster for each pool."""
+    return Kind("dask", cluster, remote=True, starts=True, late=True)
+
+
+@pytest.fixture(scope="module")
+def shared(kind: Kind) -> Iterator[Pool]:
+    """A pool of two workers that many tests use."""
+    with opened(kind, 2) as pool:
+        with jobs.Gate() as gate:
+            futures = [kind.hold(pool, gate) for _ in range(2)]
+            gate.arrived(2)
+        for future in futures:
+            future.result(timeout=LONG)
+        assert list(pool.map(jobs.double, range(200)))  # Dask opens connections as they are needed, and keeps them
+        yield pool
+
+
+@pytest.fixture
+def pool(kind: Kind) -> Iterator[Pool]:
+    """A pool of two workers."""
+    with opened(kind, 2) as pool:
+        yield pool
+
+
+class TestContract(PoolContract):
+    """A cluster keeps the contract, but in forked children: Dask's own threads are not there."""
+
+    def test_fork(self, kind: Kind, pool: Pool, gate: jobs.Gate, in_fork: Callable[..., Any]) -> None:
+        """A forked child is told so at once; what had ended before can be read, and the parent goes on."""
+        ended = pool.submit(jobs.double, 1)
+        assert ended.result(timeout=LONG) == 2
+
+        def child() -> tuple[Any, ...]:
+            try:
+                return ended.result(timeout=20), str(pool.submit(jobs.double, 1).exception(timeout=20))
+            finally:
+                pool.shutdown()
+
+        value, told = in_fork(child)
+        assert value == 2
+        assert "Dask was used before this process was forked" in told
+        assert pool.submit(jobs.double, 2).result(timeout=LONG) == 4
+
+    def test_fork_while_busy(self, kind: Kind, pool: Pool, in_fork: Callable[..., Any]) -> None:
+        """Forks in the middle of submits by other threads leave the parent working."""
+        stop = threading.Event()
+        results: list[Any] = []
+
+        def submit() -> None:
+            while not stop.is_set():
+                results.append(pool.submit(jobs.double, 1).result(timeout=LONG))
+
+        thread = threading.Thread(target=submit)
+        thread.start()
+        try:
+            for _ in range(3):
+                assert in_fork(lambda: pool.stats().running) == 0
+        finally:
+            stop.set()
+            thread.join(LONG)
+        assert set(results) == {2}
+
+
+# -- what the cluster is ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A scheduler and two workers of one thread, started as an operator does it; returns the address."""
+    folder = tmp_path_factory.mktemp("dask")
+    with started(folder) as address:
+        yield address
+
+
+@contextmanager
+def started(folder: Path, *more: str) -> Iterator[str]:
+    """Start a scheduler, and two workers with nannies."""
+    paths = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+    env = {**os.environ, "PYTHONPATH": paths, "DASK_DISTRIBUTED__WORKER__DAEMON": "False"}
+    file = folder / "scheduler.json"
+    first = [
+        sys.executable,
+        "-m",
+        "distributed.cli.dask_scheduler",
+        "--port",
+        "0",
+        "--scheduler-file",
+        str(file),
+        *ends,
+    ]
+    others = [
+        *[sys.executable, "-m", "distributed.cli.dask_worker", *here, "--nworkers", "2", "--nthreads", "1"],
+        *["--resources", "GPU=1", *more],
+    ]
+    options: dict[str, Any] = {"env": env, "cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        running.append(subprocess.Popen(first, **options))
+        wait_for(file.exists)
+        running.append(subprocess.Popen(others, **options))
+        yield str(json.loads(file.read_text())["address"])
+    finally:
+        for one in reversed(running):
+            one.terminate()
+        for one in reversed(running):
+            try:
+                one.wait(20)
+            except subprocess.TimeoutExpired:
+                one.kill()
+                one.wait(20)
+
+
+def wait_for(fact: Callable[[], object]) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + LONG
+    while not fact():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def there(scheduler: str) -> Iterator[DaskPool]:
+    """A pool on that cluster."""
+    with DaskPool(scheduler) as pool:
+        wait_for(lambda: pool.submit(jobs.double, 2).result(timeout=LONG) == 4 and pool.stats().workers == 2)
+        yield pool
+
+
+def test_a_cluster_that_is_there(there: DaskPool) -> None:
+    """Its workers run the calls; it outlives the pool."""
+    assert gather(*(there.submit(jobs.double, n) for n in range(50))).result(timeout=LONG) == tuple(range(0, 100, 2))
+    assert there.submit(lambda: os.getpid()).result(timeout=LONG) != os.getpid()
+
+
+def test_resources(scheduler: str) -> None:
+    """Calls go to workers that have what is asked for; what no worker has is refused at once."""
+    with DaskPool(scheduler, resources={"GPU": 1}) as pool:
+        assert pool.submit(jobs.double, 2).result(timeout=LONG) == 4
+    with DaskPool(scheduler, resources={"TPU": 1}) as pool:
+        told = str(pool.submit(jobs.double, 2).exception(timeout=LONG))
+    assert "no worker may run the calls: resources {'TPU': 1}" in told
+    assert "{'GPU': 1.0}" in told or "{'GPU': 1}" in told
+
+
+def test_no_scheduler() -> None:
+    """Nobody waits for ever for one that isn't there."""
+    with DaskPool("tcp://127.0.0.1:9", max_workers=1) as pool:
+        error = pool.submit(jobs.double, 2).exception(timeout=60)
+    assert isinstance(error, PoolBrokenError)
+    assert "could not be started" in str(error)
+
+
+def test_other_versions(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster of other versions is refused, with both of them: here the table that the scheduler sends is changed."""
+    get_versions = distributed.Client.get_versions
+
+    async def changed(client: Any) -> Any:
+        table = await get_versions(client)
+        table["scheduler"]["packages"]["python"] = "2.7.18.final.0"
+        return table
+
+    monkeypatch.setattr(distributed.Client, "get_versions", changed)
+    with DaskPool(scheduler) as pool:
+        told = str(pool.submit(jobs.double, 2).exception(timeout=LONG))
+    assert "the versions differ: the scheduler has python 2.7, here 3." in told
+
+
+# -- deaths -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_is_killed(there: DaskPool, tmp_path: Path) -> None:
+    """The call that it ran is blamed, and not run again; the others are run."""
+    runs = tmp_path / "runs"
+    dying = there.submit(note_and_die, str(runs), 0.3)
+    others = [there.submit(jobs.double, n) for n in range(100)]
+    error = dying.exception(timeout=LONG)
+    assert isinstance(error, WorkerDiedError)
+    assert error.worker.startswith("tcp://127.0.0.1:")
+    assert f"worker {error.worker} died while it ran" in str(error)
+    assert [future.result(timeout=LONG) for future in others] == list(range(0, 200, 2))
+    assert runs.read_text() == "."
+
+
+def test_an_idempotent_call_is_run_again(scheduler: str, tmp_path: Path) -> None:
+    """Twice at most."""
+    runs = tmp_path / "runs"
+    with Registry({"pools": {"far": {"kind": "dask", "address": scheduler}}}) as registry, using(registry):
+        dying = task(pool="far", idempotent=True)(note_and_die)
+        assert isinstance(dying(str(runs), 0.2).exception(timeout=2 * LONG), WorkerDiedError)
+    assert runs.read_text() == "..."
+
+
+def test_a_timeout_kills(there: DaskPool, scheduler: str) -> None:
+    """A call that overruns its time is ended with its worker, which its nanny starts anew."""
+    with Registry({"pools": {"far": {"kind": "dask", "address": scheduler, "kill": True}}}) as registry:
+        with using(registry):
+            began = time.monotonic()
+            with pytest.raises(TaskTimeoutError):
+                task(pool="far", timeout=0.5)(time.sleep)(60).result(timeout=LONG)
+            held = task(pool="far")(time.sleep)(60)
+            wait_for(held.running)
+            assert held.cancel(running=True)
+            registry.drain(2 * LONG)
+        assert time.monotonic() - began < 50
+        wait_for(lambda: registry.pool("far").submit(jobs.double, 2).result(timeout=LONG) == 4)
+
+
+def test_a_function_is_asked_to_stop(there: DaskPool) -> None:
+    """`cancel()` tells it, on whatever machine it runs."""
+    future = there.submit(until_asked)
+    wait_for(future.running)
+    assert not future.cancel()
+    assert future.cancelled() or future.exception(timeout=LONG) is not None or future.result() == "asked"
+
+
+def test_the_scheduler_is_killed(tmp_path: Path) -> None:
+    """Every call ends, with an error that says so, and so does every later one."""
+    with started(tmp_path) as address, DaskPool(address) as pool:
+        assert pool.submit(jobs.double, 2).result(timeout=LONG) == 4
+        running = [pool.submit(time.sleep, 60) for _ in range(5)]
+        wait_for(lambda: pool.stats().running)
+        os.kill(pid_at(address), signal.SIGKILL)
+        errors = [future.exception(timeout=LONG) for future in running]
+        assert {type(error) for error in errors} == {PoolBrokenError}
+        assert f"the connection to the scheduler {address} is lost" in str(errors[0])
+        with pytest.raises(PoolBrokenError):
+            pool.submit(jobs.double, 2)
+
+
+# -- maps -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_large_constant(scheduler: str) -> None:
+    """It goes to each worker once, not with each chunk."""
+    with Registry({"pools": {"far": {"kind": "dask", "address": scheduler}}}) as registry, using(registry):
+        mapped = task(pool="far")(add_length)
+        data = b"x" * 5_000_000
+        assert list(mapped.map(range(2_000), constants={"data": data}, chunksize=50)) == [
+            n + len(data) for n in range(2_000)
+        ]
+
+
+def test_many_tiny_items(scheduler: str) -> None:
+    """They go in chunks: the scheduler sees some hundred tasks of 200,000 items."""
+    with Registry({"pools": {"far": {"kind": "dask", "address": scheduler}}}) as registry, using(registry):
+        mapped = task(pool="far")(jobs.double)
+        assert sum(mapped.stream(range(200_000))) == 199_999 * 200_000
+        assert registry.pool("far").stats().done < 2_000
+
+
+def test_items_that_kill(there: DaskPool, scheduler: str) -> None:
+    """An item that kills its worker is blamed alone."""
+    with Registry({"pools": {"far": {"kind": "dask", "address": scheduler}}}) as registry, using(registry):
+        ends = list(task(pool="far")(die_at_seven).map(range(20), errors="collect"))
+    assert [index for index, end in enumerate(ends) if end.error is not None] == [7]
+    assert isinstance(ends[7].error, WorkerDiedError)
+
+
+def test_nested_calls(scheduler: str) -> None:
+    """In a worker, the same pool runs calls inline: no nest holds up the cluster."""
+    with Registry({"pools": {"far": {"kind": "dask", "address": scheduler}}}) as registry, using(registry):
+        found = gather(*(outer() for _ in range(8))).result(timeout=LONG)
+    assert all(outside == inside for outside, inside in found)
+
+
+@task(pool="far")
+def inner() -> int:
+    """Return where it runs."""
+    return os.getpid()
+
+
+@task(pool="far")
+def outer() -> tuple[int, int]:
+    """Return where it runs, and what it calls."""
+    return os.getpid(), inner().result()
+
+
+def note_and_die(path: str, seconds: float) -> None:
+    """Note that it runs, and kill its process after so long."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(".")
+    time.sleep(seconds)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at_seven(number: int) -> int:
+    """Kill the process at one item."""
+    if number == 7:
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def until_asked() -> str:
+    """Run until it is asked to stop."""
+    for _ in range(1000):
+        if current_task().cancelled:
+            return "asked"
+        time.sleep(0.02)
+    return "never"
+
+
+def add_length(number: int, data: bytes) -> int:
+    """Use both."""
+    return number + len(data)
+
+
+def pid_at(address: str) -> int:
+    """Return the process that listens there."""
+    port = int(address.rpartition(":")[2])
+    found = [one.pid for one in psutil.net_connections("tcp") if one.laddr.port == port and one.status == "LISTEN"]
+    assert found[0] is not None
+    return int(found[0])
