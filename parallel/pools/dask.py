@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import tempfile
 import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import cache
@@ -28,7 +29,7 @@ from weakref import WeakKeyDictionary
 from parallel.context import Dispatcher, era
 from parallel.gates import OnFull
 from parallel.machine import cpus
-from parallel.pools.base import OnExit, check_workers
+from parallel.pools.base import OnExit, check_workers, exit_before_others
 from parallel.pools.distant.driver import Driver, Events, Loss
 from parallel.pools.distant.packets import Answer, Bundle, Packet, Supply, origin
 from parallel.pools.distant.pool import DistantPool
@@ -204,6 +205,7 @@ class DaskDriver(Driver):
         self._events: Events
         self._client: Any = None
         self._cluster: Any = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None  # what the local cluster's workers put on disk
         self._capacity = options.max_workers or cpus()
         self._workers = 0
         self._futures: dict[int, Any] = {}
@@ -230,8 +232,10 @@ class DaskDriver(Driver):
         options = self._options
         address: Any = options.address
         if address is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="parallel-dask-", ignore_cleanup_errors=True)
             self._cluster = address = await distributed.LocalCluster(
                 n_workers=self._capacity,
+                local_directory=self._folder.name,
                 threads_per_worker=1,
                 dashboard_address=":0",
                 asynchronous=True,
@@ -246,6 +250,7 @@ class DaskDriver(Driver):
             security=security,
             timeout=PATIENCE,
         )
+        exit_before_others()  # the threads that Dask works with are shut down there
         await self._check_versions()
         await self._look_at_workers(insist=True)
         self._client.subscribe_topic(self._topic, self._hear)
@@ -352,6 +357,8 @@ class DaskDriver(Driver):
                     await one.close()
                 except Exception:
                     LOGGER.exception("%s: %r could not be closed", self._label, one)
+        if self._folder is not None:
+            self._folder.cleanup()
 
     # -- sending ------------------------------------------------------------------------------------------------------
 

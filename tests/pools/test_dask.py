@@ -22,6 +22,7 @@ import psutil
 import pytest
 from pools.contract import LONG, Kind, PoolContract, gate, opened
 
+import parallel.pools.dask
 from parallel import (
     DaskPool,
     Pool,
@@ -61,7 +62,8 @@ def shared(kind: Kind) -> Iterator[Pool]:
             gate.arrived(2)
         for future in futures:
             future.result(timeout=LONG)
-        assert list(pool.map(jobs.double, range(200)))  # Dask opens connections as they are needed, and keeps them
+        for _ in range(3):  # Dask opens connections as they are needed, and keeps them
+            gather(*(pool.submit(jobs.double, n) for n in range(500))).result(timeout=LONG)
         yield pool
 
 
@@ -128,21 +130,12 @@ def started(folder: Path, *more: str) -> Iterator[str]:
     paths = os.pathsep.join([str(TESTS.parent), str(TESTS)])
     env = {**os.environ, "PYTHONPATH": paths, "DASK_DISTRIBUTED__WORKER__DAEMON": "False"}
     file = folder / "scheduler.json"
-    first = [
-        sys.executable,
-        "-m",
-        "distributed.cli.dask_scheduler",
-        "--port",
-        "0",
-        "--scheduler-file",
-        str(file),
-        *ends,
-    ]
-    others = [
-        *[sys.executable, "-m", "distributed.cli.dask_worker", *here, "--nworkers", "2", "--nthreads", "1"],
-        *["--resources", "GPU=1", *more],
-    ]
+    here = ["--scheduler-file", str(file), "--host", "127.0.0.1", "--no-dashboard"]
+    first = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", *here]
+    workers = [sys.executable, "-m", "distributed.cli.dask_worker", "--nworkers", "2", "--nthreads", "1", *here]
+    others = [*workers, "--resources", "GPU=1", *more]
     options: dict[str, Any] = {"env": env, "cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    options["start_new_session"] = True
     running: list[subprocess.Popen[bytes]] = []
     try:
         running.append(subprocess.Popen(first, **options))
@@ -150,14 +143,9 @@ def started(folder: Path, *more: str) -> Iterator[str]:
         running.append(subprocess.Popen(others, **options))
         yield str(json.loads(file.read_text())["address"])
     finally:
-        for one in reversed(running):
-            one.terminate()
-        for one in reversed(running):
-            try:
-                one.wait(20)
-            except subprocess.TimeoutExpired:
-                one.kill()
-                one.wait(20)
+        for one in running:
+            os.killpg(one.pid, signal.SIGKILL)  # with what it has started: they end in order in 20 seconds at best
+            one.wait(LONG)
 
 
 def wait_for(fact: Callable[[], object]) -> None:
@@ -192,8 +180,9 @@ def test_resources(scheduler: str) -> None:
     assert "{'GPU': 1.0}" in told or "{'GPU': 1}" in told
 
 
-def test_no_scheduler() -> None:
+def test_no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for ever for one that isn't there."""
+    monkeypatch.setattr(parallel.pools.dask, "PATIENCE", 2.0)
     with DaskPool("tcp://127.0.0.1:9", max_workers=1) as pool:
         error = pool.submit(jobs.double, 2).exception(timeout=60)
     assert isinstance(error, PoolBrokenError)
@@ -275,6 +264,40 @@ def test_the_scheduler_is_killed(tmp_path: Path) -> None:
         assert f"the connection to the scheduler {address} is lost" in str(errors[0])
         with pytest.raises(PoolBrokenError):
             pool.submit(jobs.double, 2)
+
+
+AT_EXIT = """
+from parallel import configure, task
+import time
+
+def late(text):
+    time.sleep(0.02)
+    return text
+
+def show(text):
+    print(text, flush=True)
+
+if __name__ == "__main__":
+    configure({"pools": {"far": {"kind": "dask", "max_workers": 1}}})
+    futures = [task(pool="far")(late)(f"call {index}").then(show) for index in range(10)]
+"""
+
+
+def test_interpreter_exit(run_script: Callable[..., Any]) -> None:
+    """What was accepted is run, and what follows it."""
+    done = run_script(AT_EXIT, timeout=60)
+    assert sorted(done.stdout.splitlines()) == [f"call {index}" for index in range(10)]
+    assert done.stderr == ""
+
+
+def test_ctrl_c(run_script: Callable[..., Any]) -> None:
+    """After one that nobody handles, what waits is cancelled, what runs is ended, and no cluster is left."""
+    began = time.monotonic()
+    script = AT_EXIT + "    show('ready'); task(pool='far')(time.sleep)(60).result()\n"
+    done = run_script(script.replace("0.02", "20"), interrupt_at="ready", status=None, timeout=60)
+    assert done.returncode in (1, 130, -signal.SIGINT)
+    assert "call 5" not in done.stdout
+    assert time.monotonic() - began < 40
 
 
 # -- maps -------------------------------------------------------------------------------------------------------------
