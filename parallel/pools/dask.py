@@ -23,7 +23,7 @@ import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import cache
 from importlib import import_module
-from typing import Any, ClassVar, Final, NamedTuple, cast
+from typing import Any, ClassVar, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from parallel.context import Dispatcher, era
@@ -335,8 +335,7 @@ class DaskDriver(Driver):
 
     @property
     def _is_connected(self) -> bool:
-        client = cast(Any, self._client)
-        return client is not None and client.status == "running"
+        return self._client is not None and bool(self._client.status == "running")
 
     def _broke(self) -> None:
         if not self._is_closing:

@@ -5,6 +5,7 @@ Kind `executor`: the contract on real executors, and what only this kind does.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -100,7 +101,8 @@ if __name__ == "__main__":
 )
 def test_executors_of_others(factory: str, capabilities: list[str], run_script: Callable[..., Any]) -> None:
     """Values, errors, cancellations and maps go through mpi4py, executorlib and Parsl."""
-    done = run_script(OTHERS.format(factory=factory, capabilities=capabilities), timeout=120)
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])  # Parsl looks there for its workers
+    done = run_script(OTHERS.format(factory=factory, capabilities=capabilities), env={"PATH": path}, timeout=120)
     assert done.stdout.splitlines() == ["4", "ZeroDivisionError True", "380", "True", "True None", "90", "0"]
 
 
