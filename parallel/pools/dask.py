@@ -232,15 +232,7 @@ class DaskDriver(Driver):
         options = self._options
         address: Any = options.address
         if address is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="parallel-dask-", ignore_cleanup_errors=True)
-            self._cluster = address = await distributed.LocalCluster(
-                n_workers=self._capacity,
-                local_directory=self._folder.name,
-                threads_per_worker=1,
-                dashboard_address=":0",
-                asynchronous=True,
-                silence_logs=logging.ERROR,
-            )
+            address = await self._start_cluster(distributed)
         security = None if options.tls is None else distributed.Security(**_security(options.tls))
         self._client = await distributed.Client(
             address,
@@ -256,6 +248,20 @@ class DaskDriver(Driver):
         self._client.subscribe_topic(self._topic, self._hear)
         await self._keep_from_rerunning()
         self._spawn(self._watch())
+
+    async def _start_cluster(self, distributed: Any) -> Any:
+        """Start a cluster on this machine, which leaves nothing on its disk."""
+        folder = self._folder = tempfile.TemporaryDirectory(prefix="parallel-dask-", ignore_cleanup_errors=True)
+        with _imported("dask").config.set({"temporary-directory": folder.name}):  # for the scheduler, which takes none
+            self._cluster = await distributed.LocalCluster(
+                n_workers=self._capacity,
+                local_directory=folder.name,
+                threads_per_worker=1,
+                dashboard_address=":0",
+                asynchronous=True,
+                silence_logs=logging.ERROR,
+            )
+        return self._cluster
 
     async def _check_versions(self) -> None:
         """
