@@ -149,6 +149,11 @@ class Route(Protocol):
         ...
 
     @property
+    def depth(self) -> int:
+        """How many pieces are sent for each of these: one that runs, and those that wait behind it."""
+        ...
+
+    @property
     def workers(self) -> Callable[[], int]:
         """Tells how many workers are alive."""
         ...
@@ -328,7 +333,7 @@ class Flow:
         Args:
             in_hand: Something has ended that is about to be handed out; it is filled again after that.
         """
-        most = 2 * self._route.capacity
+        most = self._route.depth * self._route.capacity
         while len(self.out) < most and not self.stopped:
             if (self.is_slow or self.runs_here) and (in_hand or self.has_news):
                 return

@@ -40,6 +40,7 @@ class Singles:
         call: Makes the call, with the item's arguments.
         spread: Each item is a tuple of arguments.
         capacity: How many calls may run at a time.
+        depth: How many are sent for each of these.
         workers: Tells how many workers are alive.
         before: Returns arguments that come before those of the item with that index.
         medians: Is told what an item took; None: nobody is.
@@ -52,6 +53,7 @@ class Singles:
         call: Callable[..., Future[Any]],
         spread: bool,
         capacity: int,
+        depth: int,
         workers: Callable[[], int],
         before: Callable[[int], tuple[Any, ...]] | None = None,
         medians: Medians | None = None,
@@ -61,6 +63,7 @@ class Singles:
         self._before = before
         self._medians = medians
         self.capacity = capacity
+        self.depth = depth
         self.workers = workers
 
     def send(self, piece: Piece) -> Future[Any]:
@@ -131,6 +134,7 @@ class Chunks:
         died: Makes the error of an item in which a worker has died, from that of the chunk.
         reruns: How often an item is run again in which a worker has died.
         capacity: How many may run at a time.
+        depth: How many are sent for each of these.
         lone: Makes the route of items that are, or hold, futures.
         spread: Each item is a tuple of arguments.
         pickles: The items are pickled: no future can be, so nobody has to look for them before.
@@ -148,6 +152,7 @@ class Chunks:
         died: Callable[[Any], BaseException],
         reruns: int,
         capacity: int,
+        depth: int,
         lone: Callable[[], Route],
         spread: bool,
         pickles: bool,
@@ -160,6 +165,7 @@ class Chunks:
         self._died = died
         self._reruns = reruns
         self.capacity = capacity
+        self.depth = depth
         self._lone = lone
         self._spread = spread
         self._pickles = pickles

@@ -351,9 +351,10 @@ class Task(Declared, Generic[P, R]):
             prepare,
             lambda: pool.stats().workers,
             functools.partial(pool.error_of_item, self.name),
-            lambda error: type(error)(self.name, error.pid, error.exit_code, error.last_words),
+            lambda error: type(error)(self.name, error.pid, error.exit_code, error.last_words, error.worker),
             plan.reruns,
             pool.capacity,
+            pool.depth,
             functools.cache(lambda: self._route_of_singles(place, manner, pool, is_async)),
             manner.spread,
             pool.pickles,
@@ -377,6 +378,7 @@ class Task(Declared, Generic[P, R]):
             lambda *items: context.copy().run(one.call_from, place, items, kwargs),
             manner.spread,
             min(pool.capacity, SINGLES),
+            pool.depth,
             lambda: pool.stats().workers,
             before,
             medians,
@@ -605,6 +607,7 @@ class TaskChain(Task[P, R]):
             lambda *items: context.copy().run(self.call_from, place, items, kwargs),
             manner.spread,
             min(sum(route.capacity for route in routes), SINGLES),
+            max(route.depth for route in routes),
             lambda: sum(route.workers() for route in routes),
         )
 

@@ -138,6 +138,7 @@ class Pool(concurrent.futures.Executor):
         launches_here: Whether `launch` runs code of the user's, or the call itself: not for a timer's or loop's thread.
         has_threads: Whether its workers are threads, which take the future itself and run it by `run_on`.
         pickles: Whether what a function is given is pickled.
+        depth: How many pieces of a map it is given for each that it runs: one, and those that wait behind it.
         name: Its name in the configuration; empty for a pool used on its own.
         gate: What bounds the calls that wait in it; None: nothing.
         cancels_at_exit: Whether what waits at the program's end is cancelled, and what runs asked to end.
@@ -148,6 +149,7 @@ class Pool(concurrent.futures.Executor):
     launches_here: ClassVar[bool] = False
     has_threads: ClassVar[bool] = False
     pickles: ClassVar[bool] = False
+    depth: ClassVar[int] = 2
     wants_configuration: ClassVar[bool] = False
 
     def __init__(

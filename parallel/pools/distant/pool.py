@@ -40,6 +40,8 @@ class DistantPool(HandingPool):
         configuration: That of its registry, pickled, for what its calls call; None: there is none.
     """
 
+    depth: ClassVar[int] = 8
+    """An answer takes a while to come here, and the next piece to go there: workers are to have enough meanwhile."""
     wants_configuration: ClassVar[bool] = True
     pickles: ClassVar[bool] = True
     launches_here: ClassVar[bool] = True
