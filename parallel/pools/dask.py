@@ -38,8 +38,9 @@ from parallel.pools.distant.worker import ask_to_stop, run
 
 LOGGER = logging.getLogger("parallel")
 
-PAUSE: Final = 0.005
-"""Seconds between two gatherings of answers, so that each brings many: one alone costs the scheduler as much as ten."""
+PAUSE: Final = 0.03
+"""Seconds between two gatherings of answers, so that each brings many: one alone costs as much as ten. What comes after
+a longer pause is fetched at once."""
 
 WINDOW: Final = 1000
 """Calls that may be with the scheduler besides twice as many as the workers run: it takes a kilobyte for each."""
@@ -214,6 +215,9 @@ class DaskDriver(Driver):
         self._answered: set[int] = set()  # those whose answers are on the cluster
         self._finished: list[int] = []  # of these, those that nobody has fetched yet
         self._gathering = False
+        self._gathered_at = 0.0
+        self._loop: asyncio.AbstractEventLoop
+        self._is_near = False  # its workers can be reached from here without asking whether
         self._tasks: set[asyncio.Task[Any]] = set()
         self._scattered: WeakKeyDictionary[Supply, Any] = WeakKeyDictionary()
         self._is_closing = False
@@ -229,6 +233,7 @@ class DaskDriver(Driver):
                 "start the process in another way, such as by multiprocessing's 'spawn' or 'forkserver'"
             )
         self._events = events
+        self._loop = asyncio.get_running_loop()
         options = self._options
         address: Any = options.address
         if address is None:
@@ -308,6 +313,7 @@ class DaskDriver(Driver):
             raise RuntimeError("kill = true: a call can be ended by force only on workers of one thread with a nanny")
         self.kills = can_kill and options.kill is not False
         self._workers = len(able)
+        self._is_near = all(_is_local(at) for at in info)
         threads = sum(one["nthreads"] for one in able)
         self._capacity = (options.max_workers if options.address is not None else None) or max(threads, 1)
 
@@ -479,10 +485,11 @@ class DaskDriver(Driver):
         """Fetch the answers that are there, many at a time."""
         try:
             while self._finished:
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(self._gathered_at + PAUSE - self._loop.time())
+                self._gathered_at = self._loop.time()
                 numbers, self._finished = self._finished, []
                 futures = {number: self._futures[number] for number in numbers if number in self._futures}
-                answers: Any = await self._client.gather(futures, errors="skip")
+                answers: Any = await self._client.gather(futures, errors="skip", direct=self._is_near)
                 for number, future in futures.items():
                     answer = answers.get(number)
                     if answer is not None:
@@ -554,6 +561,11 @@ class DaskDriver(Driver):
             await self._client.run(ask_to_stop, origin(), number, workers=[place], on_error="ignore")
         except Exception:
             LOGGER.debug("%s: worker %s could not be told", self._label, place, exc_info=True)
+
+
+def _is_local(address: str) -> bool:
+    """Tell whether that is on this machine, for certain."""
+    return address.startswith("inproc:") or "://127." in address or "://[::1]" in address
 
 
 def _imported(name: str) -> Any:

@@ -31,12 +31,12 @@ class NoReruns(SchedulerPlugin):
 
     def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
         """See that the task is not run again."""
-        if self.mark not in str(key):
+        if finish not in ("processing", "memory") or type(key) is not str or self.mark not in key:
             return
         task = self.scheduler.tasks.get(key)
         if task is None:
             return
         if finish == "processing":
             task.suspicious = self.scheduler.allowed_failures
-        elif finish == "memory":
+        else:
             task.run_spec = None
