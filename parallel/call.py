@@ -37,6 +37,7 @@ from parallel.errors import PoolFullError, TaskTimeoutError
 from parallel.events import CallRetried
 from parallel.gates import Gate
 from parallel.limits import Limits
+from parallel.naps import until_set
 from parallel.outcomes import CANCELLED, Outcome, Work, failure
 from parallel.runs import Run, current_run
 from parallel.states import BARE, share_keys
@@ -153,7 +154,7 @@ class Call(Tried):
                 worker.lend(self)
             self._look_ahead()
             try:
-                turn.wait()
+                until_set(turn)
             finally:
                 if worker is not None:
                     worker.unlend()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
 
 from parallel.context import Dispatcher, about_to_wait, era, this
 from parallel.errors import ForkedError
+from parallel.naps import NAP
 from parallel.outcomes import (
     CANCELLED,
     ENDED,
@@ -41,21 +42,12 @@ T = TypeVar("T")
 BARE: Final = ()
 """The work of a future that no engine runs: one made by hand, or the target of a link."""
 
-_NAP: Final = 0.25
-"""
-Seconds that the main thread sleeps at a time.
-
-CPython tells it of a signal before it falls asleep, or by waking it. One that comes in between, while it gives up the
-interpreter's lock, or that the system hands to another thread, would be heard of only when the future ends. A longer
-nap lets Ctrl-C wait, a shorter one wakes the program in vain more often.
-"""
-
 
 def _acquire(lock: threading.Lock, timeout: float | None) -> bool:
     """Take *lock*; False if *timeout* seconds came first. On the main thread, look for signals in between."""
     left = math.inf if timeout is None else timeout
     end = time.monotonic() + left
-    nap = _NAP
+    nap = NAP
     while not lock.acquire(timeout=max(min(left, nap), 0)):
         left = end - time.monotonic()
         if left <= 0:

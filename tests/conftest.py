@@ -118,13 +118,19 @@ def _census() -> dict[tuple[str, object], str]:
     return {(kind, key): text for kind, found in kinds.items() for key, text in found.items()}
 
 
-def _left(before: dict[tuple[str, object], str]) -> list[str]:
-    return [text for key, text in _census().items() if key not in before]
+def _left(before: dict[tuple[str, object], str], keeps_connections: bool = False) -> list[str]:
+    left = [text for key, text in _census().items() if key not in before]
+    return [text for text in left if not (keeps_connections and ": socket:" in text)]
 
 
 @pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Start from no configuration and no open pool; afterwards nothing may be left."""
+def clean(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
+    """
+    Start from no configuration and no open pool; afterwards nothing may be left.
+
+    Dask keeps the connections that it opens as it needs them: those of a cluster that many tests share are its own.
+    """
+    keeps_connections = request.node.get_closest_marker("dask") is not None and "shared" in request.fixturenames
     for name in [name for name in os.environ if name.startswith("PARALLEL_")]:
         monkeypatch.delenv(name)
     before = _census()
@@ -133,12 +139,12 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         registry.reset()
     if (timer := sys.modules.get("parallel.timer")) is not None:
         timer.TIMER.close()  # its thread would end by itself, but only after a while
-    left = _left(before)
+    left = _left(before, keeps_connections)
     if left:
         gc.collect()
         deadline = time.monotonic() + PATIENCE
         pause = 0.001
-        while (left := _left(before)) and time.monotonic() < deadline:
+        while (left := _left(before, keeps_connections)) and time.monotonic() < deadline:
             time.sleep(pause)  # what is on its way out tells nobody when it has gone
             pause = min(pause * 2, 0.1)
     assert not left, f"left behind: {left}"

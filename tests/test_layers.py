@@ -15,7 +15,7 @@ PACKAGE = Path(parallel.__file__).parent
 
 HOUSE = [
     {"errors"},
-    {"weak"},
+    {"weak", "naps"},
     {"context"},
     {"coroutines"},
     {"kept"},

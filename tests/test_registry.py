@@ -721,6 +721,47 @@ finally:
     assert done.stderr.count("\nKeyboardInterrupt\n") == 1
 
 
+LATE_WAITS = {
+    "result": "Future().result()",
+    "registry": "task(time.sleep)(3); default.shutdown()",
+    "thread": "pool = ThreadPool(1); pool.submit(time.sleep, 3); pool.shutdown()",
+    "loop": "pool = LoopPool(); pool.submit(asyncio.sleep, 3); pool.shutdown()",
+    "process": "pool = ProcessPool(1); pool.submit(time.sleep, 3); pool.shutdown()",
+    "executor": "pool = ExecutorPool(Threads); pool.submit(time.sleep, 3); pool.shutdown()",
+}
+
+
+@pytest.mark.parametrize("how", LATE_WAITS)
+def test_interrupt_that_wakes_nobody(how: str, run_script: Runner) -> None:
+    """A Ctrl-C that CPython tells the main thread of while that falls asleep is heard all the same."""
+    done = run_script(
+        HEAD
+        + f"""
+import _thread, asyncio
+from concurrent.futures import ThreadPoolExecutor as Threads
+from parallel import ExecutorPool, LoopPool, ProcessPool
+from parallel.registry import default_registry
+
+start = []
+def interrupt():
+    time.sleep(1)
+    start.append(time.monotonic())
+    _thread.interrupt_main()  # notes a signal, and wakes nobody
+
+if __name__ == "__main__":
+    default = default_registry()
+    threading.Thread(target=interrupt, daemon=True).start()
+    try:
+        {LATE_WAITS[how]}
+    finally:
+        show(f"after {{time.monotonic() - start[0]:.2f}}")
+""",
+        status=None,
+        timeout=30,
+    )
+    assert float(done.stdout.split("after ")[1]) < 0.6, done.stderr
+
+
 def test_interrupt_cancels_what_is_queued(run_script: Runner) -> None:
     """After an unhandled Ctrl-C the calls that have not been started are cancelled, and the program ends soon."""
     done = run_script(

@@ -32,6 +32,7 @@ from parallel.context import WITHIN, Dispatcher, callbacks_within, era, plain_fu
 from parallel.futures import Future
 from parallel.gates import Gate, GatedFuture, OnFull
 from parallel.limits import are_asked_here
+from parallel.naps import join
 from parallel.outcomes import Work, contexts
 from parallel.outcomes import failure as failed
 from parallel.timer import TIMER
@@ -467,7 +468,7 @@ def _at_exit() -> None:
             engine.join()
         for thread in members(_helpers):
             with suppress(RuntimeError):  # it has not been started
-                thread.join()
+                join(thread)
         TIMER.close()
 
 

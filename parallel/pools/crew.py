@@ -32,6 +32,7 @@ from parallel.context import Dispatcher, Step, this
 from parallel.delivery import settle
 from parallel.errors import PoolBrokenError, PoolShutdownError, StarvationError
 from parallel.futures import Future
+from parallel.naps import join, nap_on
 from parallel.outcomes import Work, contexts
 from parallel.pools.base import PoolStats, is_draining
 from parallel.pools.intake import Intake
@@ -403,10 +404,10 @@ class Crew(Intake):
         with self._quiet:
             # A signal handler that shuts down can't wait for the thread whose start it interrupted.
             while self._present() > self._starting:
-                self._quiet.wait()
+                nap_on(self._quiet)
             leaving = list(self._leaving)
         for thread in leaving:
-            thread.join()
+            join(thread)
 
     def idle(self) -> int:
         with self._quiet:
@@ -417,7 +418,7 @@ class Crew(Intake):
                     done = self._done()
                     if done == self._accepted() or self._present() <= self._starting:
                         return done
-                    self._quiet.wait()
+                    nap_on(self._quiet)
             finally:
                 self._watchers -= 1
 

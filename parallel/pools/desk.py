@@ -15,6 +15,7 @@ import logging
 import threading
 from typing import Protocol
 
+from parallel.naps import nap_on
 from parallel.pools.base import Engine, PoolStats
 from parallel.pools.leftovers import waiting_left
 
@@ -84,7 +85,7 @@ class Desk(Engine):
     def idle(self) -> int:
         with self._quiet:
             while not all(call.is_stuck() for call, _ in list(self._calls)):
-                self._quiet.wait()
+                nap_on(self._quiet)
             return self._passed
 
     def owns_this_thread(self) -> bool:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from parallel.context import Dispatcher, Step, era
+from parallel.naps import nap_on
 from parallel.pools.base import Pool
 
 
@@ -70,7 +71,7 @@ class Tally:
         """
         with self._quiet:
             while self._out and threading.get_ident() not in self._here:
-                self._quiet.wait()
+                nap_on(self._quiet)
             return self._ended
 
 

@@ -29,6 +29,7 @@ from parallel.delivery import settle
 from parallel.errors import PoolBrokenError, PoolShutdownError
 from parallel.futures import Future
 from parallel.kept import close_kept
+from parallel.naps import join, nap_on
 from parallel.outcomes import Outcome
 from parallel.pools.backlog import Backlog
 from parallel.pools.base import Engine, PoolStats, is_draining
@@ -239,13 +240,13 @@ class LoopingEngine(Engine):
     def join(self) -> None:
         thread = self._thread
         if thread is not None:
-            thread.join()
+            join(thread)
         self.handed.wait()
 
     def idle(self) -> int:
         with self._quiet:
             while self._open:
-                self._quiet.wait()
+                nap_on(self._quiet)
             done = self._done
         if is_draining():
             return done  # what follows is waited for, or done, in its turn: see `Engine.work_off`

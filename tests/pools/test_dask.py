@@ -268,14 +268,15 @@ def test_the_scheduler_is_killed(tmp_path: Path) -> None:
 
 AT_EXIT = """
 from parallel import configure, task
-import time
+import sys, time
 
 def late(text):
     time.sleep(0.02)
     return text
 
 def show(text):
-    print(text, flush=True)
+    sys.stdout.write(f"{text}\\n")  # in one piece, as several threads do
+    sys.stdout.flush()
 
 if __name__ == "__main__":
     configure({"pools": {"far": {"kind": "dask", "max_workers": 1}}})

@@ -34,6 +34,7 @@ from parallel.delivery import Feed, settle
 from parallel.errors import PoolBrokenError
 from parallel.futures import Future
 from parallel.gates import GatedFuture
+from parallel.naps import until_set
 from parallel.outcomes import CANCELLED, Outcome
 from parallel.pools.base import PoolStats
 from parallel.pools.distant.driver import Driver, Loss
@@ -133,7 +134,7 @@ class Bridge(LoopingEngine):
         wait doesn't: an event loop, and a signal handler in the middle of a submit.
         """
         if not (self._tried.is_set() or runs_a_loop() or self.owns_this_thread()):
-            self._tried.wait()
+            until_set(self._tried)
 
     def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._goodbye is None:

@@ -40,6 +40,7 @@ from parallel.context import WITHIN, era
 from parallel.delivery import settle
 from parallel.errors import PoolBrokenError, PoolShutdownError
 from parallel.futures import Future
+from parallel.naps import nap_on
 from parallel.outcomes import CANCELLED, Outcome, Work
 from parallel.pools.base import Engine, PoolStats
 from parallel.pools.leftovers import calls_left, processes_left, threads_left, waiting_left
@@ -335,7 +336,7 @@ class Staff(Engine):
         try:
             with self._quiet:
                 while self._life is not Life.GONE:
-                    self._quiet.wait()
+                    nap_on(self._quiet)
             self._reactor.join()
             self._books.relay.wait()
         except KeyboardInterrupt:  # whoever interrupts this wait does not want to wait for what runs
@@ -416,7 +417,7 @@ class Staff(Engine):
             self._dispatching.is_watched = True
             try:
                 while not self._is_idle():
-                    self._quiet.wait()
+                    nap_on(self._quiet)
             finally:
                 self._watchers -= 1
                 self._dispatching.is_watched = self._books.closing or self._watchers > 0

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from parallel.naps import join
 from parallel.pools.process.pickling import dumps, loads
 
 LOGGER = logging.getLogger("parallel")
@@ -169,7 +170,7 @@ class Relay:
         """Wait until all have been handed on that were taken; a handler, on the very thread, doesn't wait."""
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join()
+            join(thread)
 
     def _run(self) -> None:
         while True:

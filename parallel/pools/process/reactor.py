@@ -28,6 +28,7 @@ from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
 from socket import socket, socketpair
 from typing import Final, Protocol, TypeAlias
 
+from parallel.naps import join
 from parallel.pools.process.wire import LONGEST, close_kept, keep_from_forks
 
 LOGGER = logging.getLogger("parallel")
@@ -164,7 +165,7 @@ class Reactor:
     def join(self) -> None:
         """Wait for the end of the thread, if it was started."""
         if self._thread is not None:
-            self._thread.join()
+            join(self._thread)
 
     def tell(self, errand: Callable[[], object]) -> None:
         """Have *errand* run on the thread, soon."""
