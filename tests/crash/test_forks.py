@@ -317,6 +317,7 @@ HARMLESS: Final = {
     "parallel.outcomes:LockType": "only its type is wanted",
     "parallel.outcomes:_RLock": "only its type is wanted",
     "parallel.outcomes:waiter.event": "the thread's own that waits there",
+    "parallel.pools.distant.bridge:Bridge._tried": "the child has another engine",
     "parallel.pools.distant.telling:_look_on.wait": "the thread's own that waits there",
     "parallel.pools.distant.worker:Supplied._lock": "the child forgets what has come; a call in it has all it needs",
     "parallel.pools.intake:Intake._queue": "the child looks into it without waiting, and leaves it",
