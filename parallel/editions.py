@@ -14,11 +14,10 @@ A signal handler may reload at any point: nothing here takes a lock.
 from __future__ import annotations
 
 from typing import Final, TypeAlias
-from weakref import WeakSet
 
 from parallel.options import TaskOptions
 from parallel.plans import Plan
-from parallel.weak import members
+from parallel.weak import WeakSet
 
 Found: TypeAlias = "tuple[Edition | None, Plan | None]"
 
@@ -60,7 +59,7 @@ class Edition:
     def end(self) -> None:
         """Have all forget what they found in it."""
         self._is_over = True
-        for look_up in members(self._look_ups):
+        for look_up in self._look_ups:
             if look_up.found[0] is self:
                 look_up.found = NOTHING
 

@@ -32,12 +32,11 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
-from weakref import WeakSet
 
 from parallel.context import era
 from parallel.states import hangs_on
 from parallel.timer import TIMER, Entry, Timer
-from parallel.weak import members
+from parallel.weak import WeakSet
 
 if TYPE_CHECKING:
     from parallel.rates import Rate
@@ -87,7 +86,7 @@ _all: WeakSet[Limits] = WeakSet()
 
 def are_asked_here() -> bool:
     """Tell whether this thread is in the middle of asking for a place, or giving one back: a signal handler may ask."""
-    return any(limits._lock._is_owned() for limits in members(_all))  # type: ignore[attr-defined]
+    return any(limits._lock._is_owned() for limits in _all)  # type: ignore[attr-defined]
 
 
 class Limits:

@@ -27,11 +27,12 @@ from concurrent.futures import CancelledError
 from contextvars import Context
 from types import CoroutineType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
-from weakref import WeakSet, ref
+from weakref import ref
 
 from parallel.context import WITHIN, Waiter, Within, era, renew, this
 from parallel.coroutines import run_coroutine
 from parallel.unseen import Failure
+from parallel.weak import WeakSet
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs

@@ -23,7 +23,6 @@ import pickle
 import sys
 import threading
 import warnings
-import weakref
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
@@ -59,7 +58,7 @@ from parallel.pools.base import Engine, Pool, count_interrupts, run_dry, wait_at
 from parallel.pools.desk import Desk
 from parallel.terms import Terms
 from parallel.unseen import raise_collected
-from parallel.weak import members
+from parallel.weak import WeakSet
 
 LimitsOf: TypeAlias = Callable[[int | None, Rate | None], tuple[Limits, ...]]
 """Returns what counts the calls of one task, by its limit and its rate."""
@@ -96,7 +95,7 @@ class Registry:
         self._config = None if source is None and profile is None else self._read()
         self._lock = threading.RLock()
         self._pools: dict[str, Pool] = {}
-        self._retired: weakref.WeakSet[Engine] = weakref.WeakSet()  # of pools that were swapped
+        self._retired: WeakSet[Engine] = WeakSet()  # of pools that were swapped
         self._callbacks = CallbackThreads(_callbacks_of_default)
         self._desk: Desk | None = None
         self._hooks = Hooks(LateCallbacks(self._callbacks.at_hand))
@@ -406,7 +405,7 @@ class Registry:
 
     def _unfinished(self, seconds: float) -> str:
         busy = [repr(pool) for pool in self._open_pools() if any(pool.stats()[1:3])]
-        if any(any(engine.stats()[1:3]) for engine in members(self._retired)):
+        if any(any(engine.stats()[1:3]) for engine in self._retired):
             busy.append("pools of a former configuration")
         left = ", ".join(busy) or "calls that wait for their next attempt, or callbacks"
         return f"the registry still has something to do after {written(seconds)}: {left}"
@@ -425,7 +424,7 @@ class Registry:
                 pool.shutdown(wait=False, cancel_futures=True)
                 if interrupt:
                     pool.interrupt()
-            for engine in members(self._retired):
+            for engine in self._retired:
                 engine.close(cancel_futures=True)
                 if interrupt:
                     engine.interrupt()
@@ -455,7 +454,7 @@ class Registry:
             self._desk.close(cancel_futures)
         for pool in self._open_pools():
             pool.shutdown(wait=False, cancel_futures=cancel_futures)
-        for engine in members(self._retired):
+        for engine in self._retired:
             engine.close(cancel_futures)
             engine.join()
         for pool in self._open_pools():
@@ -467,7 +466,7 @@ class Registry:
     def _engines(self) -> list[Pool | Engine]:
         """Return all that has something to do, or may get it."""
         others = [engine for engine in (self._desk, self._callbacks.crew) if engine is not None]
-        return [*self._open_pools(), *members(self._retired), *others]
+        return [*self._open_pools(), *self._retired, *others]
 
     def _open_pools(self) -> list[Pool]:
         with self._lock:
@@ -482,7 +481,7 @@ class Registry:
         """Forget the open pools: their workers stayed in the parent."""
         self._lock = threading.RLock()
         self._pools = {}
-        self._retired = weakref.WeakSet()
+        self._retired = WeakSet()
         self._callbacks.after_fork_in_child()
         self._hooks.after_fork_in_child()
         self._desk = None
@@ -547,7 +546,7 @@ def _callbacks_of_default(asking: CallbackThreads) -> Dispatcher | None:
 _ENTERED: ContextVar[tuple[Token[Within | None], ...]] = ContextVar("parallel.entered", default=())
 """How to leave the blocks of registries that this context is in, the innermost last."""
 
-_registries: weakref.WeakSet[Registry] = weakref.WeakSet()
+_registries: WeakSet[Registry] = WeakSet()
 _default: Registry | None = None
 _default_lock = threading.RLock()
 
@@ -650,7 +649,7 @@ def reset() -> None:
 def _after_fork_in_child() -> None:
     global _default_lock
     _default_lock = threading.RLock()
-    for registry in members(_registries):
+    for registry in _registries:
         registry.after_fork_in_child()
 
 

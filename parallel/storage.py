@@ -26,12 +26,12 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from parallel.errors import JournalError, JournalLockedError
+from parallel.weak import WeakSet
 
 if TYPE_CHECKING:
     from sqlite3 import Connection, Error
@@ -300,17 +300,17 @@ def _words_of(error: Error) -> str:
     return next((words for start, words in _WORDS.items() if name.startswith(start)), "can't be read or written")
 
 
-_storages: weakref.WeakSet[Storage] = weakref.WeakSet()
+_storages: WeakSet[Storage] = WeakSet()
 
 
 def _before_fork() -> None:
     SQLITE.acquire()
-    for storage in list(_storages):
+    for storage in _storages:
         storage.before_fork()
 
 
 def _after_fork_in_child() -> None:
-    for storage in list(_storages):
+    for storage in _storages:
         storage.after_fork_in_child()
     SQLITE.release()
 

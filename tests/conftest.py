@@ -51,6 +51,11 @@ def pytest_configure() -> None:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests of clusters last: their clients start threads that never end, beside which nobody should fork."""
+    items.sort(key=lambda item: item.get_closest_marker("dask") is not None)
+
+
 def _helpers() -> tuple[set[int], set[int]]:
     """The processes of the shared fork servers and of the resource tracker, and the descriptors that lead to them."""
     pids: set[int | None] = set()
@@ -141,11 +146,12 @@ def clean(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> It
         timer.TIMER.close()  # its thread would end by itself, but only after a while
     left = _left(before, keeps_connections)
     if left:
-        gc.collect()
         deadline = time.monotonic() + PATIENCE
         pause = 0.001
+        gc.collect()
         while (left := _left(before, keeps_connections)) and time.monotonic() < deadline:
             time.sleep(pause)  # what is on its way out tells nobody when it has gone
+            gc.collect()  # a thread that has just ended may have left a circle
             pause = min(pause * 2, 0.1)
     assert not left, f"left behind: {left}"
 

@@ -36,7 +36,7 @@ from parallel.naps import join
 from parallel.outcomes import Work, contexts
 from parallel.outcomes import failure as failed
 from parallel.timer import TIMER
-from parallel.weak import members
+from parallel.weak import WeakSet
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -402,9 +402,9 @@ def check_initializer(initializer: object) -> None:
         raise TypeError(f"initializer must be callable or None, found {initializer!r}")
 
 
-_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
-_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
-_helpers: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+_pools: WeakSet[Pool] = WeakSet()
+_engines: WeakSet[Engine] = WeakSet()
+_helpers: WeakSet[threading.Thread] = WeakSet()
 _draining = False
 _exiting = False
 
@@ -413,11 +413,11 @@ def _after_fork_in_child() -> None:
     """Give each pool a fresh engine: the threads, processes and sockets of the old one belong to the parent."""
     global _draining
     _draining = False  # that is the parent's, too
-    for engine in members(_engines):
+    for engine in _engines:
         engine.abandon()
     _engines.clear()
     _helpers.clear()
-    for pool in members(_pools):
+    for pool in _pools:
         pool._renew()  # pyright: ignore[reportPrivateUsage]  # same module
 
 
@@ -454,11 +454,11 @@ def _at_exit() -> None:
     if not interrupts:
         _draining = True
         try:
-            for engine in members(_engines):
+            for engine in _engines:
                 if engine.cancels_at_exit:
                     engine.close(True)
                     engine.interrupt()
-            run_dry(lambda: members(_engines), _work_off)
+            run_dry(lambda: list(_engines), _work_off)
         except KeyboardInterrupt:
             _close_all(interrupted=True)  # nothing more is begun while the interpreter ends
             raise
@@ -466,7 +466,7 @@ def _at_exit() -> None:
     if interrupts < 2:
         for engine in engines:
             engine.join()
-        for thread in members(_helpers):
+        for thread in _helpers:
             with suppress(RuntimeError):  # it has not been started
                 join(thread)
         TIMER.close()
@@ -476,7 +476,7 @@ def _close_all(*, interrupted: bool) -> list[Engine]:
     """Close every engine; *interrupted*: cancel what waits, and end what runs as far as its kind can."""
     global _exiting
     _exiting = True  # engines made from now on, by threads that still run, are born closed
-    engines = members(_engines)
+    engines = list(_engines)
     for engine in engines:
         engine.close(interrupted)
         if interrupted:

@@ -345,6 +345,7 @@ class PoolContract:
         pool = kind.make(1)
         running = kind.hold(pool, gate, "ran")
         gate.arrived()
+        assert kind.shows(running.running)
         queued = [pool.submit(kind.job(jobs.double), index) for index in range(60)]
         after, called = queued[-1].then(jobs.double), threading.Event()
         queued[-1].add_done_callback(lambda _: called.set())

@@ -28,7 +28,6 @@ from __future__ import annotations
 import os
 import socket
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from mmap import mmap
@@ -36,6 +35,7 @@ from queue import Empty, SimpleQueue
 from typing import Final, TypeAlias
 
 from parallel.pools.process.buffers import offsets
+from parallel.weak import WeakSet
 
 KEPT: Final = 512 << 20
 """
@@ -363,11 +363,11 @@ def read(descriptor: int, size: int) -> bytearray:
     return copy
 
 
-_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+_stores: WeakSet[Store] = WeakSet()
 
 
 def _forget_all() -> None:
-    for store in list(_stores):
+    for store in _stores:
         store.forget()
 
 

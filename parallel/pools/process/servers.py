@@ -28,7 +28,6 @@ import marshal
 import os
 import sys
 import threading
-import weakref
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import forkserver, popen_forkserver, popen_spawn_posix, resource_tracker, spawn, util
@@ -46,6 +45,7 @@ from parallel.pools.process.programs import Program, start
 from parallel.pools.process.replies import error_of
 from parallel.pools.process.surroundings import PreloadFailed, Surroundings
 from parallel.pools.process.wire import Inbox, close_kept, keep_from_forks
+from parallel.weak import WeakSet
 
 LOGGER = logging.getLogger("parallel")
 
@@ -337,11 +337,11 @@ def _close_with(stack: ExitStack, end: io.FileIO) -> None:
     stack.callback(close_kept, end)
 
 
-_servers: weakref.WeakSet[Server] = weakref.WeakSet()
+_servers: WeakSet[Server] = WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    for server in list(_servers):
+    for server in _servers:
         server.abandon()
 
 
