@@ -33,7 +33,7 @@ def test_members() -> None:
 
 
 def test_dead_at_once() -> None:
-    """A member that dies while the set is gone through is no member any more; those to come are no part of the round."""
+    """A member that dies while the set is gone through is none any more; those to come are no part of the round."""
     things, some = [Thing() for _ in range(10)], WeakSet[Thing]()
     some.update(things)
     more = []
@@ -96,13 +96,16 @@ def test_signals() -> None:
         raised += 1
         raise InterruptedError
 
+    def churn(before: int) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.001)
+        while raised == before:
+            some.add(Thing())
+
     previous = signal.signal(signal.SIGALRM, handler)
     try:
         for before in range(200):
             try:
-                signal.setitimer(signal.ITIMER_REAL, 0.001)
-                while raised == before:
-                    some.add(Thing())
+                churn(before)  # a function: a `while` right here would not be wholly inside the `try` of every CPython
             except InterruptedError:
                 heard += 1
     finally:
