@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from parallel.pools.inline import InlinePool
     from parallel.pools.loop import LoopPool
     from parallel.pools.process.pool import ProcessPool
+    from parallel.pools.ray import RayPool
     from parallel.pools.thread import ThreadPool
     from parallel.rates import Rate
     from parallel.registry import Registry, configure, using
@@ -100,6 +101,7 @@ __all__ = [
     "ProcessPool",
     "Progress",
     "Rate",
+    "RayPool",
     "Registry",
     "RemoteError",
     "Retry",
@@ -158,6 +160,7 @@ _ROOMS: Final = {
     "pools.thread": "ThreadPool",
     "pools.loop": "LoopPool",
     "pools.process.pool": "ProcessPool",
+    "pools.ray": "RayPool",
     "registry": "Registry configure using",
     "meters": "Progress",
     "seeds": "rng",

@@ -11,10 +11,11 @@ from typing import Any, ClassVar, Final, Literal, cast
 
 from attrs import field, frozen
 
-from parallel.checks import STRINGS, Form, checked
+from parallel.checks import STRINGS, Form, checked, checked_by
 from parallel.kinds import (
     PoolConfig,
     as_names,
+    as_size,
     valid_count,
     valid_import_string,
     valid_import_strings,
@@ -22,6 +23,7 @@ from parallel.kinds import (
     valid_on_exit,
     valid_on_full,
 )
+from parallel.sizes import AS_SIZE, SIZE_FORM, size
 
 CAPABILITIES: Final = ("running", "cancel")
 """What may be declared of an executor: see `ExecutorPool`."""
@@ -62,6 +64,21 @@ _address = checked(
     "the address of a scheduler, such as 'tcp://scheduler:8786'",
     lambda value: isinstance(value, str) and bool(value.strip()),
     form={"type": "string", "minLength": 1},
+)
+_ray_address = checked(
+    "the address of a cluster, such as 'head:6379', or 'auto'",
+    lambda value: isinstance(value, str) and bool(value.strip()) and "://" not in value,
+    form={"type": "string", "minLength": 1, "not": {"pattern": "://"}},
+)
+_amount = checked(
+    "a number from 0 on",
+    lambda value: isinstance(value, int | float) and not isinstance(value, bool) and value >= 0,
+    form={"type": "number", "minimum": 0},
+)
+_environment = checked(
+    "a table as Ray describes it, such as {pip = ['pillow']}",
+    lambda value: isinstance(value, Mapping),
+    form={"type": "object"},
 )
 _tls = checked(
     "a table of the paths ca_file, cert and key",
@@ -163,5 +180,46 @@ class DaskConfig(PoolConfig):
     on_exit: Literal["wait", "cancel"] = field(default="wait", validator=valid_on_exit)
 
 
-ELSEWHERE: Final[Mapping[str, type[PoolConfig]]] = {config.kind: config for config in (ExecutorConfig, DaskConfig)}
+@frozen
+class RayConfig(PoolConfig):
+    """
+    A Ray cluster that is there, or one on this machine.
+
+    Args:
+        address: The cluster's, such as `head:6379`, or `auto`; None for the one of this process, or a new one here.
+        max_workers: The most calls at a time, or a share of the CPUs; None for as many as there is room for.
+        num_cpus: CPUs that a call takes of its node, 0 for none; None for one.
+        num_gpus: GPUs, likewise; None for none.
+        memory: What a call takes of its node's memory, None for any.
+        resources: What else it takes, such as `{license = 1}`.
+        runtime_env: What the workers have besides, as Ray describes it.
+        initializer: Import string of what each worker process calls first, None for nothing.
+        initargs: The initializer's arguments.
+        context: Import strings of the context variables whose values travel with each call.
+        max_pending: The most calls that wait, None for no limit.
+        on_full: What a submission does when so many wait: it blocks, raises, or runs the call itself; None blocks.
+        on_exit: What becomes of accepted calls when the program ends: all are run, or cancelled.
+    """
+
+    kind: ClassVar[str] = "ray"
+    pool: ClassVar[str] = "parallel.pools.ray:RayPool"
+    distant: ClassVar[bool] = True
+    address: str | None = field(default=None, validator=_ray_address)
+    max_workers: int | str | None = field(default=None, validator=valid_max_workers)
+    num_cpus: float | None = field(default=None, validator=_amount)
+    num_gpus: float | None = field(default=None, validator=_amount)
+    memory: int | None = field(default=None, converter=as_size, validator=checked_by(size, SIZE_FORM), metadata=AS_SIZE)
+    resources: Mapping[str, float] | None = field(default=None, validator=_resources)
+    runtime_env: Mapping[str, Any] | None = field(default=None, validator=_environment)
+    initializer: str | None = field(default=None, validator=valid_import_string)
+    initargs: tuple[object, ...] = ()
+    context: tuple[str, ...] = field(default=(), converter=as_names, validator=valid_import_strings)
+    max_pending: int | None = field(default=None, validator=valid_count)
+    on_full: Literal["block", "raise", "run"] | None = field(default=None, validator=valid_on_full)
+    on_exit: Literal["wait", "cancel"] = field(default="wait", validator=valid_on_exit)
+
+
+ELSEWHERE: Final[Mapping[str, type[PoolConfig]]] = {
+    config.kind: config for config in (ExecutorConfig, DaskConfig, RayConfig)
+}
 """Those kinds, by the name that a file gives them."""

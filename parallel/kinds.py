@@ -74,7 +74,7 @@ def _seconds(value: Duration | None) -> float | None:
     return None if value is None else converted(seconds, value)
 
 
-def _size(value: Size | None) -> int | None:
+def as_size(value: Size | None) -> int | None:
     return None if value is None else converted(size, value)
 
 
@@ -225,7 +225,7 @@ class ThreadConfig(PoolConfig):
     on_full: Literal["block", "raise", "run"] | None = field(default=None, validator=valid_on_full)
     helping: bool = True
     memory_free: int | None = field(
-        default=None, kw_only=True, converter=_size, validator=_memory_free, metadata=AS_SIZE
+        default=None, kw_only=True, converter=as_size, validator=_memory_free, metadata=AS_SIZE
     )
     on_exit: Literal["wait", "cancel"] = field(default="wait", kw_only=True, validator=valid_on_exit)
 
@@ -254,9 +254,9 @@ class Workplace:
     cwd: str | None = field(default=None, converter=_path, validator=_directory)
     threads_per_worker: int | None = field(default=None, validator=_typed_count)
     max_memory_per_child: int | None = field(
-        default=None, converter=_size, validator=checked_by(size, SIZE_FORM), metadata=AS_SIZE
+        default=None, converter=as_size, validator=checked_by(size, SIZE_FORM), metadata=AS_SIZE
     )
-    hard_memory_limit: int | None = field(default=None, converter=_size, validator=_limits, metadata=AS_SIZE)
+    hard_memory_limit: int | None = field(default=None, converter=as_size, validator=_limits, metadata=AS_SIZE)
     idle_timeout: float | None = field(
         default=None, converter=_seconds, validator=checked_by(seconds, DURATION_FORM), metadata=AS_DURATION
     )
@@ -302,7 +302,7 @@ class ProcessConfig(PoolConfig, Workplace):
     forward_logs: bool | None = None
     nested: Literal["inline", "thread", "error"] = field(default="inline", validator=_nested)
     memory_free: int | None = field(
-        default=None, kw_only=True, converter=_size, validator=_memory_free, metadata=AS_SIZE
+        default=None, kw_only=True, converter=as_size, validator=_memory_free, metadata=AS_SIZE
     )
     on_exit: Literal["wait", "cancel"] = field(default="wait", kw_only=True, validator=valid_on_exit)
 
@@ -332,7 +332,7 @@ class LoopConfig(PoolConfig):
     max_pending: int | None = field(default=None, validator=valid_count)
     on_full: Literal["block", "raise"] | None = field(default=None, validator=_on_full_of_loop)
     memory_free: int | None = field(
-        default=None, kw_only=True, converter=_size, validator=_memory_free, metadata=AS_SIZE
+        default=None, kw_only=True, converter=as_size, validator=_memory_free, metadata=AS_SIZE
     )
     on_exit: Literal["wait", "cancel"] = field(default="wait", kw_only=True, validator=valid_on_exit)
 

@@ -46,6 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure() -> None:
     """Give the program a folder of its own for temporary files, so that none of ours goes unseen."""
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest's own stay where they are
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     folder = tempfile.mkdtemp(prefix="t-")  # short: a socket's address has room for 107 characters
     tempfile.tempdir = os.environ["TMPDIR"] = folder
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -53,7 +54,8 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the tests of clusters last: their clients start threads that never end, beside which nobody should fork."""
-    items.sort(key=lambda item: item.get_closest_marker("dask") is not None)
+    clusters = ("dask", "ray")
+    items.sort(key=lambda item: any(item.get_closest_marker(name) is not None for name in clusters))
 
 
 def _helpers() -> tuple[set[int], set[int]]:

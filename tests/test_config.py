@@ -216,8 +216,9 @@ EXPECTED = [
     "(did you mean 'shop:setup'?)",
     "pools.heavy.initargs: expected an array, found string 'abc'",
     "pools.typo.kind: expected the kind of a pool, found string 'thred' (did you mean 'thread'?); "
-    "known: thread, process, loop, inline, executor, dask",
-    "pools.bare.kind: expected the kind of a pool, found nothing; known: thread, process, loop, inline, executor, dask",
+    "known: thread, process, loop, inline, executor, dask, ray",
+    "pools.bare.kind: expected the kind of a pool, found nothing; "
+    "known: thread, process, loop, inline, executor, dask, ray",
     "pools.full.on_full: expected only beside max_pending, found string 'raise' without it",
     "pools.list: expected a table, found array []",
     "pools.\"\": expected the name of a pool, found string ''",

@@ -166,7 +166,7 @@ def test_a_kind_that_nobody_names_is_not_loaded() -> None:
     """A broken package breaks nothing else."""
     with pytest.raises(
         ConfigError,
-        match=r"known: thread, process, loop, inline, executor, dask, absent, missing, raises, other, named",
+        match=r"known: thread, process, loop, inline, executor, dask, ray, absent, missing, raises, other, named",
     ):
         from_mapping({"pools": {"far": {"kind": "fiber"}}})
     assert "broken_kinds_raise" not in sys.modules

@@ -287,7 +287,7 @@ max_workers, thread_name_prefix, initializer, initargs, max_pending, on_full, he
   bad.toml:10: tasks."shop.images:*".timeout: expected a duration such as 2.5, '250ms' or '5m', found string \
 '30 seconds' (did you mean '30s'?)
   base.toml:3: pools.heavy.kind: expected the kind of a pool, found string 'proces' (did you mean 'process'?); \
-known: thread, process, loop, inline, executor, dask
+known: thread, process, loop, inline, executor, dask, ray
   bad.toml:13: profiles.test.pools.io.max_workers: expected an integer of at least 1 or a string such as 'cpus', \
 'cpus-1' or '2*cpus', found string 'many'
 """,

@@ -345,6 +345,6 @@ def test_an_option_of_another_kind() -> None:
         match=r"pools.x.max_tasks_per_child: kind 'thread' has no such option, but 'process' has; known: kind, ",
     ):
         from_mapping({"pools": {"x": {"kind": "thread", "max_tasks_per_child": 3}}})
-    others = "but 'thread', 'process', 'loop', 'executor' and 'dask' have"
+    others = "but 'thread', 'process', 'loop', 'executor', 'dask' and 'ray' have"
     with pytest.raises(ConfigError, match=f"kind 'inline' has no such option, {others}"):
         from_mapping({"pools": {"x": {"kind": "inline", "max_pending": 3}}})

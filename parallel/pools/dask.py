@@ -26,11 +26,11 @@ from importlib import import_module
 from typing import Any, ClassVar, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
-from parallel.context import Dispatcher, era
+from parallel.context import Dispatcher
 from parallel.gates import OnFull
 from parallel.machine import cpus
 from parallel.pools.base import OnExit, check_workers, exit_before_others
-from parallel.pools.distant.driver import Driver, Events, Loss
+from parallel.pools.distant.driver import Driver, Events, Loss, refuse_in_forks
 from parallel.pools.distant.packets import Answer, Bundle, Packet, Supply, origin
 from parallel.pools.distant.pool import DistantPool
 from parallel.pools.distant.telling import News
@@ -50,10 +50,6 @@ LARGE: Final = 1 << 20
 
 PATIENCE: Final = 30.0
 """Seconds that a scheduler may take to answer at the start."""
-
-
-_used_in: Final[dict[str, int]] = {}
-"""The `era()` in which Dask was used first: see `context`."""
 
 
 class Options(NamedTuple):
@@ -127,6 +123,7 @@ class DaskPool(DistantPool):
         if max_workers is not None:
             check_workers(max_workers, 1)
         self._options = Options(address, max_workers, tls, client_name or name, resources, tuple(workers), kill)
+        self.is_here = address is None
         super().__init__(
             initializer=initializer,
             initargs=initargs,
@@ -227,11 +224,7 @@ class DaskDriver(Driver):
     async def open(self, events: Events) -> None:
         """Connect, or start a cluster; see that it is one that can run the calls."""
         distributed: Any = _imported("distributed")
-        if _used_in.setdefault("era", era()) != era():
-            raise RuntimeError(
-                "Dask was used before this process was forked, and its threads have stayed in the parent; "
-                "start the process in another way, such as by multiprocessing's 'spawn' or 'forkserver'"
-            )
+        refuse_in_forks("Dask")
         self._events = events
         self._loop = asyncio.get_running_loop()
         options = self._options

@@ -47,6 +47,7 @@ from parallel import (
 from parallel.context import current_registry
 from parallel.deadlines import Deadline
 from parallel.limits import Limits
+from parallel.pools.distant.connection import CONNECTION
 from parallel.timer import TIMER
 
 pytestmark = [
@@ -271,6 +272,7 @@ WORLDS: Final[dict[str, Callable[[World], Any]]] = {
     "parallel.pools.crew:Crew._lock": lambda world: world.pools["thread"]._engine._lock,
     "the lock of the callback threads": lambda world: world.registry.callbacks._lock,
     "parallel.pools.desk:Desk._quiet": lambda world: world.registry._desk._quiet,
+    "parallel.pools.distant.connection:Connection._lock": lambda world: CONNECTION._lock,
     "parallel.pools.distant.telling:_lock": lambda world: parallel.pools.distant.telling._lock,
     "parallel.pools.distant.worker:_lock": lambda world: parallel.pools.distant.worker._lock,
     "parallel.pools.handing:Tally._quiet": lambda world: world.pools["process"]._handed._quiet,
@@ -318,6 +320,11 @@ HARMLESS: Final = {
     "parallel.outcomes:_RLock": "only its type is wanted",
     "parallel.outcomes:waiter.event": "the thread's own that waits there",
     "parallel.pools.distant.bridge:Bridge._tried": "the child has another engine",
+    "parallel.pools.distant.board:Board._came": "of the actor, in a process of its own",
+    "parallel.pools.distant.board:BoardLine._lock": "a worker of Ray's may not be forked; a child of it tells nothing",
+    "parallel.pools.distant.board:Board.listen.came": "of the actor, in a process of its own",
+    "parallel.pools.distant.connection:_Keeper._started": "the child has another connection, or none",
+    "parallel.pools.distant.connection:_Keeper._leaving": "the child has another connection, or none",
     "parallel.pools.distant.telling:_look_on.wait": "the thread's own that waits there",
     "parallel.pools.distant.worker:Supplied._lock": "the child forgets what has come; a call in it has all it needs",
     "parallel.pools.intake:Intake._queue": "the child looks into it without waiting, and leaves it",

@@ -90,6 +90,29 @@ def test_fails_as_in_a_process(pool: InlinePool) -> None:
         assert told(pool.submit(fn, *args).exception()) == told(there[name]), name
 
 
+def test_errors_travel_alone(run_script: Callable[..., Any]) -> None:
+    """They do so too where tblib has been asked to pickle all exceptions with their causes, as Dask and Parsl do."""
+    said = run_script("""
+from tblib import pickling_support
+pickling_support.install()
+import jobs
+from parallel import ProcessPool
+
+def fail():
+    try:
+        raise KeyError("first")
+    except KeyError:
+        raise ValueError("second")
+
+if __name__ == "__main__":
+    with ProcessPool(1, "fork") as pool:
+        errors = [pool.submit(fail).exception(), pool.submit(jobs.raise_other_arguments).exception()]
+    for error in errors:
+        print(type(error).__name__, error.__context__, type(error.__cause__).__name__, "first" in str(error.__cause__))
+""").stdout.splitlines()
+    assert said == ["ValueError None RemoteTraceback True", "OtherArgumentsError None RemoteTraceback False"]
+
+
 @pytest.mark.parametrize("value", [1, "x", b"y" * 300_000, bytearray(300_000), [1, {2: (3,)}], None, Plain, print])
 def test_values_travel(value: Any, pool: InlinePool) -> None:
     """What travels comes out the same, large data too."""

@@ -1,12 +1,15 @@
 """
 What a bridge needs of somebody else's engine, and that of the bridge: `Driver`, `Events`.
+
+State: `_used_in`, changed by single atomic steps.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
+from parallel.context import era
 from parallel.pools.distant.packets import Answer, Packet, Supply
 from parallel.pools.distant.telling import Line
 
@@ -124,3 +127,21 @@ class Driver(ABC):
     def details(self) -> dict[str, Any]:
         """Return what else is to be known about it."""
         return {}
+
+
+_used_in: Final[dict[str, int]] = {}
+"""The `era()` in which an engine was used first, by its name."""
+
+
+def refuse_in_forks(engine: str) -> None:
+    """
+    Note that an engine is used in this process, whose client has threads.
+
+    Raises:
+        RuntimeError: It was used before this process was forked.
+    """
+    if _used_in.setdefault(engine, era()) != era():
+        raise RuntimeError(
+            f"{engine} was used before this process was forked, and its threads have stayed in the parent; "
+            "start the process in another way, such as by multiprocessing's 'spawn' or 'forkserver'"
+        )

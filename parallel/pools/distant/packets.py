@@ -238,12 +238,14 @@ class Setup(NamedTuple):
         configuration: That of its registry, pickled; None: it has none.
         initializer: Called once in each process, before the first call; None: nothing is.
         initargs: What with.
+        path: Where modules are looked for besides, as workers on the machine of the sender can; empty: nowhere.
     """
 
     label: str
     configuration: bytes | None
     initializer: Callable[..., object] | None
     initargs: tuple[Any, ...]
+    path: tuple[str, ...]
 
 
 def pack_call(

@@ -4,6 +4,7 @@ A pool whose calls somebody else's engine runs; each kind says how these are bro
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -45,6 +46,8 @@ class DistantPool(HandingPool):
     wants_configuration: ClassVar[bool] = True
     pickles: ClassVar[bool] = True
     launches_here: ClassVar[bool] = True
+    is_here: bool = False
+    """Its workers are on this machine, started for it: they look for modules where this process does."""
 
     def __init__(
         self,
@@ -69,14 +72,17 @@ class DistantPool(HandingPool):
         """Make the way to the engine; nothing is started yet."""
 
     def _new_engine(self) -> Bridge:
-        setup = Setup(self.label, *self._setup)
-        self._bridge = Bridge(self.label, f"parallel-{self.name or self.kind}", self._new_driver(), setup)
+        driver = self._new_driver()
+        self._bridge = Bridge(self.label, f"parallel-{self.name or self.kind}", driver, self._new_setup())
         return self._bridge
+
+    def _new_setup(self) -> Setup:
+        return Setup(self.label, *self._setup, tuple(sys.path) if self.is_here else ())
 
     def reconfigure(self, configuration: bytes) -> None:
         """Have what calls call go by another configuration; see `Pool.reconfigure`."""
         self._setup = (configuration, *self._setup[1:])
-        self._bridge.take_setup(Setup(self.label, *self._setup))
+        self._bridge.take_setup(self._new_setup())
 
     @property
     def capacity(self) -> int:

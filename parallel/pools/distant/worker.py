@@ -16,6 +16,7 @@ changed by single atomic steps; `_here`, per thread.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -123,9 +124,12 @@ def _entered(packet: Packet, supplied: Supplied) -> Setup | Answer:
         setup = cast(Setup, supplied.value())
         if packet.origin != origin():  # else the engine's workers are threads of the sender
             Context().run(enter_worker_process, None)
+            sys.path.extend(place for place in setup.path if place not in sys.path)
         if setup.initializer is not None:
             Context().run(setup.initializer, *setup.initargs)
         return setup
+    except KeyboardInterrupt:  # the call is being cancelled, by an engine that does it so: the next one begins anew
+        raise
     except BaseException as error:  # whatever it is, the pool has to tell whoever waits
         return (BROKEN, *pack_error(error, BY_VALUE))
 

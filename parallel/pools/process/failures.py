@@ -13,6 +13,7 @@ Nothing here has state of its own, and nothing sets an attribute of an exception
 
 from __future__ import annotations
 
+import copyreg
 import pickle
 from collections.abc import Iterator
 from contextlib import suppress
@@ -73,7 +74,7 @@ def load_error(part: bytes | memoryview) -> BaseException:
 
 
 def _pickled(error: BaseException, main_by_value: bool) -> bytes:
-    for packed in ((error, error.args), (_Rebuilt(error), error.args)):
+    for packed in ((_alone(error), error.args), (_Rebuilt(error), error.args)):
         try:
             data = dumps(packed, main_by_value)
             if type(load_error(data)) is type(error):
@@ -81,6 +82,26 @@ def _pickled(error: BaseException, main_by_value: bool) -> bytes:
         except BaseException:  # whatever the exception's own code does: this way it can't travel
             continue
     return b""
+
+
+def _alone(error: BaseException) -> object:
+    """
+    Return what pickles as the exception alone, without its causes and tracebacks: these travel in words.
+
+    Dask and Parsl bring tblib, which has all exceptions of their process pickled with them.
+    """
+    reducer = copyreg.dispatch_table.get(type(error))
+    return _Alone(error) if getattr(reducer, "__module__", None) == "tblib.pickling_support" else error
+
+
+class _Alone:
+    """Pickles as an exception that nobody has registered a way for."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        return self.error.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
 
 
 class _Rebuilt:
