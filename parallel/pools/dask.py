@@ -42,6 +42,9 @@ PAUSE: Final = 0.03
 """Seconds between two gatherings of answers, so that each brings many: one alone costs as much as ten. What comes after
 a longer pause is fetched at once."""
 
+ATTEMPTS: Final = 5
+"""How often answers are fetched in vain, in a row, until the connection counts as lost."""
+
 WINDOW: Final = 1000
 """Calls that may be with the scheduler besides twice as many as the workers run: it takes a kilobyte for each."""
 
@@ -50,6 +53,10 @@ LARGE: Final = 1 << 20
 
 PATIENCE: Final = 30.0
 """Seconds that a scheduler may take to answer at the start."""
+
+
+class UnfitError(RuntimeError):
+    """A cluster can't do what is asked for."""
 
 
 class Options(NamedTuple):
@@ -217,6 +224,8 @@ class DaskDriver(Driver):
         self._is_near = False  # its workers can be reached from here without asking whether
         self._tasks: set[asyncio.Task[Any]] = set()
         self._scattered: WeakKeyDictionary[Supply, Any] = WeakKeyDictionary()
+        self._has_seen_any = False  # worker, of any kind
+        self._killable: set[str] = set()  # addresses of those that a nanny starts anew, and that run one call at a time
         self._is_closing = False
 
     # -- opening and closing ------------------------------------------------------------------------------------------
@@ -242,7 +251,7 @@ class DaskDriver(Driver):
         )
         exit_before_others()  # the threads that Dask works with are shut down there
         await self._check_versions()
-        await self._look_at_workers(insist=True)
+        await self._look_at_workers()
         self._client.subscribe_topic(self._topic, self._hear)
         await self._keep_from_rerunning()
         self._spawn(self._watch())
@@ -285,29 +294,36 @@ class DaskDriver(Driver):
         if wrong:
             raise RuntimeError(f"the versions differ: {' | '.join(wrong)}; install the same there, and here")
 
-    async def _look_at_workers(self, *, insist: bool) -> None:
-        """Count the workers that may run calls, and what they run at a time."""
+    async def _look_at_workers(self) -> None:
+        """
+        Count the workers that may run calls, and what they run at a time.
+
+        Raises:
+            UnfitError: The first workers that are there can't do what is asked for.
+        """
         options = self._options
         info: Any = (await self._client.scheduler.identity(n_workers=-1))["workers"]
-        able = [
-            one
+        able = {
+            at: one
             for at, one in info.items()
             if (not options.workers or at in options.workers or one["name"] in options.workers)
             and all(one["resources"].get(what, 0) >= much for what, much in (options.resources or {}).items())
-        ]
-        if insist and info and not able:
+        }
+        are_first, self._has_seen_any = bool(info) and not self._has_seen_any, self._has_seen_any or bool(info)
+        if are_first and not able:
             had = "; ".join(f"{one['name']} has {one['resources'] or 'none'}" for one in info.values())
-            raise RuntimeError(
+            raise UnfitError(
                 f"no worker may run the calls: resources {dict(options.resources or {})} and workers "
                 f"{list(options.workers) or 'all'} are asked for, and {had}"
             )
-        can_kill = bool(able) and all(one["nanny"] is not None and one["nthreads"] == 1 for one in able)
-        if insist and options.kill and not can_kill:
-            raise RuntimeError("kill = true: a call can be ended by force only on workers of one thread with a nanny")
+        self._killable = {at for at, one in info.items() if one["nanny"] is not None and one["nthreads"] == 1}
+        can_kill = self._killable.issuperset(able)
+        if are_first and options.kill and not can_kill:
+            raise UnfitError("kill = true: a call can be ended by force only on workers of one thread with a nanny")
         self.kills = can_kill and options.kill is not False
         self._workers = len(able)
         self._is_near = all(_is_local(at) for at in info)
-        threads = sum(one["nthreads"] for one in able)
+        threads = sum(one["nthreads"] for one in able.values())
         self._capacity = (options.max_workers if options.address is not None else None) or max(threads, 1)
 
     async def _keep_from_rerunning(self) -> None:
@@ -331,7 +347,10 @@ class DaskDriver(Driver):
                 return
             try:
                 before = self.window
-                await self._look_at_workers(insist=False)
+                await self._look_at_workers()
+            except UnfitError as error:
+                self._events.broke(str(error), None)
+                return
             except Exception:
                 LOGGER.debug("%s: the scheduler doesn't answer", self._label, exc_info=True)
                 continue
@@ -342,10 +361,10 @@ class DaskDriver(Driver):
     def _is_connected(self) -> bool:
         return self._client is not None and bool(self._client.status == "running")
 
-    def _broke(self) -> None:
+    def _broke(self, cause: BaseException | None = None) -> None:
         if not self._is_closing:
             where = self._options.address or "of the local cluster"
-            self._events.broke(f"the connection to the scheduler {where} is lost", None)
+            self._events.broke(f"the connection to the scheduler {where} is lost", cause)
 
     async def close(self) -> None:
         """Leave the cluster; end it if it is ours."""
@@ -476,26 +495,37 @@ class DaskDriver(Driver):
 
     async def _gather(self) -> None:
         """Fetch the answers that are there, many at a time."""
+        failures = 0
         try:
-            while self._finished:
+            while self._finished and not self._is_closing:
                 await asyncio.sleep(self._gathered_at + PAUSE - self._loop.time())
                 self._gathered_at = self._loop.time()
                 numbers, self._finished = self._finished, []
                 futures = {number: self._futures[number] for number in numbers if number in self._futures}
-                answers: Any = await self._client.gather(futures, errors="skip", direct=self._is_near)
-                for number, future in futures.items():
-                    answer = answers.get(number)
-                    if answer is not None:
-                        self._forget(number)
-                        self._events.answered(number, answer)
-                    else:
-                        self._ended(number, future)
-                self._events.has_room()
-        except Exception as error:
-            if not self._is_closing:
-                self._events.broke(f"answers can't be fetched: {error}", error)
+                try:
+                    answers: Any = await self._client.gather(futures, errors="skip", direct=self._is_near)
+                except Exception as error:  # such as a connection that was cut in the middle
+                    failures += 1
+                    if failures >= ATTEMPTS or not self._is_connected:
+                        self._broke(error)
+                        return
+                    self._finished += numbers
+                    await asyncio.sleep(failures * PAUSE)
+                    continue
+                failures = 0
+                self._take(futures, answers)
         finally:
             self._gathering = False
+
+    def _take(self, futures: Mapping[int, Any], answers: Mapping[int, Answer]) -> None:
+        for number, future in futures.items():
+            answer = answers.get(number)
+            if answer is not None:
+                self._forget(number)
+                self._events.answered(number, answer)
+            else:
+                self._ended(number, future)
+        self._events.has_room()
 
     async def _fail(self, number: int, future: Any) -> None:
         error: Any = await future.exception()
@@ -525,16 +555,20 @@ class DaskDriver(Driver):
             self._spawn(self._client.cancel([future]))
 
     def kill(self, number: int) -> None:
-        """Restart the worker that runs it."""
+        """Restart the worker that runs it; if it isn't one that can be, tell the function that it is to stop."""
         place = self._places.get(number)
         if place is not None:
             self._spawn(self._kill(number, place))
 
     async def _kill(self, number: int, place: str) -> None:
-        future = self._futures.get(number)
+        if place not in self._killable:
+            await self._look_at_workers()
+        if place not in self._killable:
+            await self._ask(number, place)
+            return
+        future = self._futures.pop(number, None)
         if future is None:
             return
-        self._futures.pop(number)
         try:
             await self._client.cancel([future], force=True)
             await self._client.restart_workers([place], timeout=PATIENCE, raise_for_error=False)

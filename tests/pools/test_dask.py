@@ -20,6 +20,7 @@ import distributed
 import jobs
 import psutil
 import pytest
+from pools.clusters import ClusterContract, check_ctrl_c, check_interpreter_exit, far, wait_for
 from pools.contract import LONG, Kind, PoolContract, gate, opened
 
 import parallel.pools.dask
@@ -27,16 +28,10 @@ from parallel import (
     DaskPool,
     Pool,
     PoolBrokenError,
-    Registry,
-    TaskTimeoutError,
-    current_task,
     gather,
-    task,
-    using,
 )
-from parallel.deaths import WorkerDiedError
 
-__all__ = ["gate"]
+__all__ = ["far", "gate"]
 
 TESTS = Path(__file__).parent.parent
 pytestmark = pytest.mark.dask
@@ -148,26 +143,12 @@ def started(folder: Path, *more: str) -> Iterator[str]:
             one.wait(LONG)
 
 
-def wait_for(fact: Callable[[], object]) -> None:
-    """Wait until something is so."""
-    end = time.monotonic() + LONG
-    while not fact():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def there(scheduler: str) -> Iterator[DaskPool]:
     """A pool on that cluster."""
     with DaskPool(scheduler) as pool:
         wait_for(lambda: pool.submit(jobs.double, 2).result(timeout=LONG) == 4 and pool.stats().workers == 2)
         yield pool
-
-
-def test_a_cluster_that_is_there(there: DaskPool) -> None:
-    """Its workers run the calls; it outlives the pool."""
-    assert gather(*(there.submit(jobs.double, n) for n in range(50))).result(timeout=LONG) == tuple(range(0, 100, 2))
-    assert there.submit(lambda: os.getpid()).result(timeout=LONG) != os.getpid()
 
 
 def test_resources(scheduler: str) -> None:
@@ -204,52 +185,17 @@ def test_other_versions(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert "the versions differ: the scheduler has python 2.7, here 3." in told
 
 
-# -- deaths -----------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def said(scheduler: str) -> dict[str, Any]:
+    """What a configuration says of that cluster."""
+    return {"kind": "dask", "address": scheduler, "kill": True}
 
 
-def test_a_worker_that_is_killed(there: DaskPool, tmp_path: Path) -> None:
-    """The call that it ran is blamed, and not run again; the others are run."""
-    runs = tmp_path / "runs"
-    dying = there.submit(note_and_die, str(runs), 0.3)
-    others = [there.submit(jobs.double, n) for n in range(100)]
-    error = dying.exception(timeout=LONG)
-    assert isinstance(error, WorkerDiedError)
-    assert error.worker.startswith("tcp://127.0.0.1:")
-    assert f"worker {error.worker} died while it ran" in str(error)
-    assert [future.result(timeout=LONG) for future in others] == list(range(0, 200, 2))
-    assert runs.read_text() == "."
+class TestCluster(ClusterContract):
+    """A cluster that an operator has started."""
 
 
-def test_an_idempotent_call_is_run_again(scheduler: str, tmp_path: Path) -> None:
-    """Twice at most."""
-    runs = tmp_path / "runs"
-    with Registry({"pools": {"far": {"kind": "dask", "address": scheduler}}}) as registry, using(registry):
-        dying = task(pool="far", idempotent=True)(note_and_die)
-        assert isinstance(dying(str(runs), 0.2).exception(timeout=2 * LONG), WorkerDiedError)
-    assert runs.read_text() == "..."
-
-
-def test_a_timeout_kills(there: DaskPool, scheduler: str) -> None:
-    """A call that overruns its time is ended with its worker, which its nanny starts anew."""
-    with Registry({"pools": {"far": {"kind": "dask", "address": scheduler, "kill": True}}}) as registry:
-        with using(registry):
-            began = time.monotonic()
-            with pytest.raises(TaskTimeoutError):
-                task(pool="far", timeout=0.5)(time.sleep)(60).result(timeout=LONG)
-            held = task(pool="far")(time.sleep)(60)
-            wait_for(held.running)
-            assert held.cancel(running=True)
-            registry.drain(2 * LONG)
-        assert time.monotonic() - began < 50
-        wait_for(lambda: registry.pool("far").submit(jobs.double, 2).result(timeout=LONG) == 4)
-
-
-def test_a_function_is_asked_to_stop(there: DaskPool) -> None:
-    """`cancel()` tells it, on whatever machine it runs."""
-    future = there.submit(until_asked)
-    wait_for(future.running)
-    assert not future.cancel()
-    assert future.cancelled() or future.exception(timeout=LONG) is not None or future.result() == "asked"
+# -- the end -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_scheduler_is_killed(tmp_path: Path) -> None:
@@ -266,117 +212,14 @@ def test_the_scheduler_is_killed(tmp_path: Path) -> None:
             pool.submit(jobs.double, 2)
 
 
-AT_EXIT = """
-from parallel import configure, task
-import sys, time
-
-def late(text):
-    time.sleep(0.02)
-    return text
-
-def show(text):
-    sys.stdout.write(f"{text}\\n")  # in one piece, as several threads do
-    sys.stdout.flush()
-
-if __name__ == "__main__":
-    configure({"pools": {"far": {"kind": "dask", "max_workers": 1}}})
-    futures = [task(pool="far")(late)(f"call {index}").then(show) for index in range(10)]
-"""
-
-
 def test_interpreter_exit(run_script: Callable[..., Any]) -> None:
     """What was accepted is run, and what follows it."""
-    done = run_script(AT_EXIT, timeout=60)
-    assert sorted(done.stdout.splitlines()) == [f"call {index}" for index in range(10)]
-    assert done.stderr == ""
+    assert check_interpreter_exit(run_script, "dask") == ""
 
 
 def test_ctrl_c(run_script: Callable[..., Any]) -> None:
     """After one that nobody handles, what waits is cancelled, what runs is ended, and no cluster is left."""
-    began = time.monotonic()
-    script = AT_EXIT + "    show('ready'); task(pool='far')(time.sleep)(60).result()\n"
-    done = run_script(script.replace("0.02", "20"), interrupt_at="ready", status=None, timeout=60)
-    assert done.returncode in (1, 130, -signal.SIGINT)
-    assert "call 5" not in done.stdout
-    assert time.monotonic() - began < 40
-
-
-# -- maps -------------------------------------------------------------------------------------------------------------
-
-
-def test_a_large_constant(scheduler: str) -> None:
-    """It goes to each worker once, not with each chunk."""
-    with Registry({"pools": {"far": {"kind": "dask", "address": scheduler}}}) as registry, using(registry):
-        mapped = task(pool="far")(add_length)
-        data = b"x" * 5_000_000
-        assert list(mapped.map(range(2_000), constants={"data": data}, chunksize=50)) == [
-            n + len(data) for n in range(2_000)
-        ]
-
-
-def test_many_tiny_items(scheduler: str) -> None:
-    """They go in chunks: the scheduler sees some hundred tasks of 200,000 items."""
-    with Registry({"pools": {"far": {"kind": "dask", "address": scheduler}}}) as registry, using(registry):
-        mapped = task(pool="far")(jobs.double)
-        assert sum(mapped.stream(range(200_000))) == 199_999 * 200_000
-        assert registry.pool("far").stats().done < 2_000
-
-
-def test_items_that_kill(there: DaskPool, scheduler: str) -> None:
-    """An item that kills its worker is blamed alone."""
-    with Registry({"pools": {"far": {"kind": "dask", "address": scheduler}}}) as registry, using(registry):
-        ends = list(task(pool="far")(die_at_seven).map(range(20), errors="collect"))
-    assert [index for index, end in enumerate(ends) if end.error is not None] == [7]
-    assert isinstance(ends[7].error, WorkerDiedError)
-
-
-def test_nested_calls(scheduler: str) -> None:
-    """In a worker, the same pool runs calls inline: no nest holds up the cluster."""
-    with Registry({"pools": {"far": {"kind": "dask", "address": scheduler}}}) as registry, using(registry):
-        found = gather(*(outer() for _ in range(8))).result(timeout=LONG)
-    assert all(outside == inside for outside, inside in found)
-
-
-@task(pool="far")
-def inner() -> int:
-    """Return where it runs."""
-    return os.getpid()
-
-
-@task(pool="far")
-def outer() -> tuple[int, int]:
-    """Return where it runs, and what it calls."""
-    return os.getpid(), inner().result()
-
-
-def note_and_die(path: str, seconds: float) -> None:
-    """Note that it runs, and kill its process after so long."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(".")
-    time.sleep(seconds)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def die_at_seven(number: int) -> int:
-    """Kill the process at one item."""
-    if number == 7:
-        time.sleep(0.1)
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number
-
-
-def until_asked() -> str:
-    """Run until it is asked to stop."""
-    for _ in range(1000):
-        if current_task().cancelled:
-            return "asked"
-        time.sleep(0.02)
-    return "never"
-
-
-def add_length(number: int, data: bytes) -> int:
-    """Use both."""
-    return number + len(data)
+    check_ctrl_c(run_script, "dask")
 
 
 def pid_at(address: str) -> int:

@@ -314,10 +314,14 @@ class Bridge(LoopingEngine):
 
     def withdrawn(self, number: int) -> None:
         """Forget a call that the engine has dropped; see `Events`."""
-        sent = self._sent.get(number)
-        if sent is not None:
-            _call_off(sent.future)
-            self._drop(sent)
+        sent = self._sent.pop(number, None)
+        if sent is None:
+            return
+        if sent.run is not None:  # it was heard to begin, as that was asked
+            self._conclude(sent, lambda: (None, CANCELLED, None))
+            return
+        _call_off(sent.future)
+        self._ended(sent.future)
 
     def _conclude(self, sent: Sent, outcome: Callable[[], Outcome]) -> None:
         """End a call, with what *outcome* makes of it if anybody still wants to know."""

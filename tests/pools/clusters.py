@@ -1,0 +1,146 @@
+"""
+What every cluster must do, as an operator has started it: `ClusterContract`, written once.
+
+A subclass gives the fixtures *said*, what a configuration says of the pool, and *there*, a pool on the cluster, both
+with two workers of one thread on this machine.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jobs
+import pytest
+from pools import cluster_jobs
+from pools.contract import LONG
+
+from parallel import Pool, Registry, TaskTimeoutError, WorkerDiedError, gather, task, using
+
+
+def wait_for(fact: Callable[[], object]) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + LONG
+    while not fact():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def far(said: dict[str, Any]) -> Iterator[Registry]:
+    """A registry with a pool on the cluster, which is that of the test."""
+    with Registry({"pools": {"far": said}}) as registry, using(registry):
+        yield registry
+
+
+class ClusterContract:
+    """What is so on every cluster."""
+
+    def test_a_cluster_that_is_there(self, there: Pool) -> None:
+        """Its workers run the calls; it outlives the pool."""
+        futures = [there.submit(jobs.double, n) for n in range(50)]
+        assert gather(*futures).result(timeout=LONG) == tuple(range(0, 100, 2))
+        assert there.submit(lambda: os.getpid()).result(timeout=LONG) != os.getpid()
+
+    def test_a_worker_that_is_killed(self, there: Pool, tmp_path: Path) -> None:
+        """The call that it ran is blamed, and not run again; the others are run."""
+        runs = tmp_path / "runs"
+        dying = there.submit(cluster_jobs.note_and_die, str(runs), 0.3)
+        others = [there.submit(jobs.double, n) for n in range(100)]
+        error = dying.exception(timeout=LONG)
+        assert isinstance(error, WorkerDiedError)
+        assert error.worker
+        assert f"worker {error.worker} died while it ran" in str(error)
+        assert [future.result(timeout=LONG) for future in others] == list(range(0, 200, 2))
+        assert runs.read_text() == "."
+
+    def test_an_idempotent_call_is_run_again(self, far: Registry, tmp_path: Path) -> None:
+        """Twice at most."""
+        runs = tmp_path / "runs"
+        dying = task(pool="far", idempotent=True)(cluster_jobs.note_and_die)
+        assert isinstance(dying(str(runs), 0.2).exception(timeout=2 * LONG), WorkerDiedError)
+        assert runs.read_text() == "..."
+
+    def test_a_timeout_kills(self, far: Registry) -> None:
+        """A call that overruns its time is ended with its worker, which is started anew."""
+        began = time.monotonic()
+        with pytest.raises(TaskTimeoutError):
+            task(pool="far", timeout=0.5)(time.sleep)(60).result(timeout=LONG)
+        held = task(pool="far")(time.sleep)(60)
+        wait_for(held.running)
+        assert held.cancel(running=True)
+        far.drain(2 * LONG)
+        assert time.monotonic() - began < 50
+        assert far.pool("far").submit(jobs.double, 2).result(timeout=LONG) == 4
+
+    def test_a_function_is_asked_to_stop(self, there: Pool, tmp_path: Path) -> None:
+        """`cancel()` tells it, on whatever machine it runs."""
+        told = tmp_path / "told"
+        future = there.submit(cluster_jobs.until_told, str(told))
+        wait_for(future.running)
+        assert not future.cancel()
+        wait_for(lambda: told.exists() and told.read_text())
+        assert told.read_text() == "asked"
+
+    def test_a_large_constant(self, far: Registry) -> None:
+        """It goes to each worker once, not with each chunk."""
+        mapped = task(pool="far")(cluster_jobs.add_length)
+        data = b"x" * 5_000_000
+        found = mapped.map(range(2_000), constants={"data": data}, chunksize=50)
+        assert list(found) == [n + len(data) for n in range(2_000)]
+
+    def test_many_tiny_items(self, far: Registry) -> None:
+        """They go in chunks: the cluster sees some hundred tasks of 200,000 items."""
+        mapped = task(pool="far")(jobs.double)
+        assert sum(mapped.stream(range(200_000))) == 199_999 * 200_000
+        assert far.pool("far").stats().done < 2_000
+
+    def test_items_that_kill(self, far: Registry) -> None:
+        """An item that kills its worker is blamed alone."""
+        ends = list(task(pool="far")(cluster_jobs.die_at_seven).map(range(20), errors="collect"))
+        assert [index for index, end in enumerate(ends) if end.error is not None] == [7]
+        assert isinstance(ends[7].error, WorkerDiedError)
+
+    def test_nested_calls(self, far: Registry) -> None:
+        """In a worker, the same pool runs calls inline: no nest holds up the cluster."""
+        found = gather(*(cluster_jobs.outer() for _ in range(8))).result(timeout=LONG)
+        assert all(outside == inside for outside, inside in found)
+
+
+AT_EXIT = """
+from parallel import configure, task
+import sys, time
+
+def late(text):
+    time.sleep(0.02)
+    return text
+
+def show(text):
+    sys.stdout.write(f"{text}\\n")  # in one piece, as several threads do
+    sys.stdout.flush()
+
+if __name__ == "__main__":
+    configure({"pools": {"far": {"kind": "KIND", "max_workers": 1}}})
+    futures = [task(pool="far")(late)(f"call {index}").then(show) for index in range(10)]
+"""
+
+
+def check_interpreter_exit(run_script: Callable[..., Any], kind: str) -> str:
+    """See that what was accepted is run, and what follows it; return what was said besides."""
+    done = run_script(AT_EXIT.replace("KIND", kind), timeout=60)
+    assert sorted(done.stdout.splitlines()) == [f"call {index}" for index in range(10)]
+    return str(done.stderr)
+
+
+def check_ctrl_c(run_script: Callable[..., Any], kind: str) -> None:
+    """See that after one that nobody handles, what waits is cancelled, and what runs is ended."""
+    began = time.monotonic()
+    script = AT_EXIT.replace("KIND", kind) + "    show('ready'); task(pool='far')(time.sleep)(60).result()\n"
+    done = run_script(script.replace("0.02", "20"), interrupt_at="ready", status=None, timeout=60)
+    assert done.returncode in (1, 130, -signal.SIGINT)
+    assert "call 5" not in done.stdout
+    assert time.monotonic() - began < 40
