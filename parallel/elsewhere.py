@@ -6,6 +6,7 @@ Each kind has a class, as those of `kinds`; `ELSEWHERE` names them all.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Literal, cast
 
@@ -58,6 +59,13 @@ def _are_texts(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(one, str) and one for one in cast("tuple[object, ...]", value))
 
 
+def is_ray_address(text: str) -> bool:
+    """Tell whether that can be the address of a Ray cluster. Those of Ray's own proxy, `ray://`, are none."""
+    return _RAY_ADDRESS.fullmatch(text) is not None
+
+
+_RAY_ADDRESS: Final = re.compile(r"auto|local|[^/\s]+:[0-9]{1,5}")
+
 _TLS: Final = ("ca_file", "cert", "key")
 
 _address = checked(
@@ -67,8 +75,8 @@ _address = checked(
 )
 _ray_address = checked(
     "the address of a cluster, such as 'head:6379', or 'auto'",
-    lambda value: isinstance(value, str) and bool(value.strip()) and "://" not in value,
-    form={"type": "string", "minLength": 1, "not": {"pattern": "://"}},
+    lambda value: isinstance(value, str) and is_ray_address(value),
+    form={"type": "string", "pattern": f"^(?:{_RAY_ADDRESS.pattern})$"},
 )
 _amount = checked(
     "a number from 0 on",

@@ -47,6 +47,7 @@ def pytest_configure() -> None:
     """Give the program a folder of its own for temporary files, so that none of ours goes unseen."""
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest's own stay where they are
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # else Ray leaves a token in the home directory
     folder = tempfile.mkdtemp(prefix="t-")  # short: a socket's address has room for 107 characters
     tempfile.tempdir = os.environ["TMPDIR"] = folder
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -125,19 +126,27 @@ def _census() -> dict[tuple[str, object], str]:
     return {(kind, key): text for kind, found in kinds.items() for key, text in found.items()}
 
 
-def _left(before: dict[tuple[str, object], str], keeps_connections: bool = False) -> list[str]:
-    left = [text for key, text in _census().items() if key not in before]
-    return [text for text in left if not (keeps_connections and ": socket:" in text)]
+def _left(before: dict[tuple[str, object], str], is_kept: Callable[[str], bool]) -> list[str]:
+    return [text for key, text in _census().items() if key not in before and not is_kept(text)]
+
+
+def _kept_by_clients(request: pytest.FixtureRequest) -> Callable[[str], bool]:
+    """
+    Return what tells whether the client of a cluster keeps something: that is its own, and not for us to close.
+
+    Dask's keeps the connections of a cluster that many tests share, as it needs them; Ray's keeps its files for ever.
+    """
+    if request.node.get_closest_marker("dask") is not None and "shared" in request.fixturenames:
+        return lambda text: ": socket:" in text
+    if request.node.get_closest_marker("ray") is not None:
+        return lambda text: text.startswith("descriptor ") or text == "file ray"
+    return lambda _: False
 
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
-    """
-    Start from no configuration and no open pool; afterwards nothing may be left.
-
-    Dask keeps the connections that it opens as it needs them: those of a cluster that many tests share are its own.
-    """
-    keeps_connections = request.node.get_closest_marker("dask") is not None and "shared" in request.fixturenames
+    """Start from no configuration and no open pool; afterwards nothing may be left."""
+    is_kept = _kept_by_clients(request)
     for name in [name for name in os.environ if name.startswith("PARALLEL_")]:
         monkeypatch.delenv(name)
     before = _census()
@@ -146,12 +155,12 @@ def clean(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> It
         registry.reset()
     if (timer := sys.modules.get("parallel.timer")) is not None:
         timer.TIMER.close()  # its thread would end by itself, but only after a while
-    left = _left(before, keeps_connections)
+    left = _left(before, is_kept)
     if left:
         deadline = time.monotonic() + PATIENCE
         pause = 0.001
         gc.collect()
-        while (left := _left(before, keeps_connections)) and time.monotonic() < deadline:
+        while (left := _left(before, is_kept)) and time.monotonic() < deadline:
             time.sleep(pause)  # what is on its way out tells nobody when it has gone
             gc.collect()  # a thread that has just ended may have left a circle
             pause = min(pause * 2, 0.1)

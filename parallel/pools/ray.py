@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import uuid
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
@@ -27,16 +28,17 @@ from typing import Any, ClassVar, Final, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 from parallel.context import Dispatcher
+from parallel.elsewhere import is_ray_address
 from parallel.gates import OnFull
 from parallel.machine import cpus
 from parallel.pools.base import OnExit, check_workers, exit_before_others
 from parallel.pools.distant.board import NAMESPACE, Board, BoardLine, Told
-from parallel.pools.distant.connection import CONNECTION
+from parallel.pools.distant.connection import ANY, CONNECTION
 from parallel.pools.distant.driver import Driver, Events, Loss, refuse_in_forks
 from parallel.pools.distant.packets import Answer, Bundle, Packet, Supply, origin
 from parallel.pools.distant.pool import DistantPool
 from parallel.pools.distant.worker import run
-from parallel.sizes import Size, size
+from parallel.sizes import Size, size, sized
 
 LOGGER = logging.getLogger("parallel")
 
@@ -45,6 +47,9 @@ WINDOW: Final = 1000
 
 LARGE: Final = 1 << 20
 """Bytes from which what a call needs is put into Ray's store by itself, on another thread."""
+
+PATIENCE: Final = 10.0
+"""Seconds that a head may take to answer at the start."""
 
 LOOKS: Final = 1.0
 """Seconds between two looks at the cluster."""
@@ -134,8 +139,8 @@ class RayPool(DistantPool):
     ) -> None:
         if not isinstance(address, str | None):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may not check types
             raise TypeError(f"address must be a str or None, found {address!r}; the number of workers is max_workers=")
-        if address is not None and "://" in address:
-            raise ValueError(f"address must be as 'head:6379' or 'auto', found {address!r}: not by Ray Client")
+        if address is not None and not is_ray_address(address):
+            raise ValueError(f"address must be as 'head:6379', or 'auto'; found {address!r}")
         if max_workers is not None:
             check_workers(max_workers, 1)
         self._options = Options(
@@ -423,11 +428,23 @@ _inherited: Final[list[object]] = []
 
 
 def _connect(ray: Any, options: Options) -> None:
-    """Connect this process to Ray, as its options say."""
-    said: dict[str, Any] = {"address": options.address or "local", "configure_logging": False}
+    """
+    Connect this process to Ray, as its options say.
+
+    Raises:
+        ConnectionError: Nobody answers at the address; Ray itself would ask for a minute.
+    """
+    address = options.address
+    if address not in ANY:
+        host, _, port = str(address).rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+        except OSError as error:
+            raise ConnectionError(f"nobody answers at {address}: {error}") from error
+    said: dict[str, Any] = {"address": address or "local", "configure_logging": False}
     if options.runtime_env is not None:
         said["runtime_env"] = dict(options.runtime_env)
-    if options.address in (None, "local"):
+    if address in (None, "local"):
         said["num_cpus"] = max(round((options.max_workers or cpus()) * (options.num_cpus or 1)), 1)
         said["include_dashboard"] = False
     with _silenced():
@@ -459,7 +476,8 @@ def _imported() -> Any:
 def _told(amounts: Mapping[str, float]) -> str:
     """Write amounts, without those that Ray adds for itself."""
     shown = {name: amount for name, amount in amounts.items() if not name.startswith(("node:", "object_store"))}
-    return ", ".join(f"{amount:g} {name}" for name, amount in shown.items()) or "nothing"
+    texts = (sized(int(much)) if name == "memory" else f"{much:g}" for name, much in shown.items())
+    return ", ".join(f"{text} {name}" for text, name in zip(texts, shown, strict=True)) or "nothing"
 
 
 def _first_line(error: BaseException) -> str:

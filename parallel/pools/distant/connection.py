@@ -15,6 +15,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Any, Final
 
 LOGGER = logging.getLogger("parallel")
@@ -53,7 +54,7 @@ class Connection:
                 self._keeper, self._address, self._users = keeper, address, 0
             elif address not in ANY and address != self._address:
                 present = str(ray.get_runtime_context().gcs_address)
-                if not _is_same(str(address), present):
+                if not _is_same(str(address), present, str(ray.util.get_node_ip_address())):
                     raise RuntimeError(
                         f"it is to use the Ray cluster {address}, and this process is connected to {present}: "
                         "a process can be connected to one only"
@@ -121,16 +122,22 @@ class _Keeper:
             LOGGER.exception("Ray could not be shut down")
 
 
-def _is_same(one: str, other: str) -> bool:
-    """Tell whether two addresses of the form host:port are the same, as far as their names can be looked up."""
+def _is_same(one: str, other: str, own: str) -> bool:
+    """
+    Tell whether two addresses of the form host:port are the same, as far as their names can be looked up.
+
+    Ray takes the address of this machine, *own*, for those of its loopback.
+    """
     (host, _, port), (other_host, _, other_port) = one.rpartition(":"), other.rpartition(":")
+    return port == other_port and not _addresses(host, own).isdisjoint(_addresses(other_host, own))
+
+
+def _addresses(host: str, own: str) -> set[str]:
     try:
-        hosts, others = (
-            {found[4][0] for found in socket.getaddrinfo(name, None)} for name in (host or one, other_host)
-        )
+        found = {str(each[4][0]) for each in socket.getaddrinfo(host, None)}
     except OSError:
-        return one == other
-    return port == other_port and bool(hosts & others)
+        return {host}
+    return {own if ip_address(each).is_loopback else each for each in found}
 
 
 CONNECTION: Final = Connection()
