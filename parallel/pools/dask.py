@@ -406,21 +406,21 @@ class DaskDriver(Driver):
         """Return the address of the dashboard."""
         return {} if self._client is None else {"dashboard_link": self._client.dashboard_link}
 
-    def send(self, packet: Packet, supplies: tuple[Supply, ...]) -> None:
+    def send(self, packet: Packet, supplies: tuple[Supply, ...], priority: int) -> None:
         """Submit a call; what is large goes ahead."""
         if packet.arguments.size < LARGE and all(supply.bundle.size < LARGE for supply in supplies):
             attached = [(supply.key, supply.bundle) for supply in supplies]
-            self._submit(packet.number, packet.name, Sealed(packet), *attached)
+            self._submit(packet.number, packet.name, priority, Sealed(packet), *attached)
         else:
-            self._spawn(self._send_large(packet, supplies))
+            self._spawn(self._send_large(packet, supplies, priority))
 
-    async def _send_large(self, packet: Packet, supplies: tuple[Supply, ...]) -> None:
+    async def _send_large(self, packet: Packet, supplies: tuple[Supply, ...], priority: int) -> None:
         try:
             sealed: Any = Sealed(packet)
             if packet.arguments.size >= LARGE:
                 [sealed] = await self._client.scatter([sealed], hash=False)
             attached = [await self._scatter(supply) for supply in supplies]
-            self._submit(packet.number, packet.name, sealed, *attached)
+            self._submit(packet.number, packet.name, priority, sealed, *attached)
         except Exception as error:
             self._events.failed(packet.number, error)
 
@@ -432,7 +432,7 @@ class DaskDriver(Driver):
             self._scattered[supply] = future
         return future
 
-    def _submit(self, number: int, name: str, sealed: Any, *attached: Any) -> None:
+    def _submit(self, number: int, name: str, priority: int, sealed: Any, *attached: Any) -> None:
         options = self._options
         future = self._client.submit(
             run_sealed,
@@ -441,6 +441,7 @@ class DaskDriver(Driver):
             key=f"{name.rpartition(':')[2].rpartition('.')[2]}-{self._id}-{number}",
             pure=False,
             retries=0,
+            priority=priority,
             resources=dict(options.resources) if options.resources else None,
             workers=list(options.workers) or None,
         )

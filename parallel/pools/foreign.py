@@ -174,7 +174,7 @@ class ExecutorDriver(Driver):
         """As many: an executor doesn't say how many it has."""
         return self._capacity if self._executor is not None else 0
 
-    def send(self, packet: Packet, supplies: tuple[Supply, ...]) -> None:
+    def send(self, packet: Packet, supplies: tuple[Supply, ...], priority: int = 0) -> None:
         """Submit a call."""
         executor = self._executor
         number = packet.number

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pickle
 import socket
 import uuid
 from collections import deque
@@ -24,7 +25,8 @@ from concurrent.futures import Future as StandardFuture
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from importlib import import_module
-from typing import Any, ClassVar, Final, NamedTuple, cast
+from itertools import islice
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from parallel.context import Dispatcher
@@ -38,12 +40,19 @@ from parallel.pools.distant.driver import Driver, Events, Loss, refuse_in_forks
 from parallel.pools.distant.packets import Answer, Bundle, Packet, Supply, origin
 from parallel.pools.distant.pool import DistantPool
 from parallel.pools.distant.worker import run
+from parallel.pools.process.wire import POSTED
 from parallel.sizes import Size, size, sized
 
 LOGGER = logging.getLogger("parallel")
 
-WINDOW: Final = 1000
-"""Calls that may be with Ray besides twice as many as its workers run."""
+WINDOW: Final = 16
+"""Calls that may be with Ray besides twice as many as its workers run. It has no priorities: the others wait here."""
+
+PAUSES: Final = (0.002, 0.02)
+"""Seconds between two looks for answers, while there is more to do than workers can begin with: at least, at most."""
+
+POLLED: Final = 100
+"""Answers that are looked for at a time, the oldest calls first."""
 
 LARGE: Final = 1 << 20
 """Bytes from which what a call needs is put into Ray's store by itself, on another thread."""
@@ -169,9 +178,22 @@ class RayPool(DistantPool):
         return RayDriver(self.label, self._options)
 
 
-def run_packet(packet: Packet, *attached: tuple[str, Bundle]) -> Answer:
-    """Run a call, on a worker; see `run`. Ray names its tasks after this."""
-    return run(packet, *attached)
+def run_packet(packet: bytes | Packet, *attached: tuple[str, Bundle]) -> bytes | Answer:
+    """Run a call, on a worker; see `run`."""
+    answer = run(cast(Packet, pickle.loads(packet)) if isinstance(packet, bytes) else packet, *attached)
+    return _flat(answer, answer[1] if answer[0] == POSTED else None)
+
+
+V = TypeVar("V", Packet, Answer)
+
+
+def _flat(value: V, bundle: Bundle | None) -> V | bytes:
+    """
+    Return a packet or an answer as Ray sends it with the least effort: pickled, unless large data lies beside it.
+
+    Ray pickles by Python code, whatever it is given; `bytes` it sends as they are.
+    """
+    return value if bundle is not None and bundle.parts else pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
 
 
 class RayDriver(Driver):
@@ -195,8 +217,11 @@ class RayDriver(Driver):
         self._places: dict[int, str] = {}  # the workers that are known to run a call
         self._withdrawn: set[int] = set()
         self._killed: set[int] = set()
-        self._come: deque[tuple[int, StandardFuture[Answer]]] = deque()
+        self._come: deque[tuple[int, StandardFuture[bytes | Answer]]] = deque()
         self._is_told = False  # the loop is going to look at what has come
+        self._listened: set[int] = set()  # those of whose answers Ray tells
+        self._polls = False  # the loop is going to ask for the others
+        self._pause = PAUSES[0]
         self._put: WeakKeyDictionary[Supply, Any] = WeakKeyDictionary()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_closing = False
@@ -318,10 +343,11 @@ class RayDriver(Driver):
         link = None if worker is None else worker.get_dashboard_url()
         return {"dashboard_link": f"http://{link}"} if link else {}
 
-    def send(self, packet: Packet, supplies: tuple[Supply, ...]) -> None:
+    def send(self, packet: Packet, supplies: tuple[Supply, ...], priority: int) -> None:
         """Submit a call; what is large is put into Ray's store first."""
         if packet.arguments.size < LARGE and all(supply.bundle.size < LARGE for supply in supplies):
-            self._submit(packet, packet.name, packet.number, [(supply.key, supply.bundle) for supply in supplies])
+            attached = [(supply.key, supply.bundle) for supply in supplies]
+            self._submit(_flat(packet, packet.arguments), packet.name, packet.number, attached)
         else:
             self._spawn(self._send_large(packet, supplies))
 
@@ -339,7 +365,10 @@ class RayDriver(Driver):
 
     def _submit(self, packet: Any, name: str, number: int, attached: list[Any]) -> None:
         ref = self._refs[number] = self._remote(name).remote(packet, *attached)
-        ref.future().add_done_callback(partial(self._comes, number))
+        if self._is_busy:
+            self._poll_soon()
+        else:
+            self._listen(number, ref)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -348,7 +377,51 @@ class RayDriver(Driver):
 
     # -- what becomes of them -----------------------------------------------------------------------------------------
 
-    def _comes(self, number: int, answer: StandardFuture[Answer]) -> None:
+    @property
+    def _is_busy(self) -> bool:
+        """There is more to do than workers can begin with now: nobody waits for the next answer with idle hands."""
+        return len(self._refs) > 2 * self._capacity
+
+    def _listen(self, number: int, ref: Any) -> None:
+        """Be told when an answer is there."""
+        self._listened.add(number)
+        ref.future().add_done_callback(partial(self._comes, number))
+
+    def _poll_soon(self) -> None:
+        if not self._polls:
+            self._polls = True
+            self._loop.call_later(self._pause, self._poll)
+
+    def _poll(self) -> None:
+        """See which answers are there, of those that nobody listens for; being told of each costs as much again."""
+        self._polls = False
+        if self._is_closing:
+            return
+        unheard = {ref: number for number, ref in self._refs.items() if number not in self._listened}
+        ready: list[Any] = []
+        if unheard:
+            looked_at = list(islice(unheard, POLLED))
+            ready, _ = self._ray.wait(looked_at, num_returns=len(looked_at), timeout=0)
+            for ref, (answer, error) in zip(ready, self._fetched(ready), strict=True):
+                self._end(unheard.pop(ref), answer, error)
+            self._events.has_room()
+        self._pause = PAUSES[0] if ready else min(2 * self._pause, PAUSES[1])
+        if self._is_busy:
+            self._poll_soon()
+        else:
+            for ref, number in unheard.items():
+                self._listen(number, ref)
+
+    def _fetched(self, ready: list[Any]) -> list[tuple[Any, BaseException | None]]:
+        """Return the answers, or what is raised instead of them."""
+        try:
+            return [(answer, None) for answer in self._ray.get(ready)]
+        except Exception as error:  # of any of them
+            if len(ready) == 1:
+                return [(None, error)]
+            return [found for ref in ready for found in self._fetched([ref])]
+
+    def _comes(self, number: int, answer: StandardFuture[bytes | Answer]) -> None:
         """On a thread of Ray's: have the loop look at it, and at what comes until then."""
         self._come.append((number, answer))
         if not self._is_told:
@@ -360,17 +433,21 @@ class RayDriver(Driver):
         self._is_told = False
         while self._come and not self._is_closing:
             number, answer = self._come.popleft()
-            if self._refs.pop(number, None) is None:
-                continue
             error = answer.exception()
-            place = self._places.pop(number, "")
-            if error is None:
-                self._events.answered(number, answer.result())
-            else:
-                self._fail(number, place, error)
-            self._withdrawn.discard(number)
-            self._killed.discard(number)
+            self._end(number, None if error is not None else answer.result(), error)
         self._events.has_room()
+
+    def _end(self, number: int, answer: Any, error: BaseException | None) -> None:
+        """Tell how a call has ended."""
+        if self._refs.pop(number, None) is None:
+            return
+        place = self._places.pop(number, "")
+        if error is None:
+            self._events.answered(number, pickle.loads(answer) if isinstance(answer, bytes) else answer)
+        else:
+            self._fail(number, place, error)
+        for numbers in (self._listened, self._withdrawn, self._killed):
+            numbers.discard(number)
 
     def _fail(self, number: int, place: str, error: BaseException) -> None:
         names = {base.__name__ for base in type(error).__mro__}

@@ -19,7 +19,7 @@ import pytest
 from pools import cluster_jobs
 from pools.contract import LONG
 
-from parallel import Pool, Registry, TaskTimeoutError, WorkerDiedError, gather, task, using
+from parallel import Pool, Registry, Retry, TaskTimeoutError, WorkerDiedError, gather, task, using, wait
 
 
 def wait_for(fact: Callable[[], object]) -> None:
@@ -85,6 +85,33 @@ class ClusterContract:
         assert not future.cancel()
         wait_for(lambda: told.exists() and told.read_text())
         assert told.read_text() == "asked"
+
+    def test_priority(self, far: Registry) -> None:
+        """What is urgent runs before what waits."""
+        here = far.pool("far")
+        with jobs.Gate() as gate:
+            held = [here.submit(jobs.wait_at, gate.address) for _ in range(2)]
+            gate.arrived(2)
+            usual = [task(pool="far")(time.monotonic)() for _ in range(300)]
+            urgent = task(pool="far", priority=1)(time.monotonic)()
+            last = task(pool="far", priority=-1)(time.monotonic)()
+        began = sorted(future.result(timeout=LONG) for future in usual)
+        assert urgent.result(timeout=LONG) < began[60]
+        assert last.result(timeout=LONG) > began[-60]
+        wait(held)
+
+    def test_options(self, far: Registry, tmp_path: Path) -> None:
+        """Each option of tasks does what it does elsewhere."""
+        seen = []
+        retried = task(pool="far", retry=Retry(on=OSError, attempts=3, wait_initial=0), on_success=seen.append)
+        assert retried(cluster_jobs.fail_twice)(str(tmp_path / "tries")).result(timeout=LONG) == 3
+        limited = task(pool="far", limit=1, rate="1000/s")(cluster_jobs.alone)
+        assert gather(*(limited(str(tmp_path / "alone")) for _ in range(6))).result(timeout=LONG) == (True,) * 6
+        late = task(pool="far", deadline=0.3, on_failure=lambda error: seen.append(type(error)))(time.sleep)(60)
+        with pytest.raises(TaskTimeoutError):
+            late.result(timeout=LONG)
+        wait_for(lambda: len(seen) == 2)
+        assert seen == [3, TaskTimeoutError]
 
     def test_a_large_constant(self, far: Registry) -> None:
         """It goes to each worker once, not with each chunk."""

@@ -36,7 +36,7 @@ class ByHand(Driver):
         self.events = events
         self._loop = asyncio.get_running_loop()
 
-    def send(self, packet: Packet, supplies: tuple[Supply, ...]) -> None:
+    def send(self, packet: Packet, supplies: tuple[Supply, ...], priority: int) -> None:
         with self._changed:
             self.sent[packet.number] = packet, supplies
             self._changed.notify_all()

@@ -208,7 +208,7 @@ class Bridge(LoopingEngine):
             sent.number, origin(), self._setup.key, keys, self._driver.line, name, function, by_value, arguments, facts
         )
         try:
-            self._driver.send(packet, supplies)
+            self._driver.send(packet, supplies, sent.future.priority)
         except BaseException as error:
             self.failed(sent.number, error)
 

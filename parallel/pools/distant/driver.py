@@ -98,13 +98,14 @@ class Driver(ABC):
         """How many workers there are, now."""
 
     @abstractmethod
-    def send(self, packet: Packet, supplies: tuple[Supply, ...], /) -> None:
+    def send(self, packet: Packet, supplies: tuple[Supply, ...], priority: int, /) -> None:
         """
         Give a call to the engine. What it raises is the end of that call.
 
         Args:
             packet: The call.
             supplies: What is to go with it.
+            priority: Of calls that wait there, those of a higher one run first, where the engine can do that.
         """
 
     @abstractmethod
