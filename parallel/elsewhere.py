@@ -135,6 +135,15 @@ class ExecutorConfig(PoolConfig):
 
     kind: ClassVar[str] = "executor"
     pool: ClassVar[str] = "parallel.pools.foreign:ExecutorPool"
+    abilities: ClassVar[Mapping[str, str]] = {
+        "kill": "with the capability `cancel`",
+        "crash": "as the executor does",
+        "rerun": "yes",
+        "priority": "yes",
+        "context": "by `context`",
+        "share": "yes",
+        "fork": "with a new executor",
+    }
     distant: ClassVar[bool] = True
     factory: str = field(validator=valid_import_string)
     kwargs: Mapping[str, Any] = field(factory=dict[str, Any], validator=_arguments)
@@ -172,6 +181,16 @@ class DaskConfig(PoolConfig):
 
     kind: ClassVar[str] = "dask"
     pool: ClassVar[str] = "parallel.pools.dask:DaskPool"
+    abilities: ClassVar[Mapping[str, str]] = {
+        "kill": "on workers of one thread that have nannies",
+        "ask": "yes",
+        "replace": "with `kill`",
+        "crash": "calls on the same worker are sent again",
+        "rerun": "yes",
+        "priority": "yes",
+        "context": "by `context`",
+        "share": "yes",
+    }
     distant: ClassVar[bool] = True
     address: str | None = field(default=None, validator=_address)
     max_workers: int | str | None = field(default=None, validator=valid_max_workers)
@@ -211,6 +230,16 @@ class RayConfig(PoolConfig):
 
     kind: ClassVar[str] = "ray"
     pool: ClassVar[str] = "parallel.pools.ray:RayPool"
+    abilities: ClassVar[Mapping[str, str]] = {
+        "kill": "yes",
+        "ask": "yes",
+        "replace": "yes",
+        "crash": "yes",
+        "rerun": "yes",
+        "priority": "of those that Ray has not got yet",
+        "context": "by `context`",
+        "share": "yes",
+    }
     distant: ClassVar[bool] = True
     address: str | None = field(default=None, validator=_ray_address)
     max_workers: int | str | None = field(default=None, validator=valid_max_workers)

@@ -177,6 +177,8 @@ class PoolConfig:
         pool: Import string of the pool's class, which is resolved when a pool opens. Its constructor takes *name* and
             *callbacks* besides the options, as `Pool` does.
         distant: Its calls run in processes that others have started; there, its own calls run inline.
+        abilities: What its pools can do, of `abilities.ABILITIES`: "yes", or what it depends on. What is missing, they
+            can't.
 
     Raises:
         ValueError: A value that the option can't have.
@@ -185,6 +187,7 @@ class PoolConfig:
     kind: ClassVar[str]
     pool: ClassVar[str]
     distant: ClassVar[bool] = False
+    abilities: ClassVar[Mapping[str, str]] = {}
 
     def arguments(self) -> dict[str, object]:
         """
@@ -217,6 +220,14 @@ class ThreadConfig(PoolConfig):
 
     kind: ClassVar[str] = "thread"
     pool: ClassVar[str] = "parallel.pools.thread:ThreadPool"
+    abilities: ClassVar[Mapping[str, str]] = {
+        "ask": "yes",
+        "replace": "yes",
+        "priority": "yes",
+        "context": "all",
+        "share": "as it is",
+        "fork": "yes",
+    }
     max_workers: int | str | None = field(default=None, validator=valid_max_workers)
     thread_name_prefix: str = ""
     initializer: str | None = field(default=None, validator=valid_import_string)
@@ -288,6 +299,18 @@ class ProcessConfig(PoolConfig, Workplace):
 
     kind: ClassVar[str] = "process"
     pool: ClassVar[str] = "parallel.pools.process.pool:ProcessPool"
+    abilities: ClassVar[Mapping[str, str]] = {
+        "kill": "yes",
+        "ask": "yes",
+        "replace": "yes",
+        "crash": "yes",
+        "rerun": "yes",
+        "priority": "yes",
+        "context": "by `context`",
+        "logs": "yes",
+        "share": "yes",
+        "fork": "yes",
+    }
     max_workers: int | str | None = field(default=None, validator=valid_max_workers)
     mp_context: Literal["fork", "forkserver", "spawn"] | None = field(default=None, validator=_start_method)
     initializer: str | None = field(default=None, validator=valid_import_string)
@@ -328,6 +351,14 @@ class LoopConfig(PoolConfig):
 
     kind: ClassVar[str] = "loop"
     pool: ClassVar[str] = "parallel.pools.loop:LoopPool"
+    abilities: ClassVar[Mapping[str, str]] = {
+        "kill": "at its next `await`",
+        "ask": "yes",
+        "priority": "yes",
+        "context": "all",
+        "share": "as it is",
+        "fork": "yes",
+    }
     max_workers: int | str | None = field(default=None, validator=valid_max_workers)
     max_pending: int | None = field(default=None, validator=valid_count)
     on_full: Literal["block", "raise"] | None = field(default=None, validator=_on_full_of_loop)
@@ -348,6 +379,7 @@ class InlineConfig(PoolConfig):
 
     kind: ClassVar[str] = "inline"
     pool: ClassVar[str] = "parallel.pools.inline:InlinePool"
+    abilities: ClassVar[Mapping[str, str]] = {"context": "all", "share": "as it is", "fork": "yes"}
     check_pickle: bool = False
 
 

@@ -45,6 +45,7 @@ HOUSE = [
     {"kinds"},
     {"elsewhere"},
     {"catalogue"},
+    {"abilities"},
     {"lines"},
     {"layers"},
     {"files"},
