@@ -36,7 +36,7 @@ def tables() -> str:
         [meaning, *(config.abilities.get(name, "") for config in OWN.values())] for name, meaning in ABILITIES.items()
     ]
     having = {kind: _options(config) for kind, config in OWN.items()}
-    options = sorted(set().union(*having.values()))
+    options = sorted({option for those in having.values() for option in those})
     has = [[f"`{option}`", *("yes" if option in those else "" for those in having.values())] for option in options]
     kinds = [f"`{kind}`" for kind in OWN]
     return f"{_table(['', *kinds], able)}\n\n{_table(['option', *kinds], has)}"
