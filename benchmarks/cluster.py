@@ -3,8 +3,9 @@ What a call costs on a cluster, and an item of a map: ours beside the engine's o
 
     python benchmarks/cluster.py [--rounds N] [--calls N]
 
-The cluster is on this machine: a scheduler and two workers of one thread, in processes of their own, which both sides
-use in turn, round by round. How to read the table is told in `README.md`. Exit status 1 if a budget is missed.
+The clusters are on this machine, with two workers, which both sides use in turn, round by round: a Dask scheduler and
+workers of one thread, in processes of their own; and a local Ray cluster. How to read the table is told in `README.md`.
+Exit status 1 if a budget is missed.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from measures.clusters import dask
+from measures.clusters import dask, ray
 from measures.peers import installed
 from measures.rounds import WORKERS, Scale, show
 
-ENGINES = {"distributed": dask}
+ENGINES = {"distributed": dask, "ray": ray}
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -39,27 +39,54 @@ def dask(scale: Scale) -> Iterator[Row]:
     distributed: Any = import_module("distributed")
     with _dask_cluster() as address, distributed.Client(address, set_as_default=False) as client:
         client.wait_for_workers(WORKERS)
-        pools = {"pools": {"far": {"kind": "dask", "address": address}}}
-        with Registry(pools) as registry, using(registry):
-            ours, napping = task(pool="far")(nothing), task(pool="far")(nap)
 
-            def call(calls: int) -> None:
-                gather(*[ours() for _ in range(calls)]).result()
+        def call(calls: int) -> None:
+            client.gather([client.submit(nothing, pure=False) for _ in range(calls)])
 
-            def call_client(calls: int) -> None:
-                client.gather([client.submit(nothing, pure=False) for _ in range(calls)])
+        def map_items(items: int) -> None:
+            assert len(client.gather(client.map(nap, range(items), pure=False))) == items
 
-            def map_items(items: int) -> None:
-                assert len(napping.map(range(items)).result()) == items
+        yield from _beside(scale, {"kind": "dask", "address": address}, call, map_items)
 
-            def map_by_client(items: int) -> None:
-                assert len(client.gather(client.map(nap, range(items), pure=False))) == items
 
-            sides = {OURS: per_call(call, scale.calls), "client": per_call(call_client, scale.calls)}
-            yield in_turn("us", sides, scale.rounds).ratio("a call, submitted and gathered", A_CALL)
-            items = max(scale.calls // 2, 1)
-            sides = {OURS: per_call(map_items, items), "client": per_call(map_by_client, items)}
-            yield in_turn("us", sides, scale.rounds).ratio("an item of 10 ms, mapped", AN_ITEM)
+def ray(scale: Scale) -> Iterator[Row]:
+    """Measure Ray."""
+    client: Any = import_module("ray")
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)  # as below
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")
+    client.init("local", num_cpus=WORKERS, include_dashboard=False, configure_logging=False)
+    try:
+        nothing_there, nap_there = (client.remote(function).options(max_retries=0) for function in (nothing, nap))
+
+        def call(calls: int) -> None:
+            client.get([nothing_there.remote() for _ in range(calls)])
+
+        def map_items(items: int) -> None:
+            assert len(client.get([nap_there.remote(item) for item in range(items)])) == items
+
+        yield from _beside(scale, {"kind": "ray"}, call, map_items)
+    finally:
+        client.shutdown()
+
+
+def _beside(
+    scale: Scale, said: dict[str, Any], call_client: Callable[[int], None], map_by_client: Callable[[int], None]
+) -> Iterator[Row]:
+    """Measure calls and maps of a pool beside those of the engine's own client."""
+    with Registry({"pools": {"far": said}}) as registry, using(registry):
+        ours, napping = task(pool="far")(nothing), task(pool="far")(nap)
+
+        def call(calls: int) -> None:
+            gather(*[ours() for _ in range(calls)]).result()
+
+        def map_items(items: int) -> None:
+            assert len(napping.map(range(items)).result()) == items
+
+        sides = {OURS: per_call(call, scale.calls), "client": per_call(call_client, scale.calls)}
+        yield in_turn("us", sides, scale.rounds).ratio("a call, submitted and gathered", A_CALL)
+        items = max(scale.calls // 2, 1)
+        sides = {OURS: per_call(map_items, items), "client": per_call(map_by_client, items)}
+        yield in_turn("us", sides, scale.rounds).ratio("an item of 10 ms, mapped", AN_ITEM)
 
 
 @contextmanager
