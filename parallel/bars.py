@@ -33,6 +33,7 @@ from rich.live import Live
 from rich.text import Text
 
 from parallel.meters import Meter, in_words
+from parallel.pools.base import PoolStats
 from parallel.screens import PATIENCE, Screen
 
 LOGGER = logging.getLogger("parallel")
@@ -49,10 +50,10 @@ SHORTEST, LONGEST = 5, 40
 LABEL: Final = 10
 """Columns that every label may take; one that is longer takes a third of the width at most."""
 
-COLUMNS: Final = ("label", "bar", "items", "percent", "rate", "time", "failed", "workers")
+COLUMNS: Final = ("label", "bar", "items", "percent", "rate", "time", "failed", "workers", "dashboard")
 """The columns, from left to right."""
 
-KEPT: Final = ("label", "items", "failed", "bar", "time", "percent", "rate", "workers")
+KEPT: Final = ("label", "items", "failed", "bar", "time", "percent", "rate", "workers", "dashboard")
 """The same, in the order in which they get room: where the terminal is narrow, the last are left out."""
 
 STYLES: Final = {
@@ -63,6 +64,7 @@ STYLES: Final = {
     "time": "progress.remaining",
     "failed": "bold red",
     "workers": "dim",
+    "dashboard": "dim",
 }
 
 
@@ -88,11 +90,11 @@ class Bar(Meter):
     Args:
         label: What stands before it.
         total: How many items there are; None: nobody knows, and it has counts instead.
-        workers: Tells how many workers are alive.
+        stats: Tells what the pool does now.
     """
 
-    def __init__(self, label: str, total: int | None, workers: Callable[[], int]) -> None:
-        super().__init__(total, workers)
+    def __init__(self, label: str, total: int | None, stats: Callable[[], PoolStats]) -> None:
+        super().__init__(total, stats)
         self._label = label
         self._last: Row | None = None  # its row when it has ended
         self._stage = _stage
@@ -150,7 +152,7 @@ def _fitting(widths: dict[str, int], room: int) -> tuple[list[str], int]:
 def _joined(cells: dict[str, Text], shown: list[str], widths: dict[str, int]) -> Text:
     """Join the cells of a row, each as wide as its column: words are left in it, numbers right."""
     for name in shown:
-        pad = cells[name].pad_right if name in ("label", "bar", "time", "failed") else cells[name].pad_left
+        pad = cells[name].pad_right if name in ("label", "bar", "time", "failed", "dashboard") else cells[name].pad_left
         pad(widths[name] - cells[name].cell_len)
     row = Text(GAP, no_wrap=True, overflow="crop").join(cells[name] for name in shown)
     row.rstrip()

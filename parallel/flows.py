@@ -38,6 +38,7 @@ from parallel.ledgers import LOOKUP, Ledger, Part
 from parallel.meetings import attach
 from parallel.meters import Meter
 from parallel.outcomes import Outcome
+from parallel.pools.base import PoolStats
 from parallel.states import State, hangs_on
 
 TARGET: Final = BUDGET
@@ -154,8 +155,8 @@ class Route(Protocol):
         ...
 
     @property
-    def workers(self) -> Callable[[], int]:
-        """Tells how many workers are alive."""
+    def stats(self) -> Callable[[], PoolStats]:
+        """Tells what the pool does now."""
         ...
 
     def send(self, piece: Piece, /) -> Future[Any]:

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple, cast
 
 from parallel.checks import described
 from parallel.context import era
+from parallel.pools.base import PoolStats
 
 INTERVAL: Final = 0.1
 """Seconds between two looks at the clock that have consequences; people don't see more, and each costs a little."""
@@ -40,6 +41,7 @@ class Progress(NamedTuple):
         rate: Items a second, of late; 0.0 before the first has ended.
         left: Seconds that it will take still, at that rate; None: that can't be told.
         workers: Its workers that are alive.
+        dashboard_link: Where the cluster that they belong to shows what it does; empty: there is none, or no such page.
     """
 
     done: int
@@ -49,6 +51,7 @@ class Progress(NamedTuple):
     rate: float
     left: float | None
     workers: int
+    dashboard_link: str = ""
 
 
 def total_of(iterables: Sequence[Iterable[object]], total: int | None) -> int | None:
@@ -89,13 +92,13 @@ class Meter:
 
     Args:
         total: How many items there are; None: nobody knows.
-        workers: Tells how many workers are alive. It is called from the thread that adds, and of a bar from the one
+        stats: Tells what the pool does now. It is called from the thread that adds, and of a bar from the one
             that draws.
     """
 
-    def __init__(self, total: int | None, workers: Callable[[], int]) -> None:
+    def __init__(self, total: int | None, stats: Callable[[], PoolStats]) -> None:
         self._total = total
-        self._workers = workers
+        self._stats = stats
         self._done = self._failed = 0
         self._began = self._next = time.monotonic()
         self._samples = deque([(self._began, 0)], SAMPLES)
@@ -131,7 +134,8 @@ class Meter:
         total = self._total if self._total is not None and done <= self._total else None  # a hint may be wrong
         rate = (done - before) / (now - since) if now > since else 0.0
         left = (total - done) / rate if total is not None and rate > 0 else None
-        return Progress(done, self._failed, total, now - self._began, rate, left, self._workers())
+        pool = self._stats()
+        return Progress(done, self._failed, total, now - self._began, rate, left, pool.workers, pool.dashboard_link)
 
     def _show(self) -> None:
         """Show how far it is, if that is due."""
@@ -155,6 +159,7 @@ class Words(NamedTuple):
         time: `1:25 left`, `in 1:37`, or `interrupted after 0:12`.
         failed: `3 failed`.
         workers: `8 workers`.
+        dashboard: The address of the page of its cluster.
     """
 
     items: str
@@ -163,6 +168,7 @@ class Words(NamedTuple):
     time: str
     failed: str
     workers: str
+    dashboard: str
 
 
 def in_words(now: Progress, ended: str = "") -> Words:
@@ -183,6 +189,7 @@ def in_words(now: Progress, ended: str = "") -> Words:
         time=_time_of(now, ended),
         failed=f"{now.failed:,} failed" if now.failed else "",
         workers="" if ended else f"{now.workers} worker{'' if now.workers == 1 else 's'}",
+        dashboard="" if ended else now.dashboard_link,
     )
 
 

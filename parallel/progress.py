@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from parallel import context
 from parallel.checks import described
 from parallel.meters import Meter, Progress, in_words
+from parallel.pools.base import PoolStats
 from parallel.screens import Screen
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ Shown: TypeAlias = "bool | str | Callable[[Progress], object] | None"
 """What *progress* may be: whether to show it, the label, `tqdm`, or a function that gets the numbers."""
 
 
-def make_display(progress: Shown, label: str, total: int | None, workers: Callable[[], int]) -> Meter:
+def make_display(progress: Shown, label: str, total: int | None, stats: Callable[[], PoolStats]) -> Meter:
     """
     Make what shows how far a map is; to be closed in every case. It is used by one thread at a time.
 
@@ -46,20 +47,20 @@ def make_display(progress: Shown, label: str, total: int | None, workers: Callab
             second at most, by the thread that adds. What that function raises is logged once, and ends nothing.
         label: What it is called, where *progress* is no label.
         total: What `total_of` returned.
-        workers: Tells how many workers are alive. It must be quick, and may be called by any thread.
+        stats: Tells what the pool does now. It must be quick, and may be called by any thread.
 
     Raises:
         ModuleNotFoundError: `tqdm` is not installed, and asked for.
         TypeError: *progress* is something else.
     """
     if progress is None or progress is False:
-        return Meter(total, workers)
+        return Meter(total, stats)
     if progress is True or (isinstance(progress, str) and progress != "tqdm"):
-        return _bar_or_lines(_one_line(label if progress is True else progress), total, workers)
+        return _bar_or_lines(_one_line(label if progress is True else progress), total, stats)
     if progress == "tqdm":
-        return _Tqdm(_one_line(label), total, workers)
+        return _Tqdm(_one_line(label), total, stats)
     if callable(progress):
-        return _Told(progress, total, workers)
+        return _Told(progress, total, stats)
     raise TypeError(f"progress: expected a boolean, a label, 'tqdm' or a function, found {described(progress)}")
 
 
@@ -70,7 +71,7 @@ def _one_line(label: str) -> str:
 # -- a bar, or lines --------------------------------------------------------------------------------------------------
 
 
-def _bar_or_lines(label: str, total: int | None, workers: Callable[[], int]) -> Meter:
+def _bar_or_lines(label: str, total: int | None, stats: Callable[[], PoolStats]) -> Meter:
     screen = Screen()
     in_notebook = _is_in_notebook()
     if (screen.isatty() or in_notebook) and not context.in_worker_process:  # many of those would draw on one terminal
@@ -80,8 +81,8 @@ def _bar_or_lines(label: str, total: int | None, workers: Callable[[], int]) -> 
             _advise(screen, "ipywidgets", "pip install ipywidgets")
         elif (room := _room_of_bars()).draws_on(screen):
             bar: type[Bar] = room.Bar
-            return bar(label, total, workers)
-    return _Lines(screen, label, total, workers)
+            return bar(label, total, stats)
+    return _Lines(screen, label, total, stats)
 
 
 def _is_in_notebook() -> bool:
@@ -109,8 +110,8 @@ def _advise(screen: Screen, missing: str, remedy: str) -> None:
 class _Lines(Meter):
     """Plain lines: one now and then, and one at the end."""
 
-    def __init__(self, screen: Screen, label: str, total: int | None, workers: Callable[[], int]) -> None:
-        super().__init__(total, workers)
+    def __init__(self, screen: Screen, label: str, total: int | None, stats: Callable[[], PoolStats]) -> None:
+        super().__init__(total, stats)
         self._screen = screen
         self._label = label
         self._due = self._began + LINES
@@ -127,7 +128,7 @@ class _Lines(Meter):
     def _write(self, ended: str = "") -> None:
         words = in_words(self.progress(), ended)
         items = f"{words.items} ({words.percent})" if words.percent else words.items
-        said = (items, words.rate, words.time, words.failed, words.workers)
+        said = (items, words.rate, words.time, words.failed, words.workers, words.dashboard)
         self._screen.write(f"{self._label}: {', '.join(filter(None, said))}\n")
 
 
@@ -137,8 +138,8 @@ class _Lines(Meter):
 class _Told(Meter):
     """A function of the program's that gets the numbers."""
 
-    def __init__(self, tell: Callable[[Progress], object], total: int | None, workers: Callable[[], int]) -> None:
-        super().__init__(total, workers)
+    def __init__(self, tell: Callable[[Progress], object], total: int | None, stats: Callable[[], PoolStats]) -> None:
+        super().__init__(total, stats)
         self._tell = tell
         self._has_failed = False
 
@@ -157,8 +158,8 @@ class _Told(Meter):
 class _Tqdm(Meter):
     """A bar of tqdm's: the one for terminals, or for notebooks."""
 
-    def __init__(self, label: str, total: int | None, workers: Callable[[], int]) -> None:
-        super().__init__(total, workers)
+    def __init__(self, label: str, total: int | None, stats: Callable[[], PoolStats]) -> None:
+        super().__init__(total, stats)
         try:
             tqdm: Any = import_module("tqdm.auto").tqdm  # optional, and it has no types
         except ModuleNotFoundError as error:

@@ -21,6 +21,7 @@ from parallel.futures import Future, failed
 from parallel.lanes import LateLane
 from parallel.ledgers import Part
 from parallel.outcomes import CANCELLED, Outcome
+from parallel.pools.base import PoolStats
 
 ENOUGH: Final = 10
 """Items that have to have ended before one may be told from the rest by what it takes."""
@@ -41,7 +42,7 @@ class Singles:
         spread: Each item is a tuple of arguments.
         capacity: How many calls may run at a time.
         depth: How many are sent for each of these.
-        workers: Tells how many workers are alive.
+        stats: Tells what the pool does now.
         before: Returns arguments that come before those of the item with that index.
         medians: Is told what an item took; None: nobody is.
     """
@@ -54,7 +55,7 @@ class Singles:
         spread: bool,
         capacity: int,
         depth: int,
-        workers: Callable[[], int],
+        stats: Callable[[], PoolStats],
         before: Callable[[int], tuple[Any, ...]] | None = None,
         medians: Medians | None = None,
     ) -> None:
@@ -64,7 +65,7 @@ class Singles:
         self._medians = medians
         self.capacity = capacity
         self.depth = depth
-        self.workers = workers
+        self.stats = stats
 
     def send(self, piece: Piece) -> Future[Any]:
         """Make the call."""
@@ -129,7 +130,7 @@ class Chunks:
         name: That of the function.
         launch: Makes a call of the pool, of a function with arguments.
         prepare: Returns the function that runs the items of a piece, and its arguments.
-        workers: Tells how many workers are alive.
+        stats: Tells what the pool does now.
         error_of: Returns the exception of an item from what stands among the failures of a chunk.
         died: Makes the error of an item in which a worker has died, from that of the chunk.
         reruns: How often an item is run again in which a worker has died.
@@ -147,7 +148,7 @@ class Chunks:
         name: str,
         launch: Callable[[Callable[..., Done], tuple[Any, ...]], Future[Any]],
         prepare: Callable[[Piece], tuple[Callable[..., Done], tuple[Any, ...]]],
-        workers: Callable[[], int],
+        stats: Callable[[], PoolStats],
         error_of: Callable[[Any], BaseException],
         died: Callable[[Any], BaseException],
         reruns: int,
@@ -160,7 +161,7 @@ class Chunks:
         self._name = name
         self._launch = launch
         self._prepare = prepare
-        self.workers = workers
+        self.stats = stats
         self._error_of = error_of
         self._died = died
         self._reruns = reruns

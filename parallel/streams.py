@@ -230,7 +230,7 @@ class _Rules:
             plain = plain_function(cast(Any, mapped))
             ledger = open_ledger(fspath(self.journal), _recorded_as(mapped), plain, self.resume, self.manner, self.key)
         try:
-            display = make_display(self.progress, short_name(cast(Any, mapped)), self.total, route.workers)
+            display = make_display(self.progress, short_name(cast(Any, mapped)), self.total, route.stats)
         except BaseException:
             if ledger is not None:
                 ledger.close()

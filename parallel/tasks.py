@@ -34,7 +34,7 @@ from parallel.limits import Limits
 from parallel.naming import dress, find_again, resolve
 from parallel.options import Rate, Said, Saying, TaskOptions, declared_options
 from parallel.plans import Plan
-from parallel.pools.base import Pool
+from parallel.pools.base import Pool, PoolStats
 from parallel.registry import Registry
 from parallel.routes import Chunks, Medians, Singles, constants_of
 from parallel.seeds import seeded
@@ -349,7 +349,7 @@ class Task(Declared, Generic[P, R]):
             self.name,
             launch,
             prepare,
-            lambda: pool.stats().workers,
+            pool.stats,
             functools.partial(pool.error_of_item, self.name),
             lambda error: type(error)(self.name, error.pid, error.exit_code, error.last_words, error.worker),
             plan.reruns,
@@ -379,7 +379,7 @@ class Task(Declared, Generic[P, R]):
             manner.spread,
             min(pool.capacity, SINGLES),
             pool.depth,
-            lambda: pool.stats().workers,
+            pool.stats,
             before,
             medians,
         )
@@ -608,7 +608,7 @@ class TaskChain(Task[P, R]):
             manner.spread,
             min(sum(route.capacity for route in routes), SINGLES),
             max(route.depth for route in routes),
-            lambda: sum(route.workers() for route in routes),
+            lambda: _together([route.stats() for route in routes]),
         )
 
     def submits_lightly(self) -> bool:
@@ -648,6 +648,13 @@ class TaskChain(Task[P, R]):
 def _seeding(seed: int | tuple[int, ...] | None, first: int) -> tuple[Seeding | None]:
     """Return what has a function draw, with the item of that index first; as the one item of a tuple of arguments."""
     return (None if seed is None else functools.partial(seeded, seed, first),)
+
+
+def _together(pools: list[PoolStats]) -> PoolStats:
+    """Return what several pools do, as if they were one."""
+    workers, queued, running, done, stragglers = (sum(numbers) for numbers in list(zip(*pools, strict=True))[:5])
+    link = next((each.dashboard_link for each in pools if each.dashboard_link), "")
+    return PoolStats(workers, queued, running, done, stragglers, link)
 
 
 def caller() -> Place:

@@ -134,10 +134,11 @@ def _kept_by_clients(request: pytest.FixtureRequest) -> Callable[[str], bool]:
     """
     Return what tells whether the client of a cluster keeps something: that is its own, and not for us to close.
 
-    Dask's keeps the connections of a cluster that many tests share, as it needs them; Ray's keeps its files for ever.
+    Dask's keeps the connections of a cluster that many tests share, as it needs them, and a thread; Ray's its files.
     """
-    if request.node.get_closest_marker("dask") is not None and "shared" in request.fixturenames:
-        return lambda text: ": socket:" in text
+    if request.node.get_closest_marker("dask") is not None:
+        shares = "shared" in request.fixturenames
+        return lambda text: text == "thread Dask-Offload_0" or (shares and ": socket:" in text)
     if request.node.get_closest_marker("ray") is not None:
         return lambda text: text.startswith("descriptor ") or text == "file ray"
     return lambda _: False

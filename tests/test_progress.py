@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from terminals import Terminal
 
+from parallel import PoolStats
 from parallel.meters import Meter, Progress, clock, how_often, total_of
 from parallel.progress import make_display
 from parallel.screens import Screen
@@ -43,14 +44,14 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return one
 
 
-def three() -> int:
-    """The number of workers, here and below."""
-    return 3
+def three() -> PoolStats:
+    """What the pool does, here and below."""
+    return PoolStats(3, 0, 0, 0)
 
 
 START = """
     import sys, time
-    from parallel import meters
+    from parallel import PoolStats, meters
     class Clock:
         now = 1000.0
         def monotonic(self):
@@ -58,7 +59,7 @@ START = """
     meters.time = clock = Clock()
     from parallel.progress import make_display
     def three():
-        return 3
+        return PoolStats(3, 0, 0, 0)
 """
 
 
@@ -251,9 +252,21 @@ def test_lines(watch: Clock, capsys: pytest.CaptureFixture[str]) -> None:
         """)
 
 
+def test_a_dashboard(watch: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a cluster has a page, it is named."""
+    display = make_display("far", "x", 10, lambda: PoolStats(2, 0, 0, 0, dashboard_link="http://head:8787/status"))
+    watch.now += 6
+    display.add(5)
+    display.close()
+    assert capsys.readouterr().err == dedent("""\
+        far: 5/10 (50%), 50/min, 0:06 left, 2 workers, http://head:8787/status
+        far: 5/10 (50%), 50/min, in 0:06
+    """)
+
+
 def test_lines_without_a_total(watch: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     """Nobody knows how many: there are counts."""
-    display = make_display("crawl", "x", None, lambda: 1)
+    display = make_display("crawl", "x", None, lambda: PoolStats(1, 0, 0, 0))
     watch.now += 5
     display.add(4)
     display.close(interrupted=True)
@@ -481,11 +494,11 @@ def test_what_is_printed_stays_whole() -> None:
     assert bar.endswith("  0/3  0%  in 0:00")
 
 
-def around(body: str, workers: str = "three") -> str:
+def around(body: str, stats: str = "three", before: str = "") -> str:
     """Make a script that runs *body* while a bar is at 50 of 100."""
     head = f"""
         import os, signal, threading
-        one = make_display(True, "one", 100, {workers})
+        one = make_display(True, "one", 100, {stats})
         one.add(50)
         try:
     """
@@ -494,7 +507,7 @@ def around(body: str, workers: str = "three") -> str:
             one.close(interrupted=sys.exc_info()[0] is not None)
             print("threads:", threading.active_count())
     """
-    return script(head).rstrip() + indent(dedent(body), "    ") + dedent(tail)
+    return dedent(START) + before + dedent(head).rstrip() + indent(dedent(body), "    ") + dedent(tail)
 
 
 def test_ctrl_c() -> None:
@@ -582,14 +595,14 @@ def test_workers_that_cannot_be_told() -> None:
             if armed.is_set():
                 hit.set()
                 raise ZeroDivisionError
-            return 3
+            return three()
     """
     body = """
         armed.set()
         hit.wait(60)
         print("printed")
     """
-    with Terminal(dedent(fails) + around(body, "fails"), 100) as terminal:
+    with Terminal(around(body, "fails", dedent(fails)), 100) as terminal:
         seen = terminal.read_until(None)
     assert "a progress bar could not be drawn" in seen
     assert "printed" in seen
@@ -614,8 +627,9 @@ def test_adding_to_a_bar_is_cheap() -> None:
     """A bar too, the drawing included."""
     text = """
         import sys, time
+        from parallel import PoolStats
         from parallel.progress import make_display
-        bar = make_display(True, "one", 10**6, lambda: 3)
+        bar = make_display(True, "one", 10**6, lambda: PoolStats(3, 0, 0, 0))
         began = time.perf_counter()
         for _ in range(1_000_000):
             bar.add(1)

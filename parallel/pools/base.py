@@ -56,6 +56,7 @@ class PoolStats(NamedTuple):
         running: Calls that a worker runs.
         done: Calls that have ended since the pool was made.
         stragglers: Workers whose call has ended by its timeout, and runs all the same; others have taken their places.
+        dashboard_link: Where the cluster that runs the calls shows what it does; empty: there is none, or no such page.
     """
 
     workers: int
@@ -63,6 +64,7 @@ class PoolStats(NamedTuple):
     running: int
     done: int
     stragglers: int = 0
+    dashboard_link: str = ""
 
 
 class Engine(ABC):

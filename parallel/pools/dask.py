@@ -226,6 +226,7 @@ class DaskDriver(Driver):
         self._scattered: WeakKeyDictionary[Supply, Any] = WeakKeyDictionary()
         self._has_seen_any = False  # worker, of any kind
         self._killable: set[str] = set()  # addresses of those that a nanny starts anew, and that run one call at a time
+        self._link = ""
         self._is_closing = False
 
     # -- opening and closing ------------------------------------------------------------------------------------------
@@ -249,6 +250,7 @@ class DaskDriver(Driver):
             security=security,
             timeout=PATIENCE,
         )
+        self._link = str(self._client.dashboard_link or "")
         exit_before_others()  # the threads that Dask works with are shut down there
         await self._check_versions()
         await self._look_at_workers()
@@ -402,9 +404,10 @@ class DaskDriver(Driver):
         """How many workers may run calls."""
         return self._workers
 
-    def details(self) -> dict[str, Any]:
-        """Return the address of the dashboard."""
-        return {} if self._client is None else {"dashboard_link": self._client.dashboard_link}
+    @property
+    def dashboard_link(self) -> str:
+        """The address of the scheduler's pages."""
+        return self._link
 
     def send(self, packet: Packet, supplies: tuple[Supply, ...], priority: int) -> None:
         """Submit a call; what is large goes ahead."""

@@ -224,6 +224,7 @@ class RayDriver(Driver):
         self._pause = PAUSES[0]
         self._put: WeakKeyDictionary[Supply, Any] = WeakKeyDictionary()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._link = ""
         self._is_closing = False
 
     # -- opening and closing ------------------------------------------------------------------------------------------
@@ -238,6 +239,8 @@ class RayDriver(Driver):
         self._is_ours = await asyncio.to_thread(CONNECTION.join, ray, options.address, partial(_connect, ray, options))
         self._ray = ray
         exit_before_others()
+        link = ray._private.worker.get_dashboard_url()
+        self._link = f"http://{link}" if link else ""
         self._look(ray.nodes(), insist=True)
         said: dict[str, Any] = {"max_retries": 0, "retry_exceptions": False, **self._taken()}
         function = ray.remote(run_packet)
@@ -337,11 +340,10 @@ class RayDriver(Driver):
         """For how many calls there is room: Ray starts and ends processes as it likes."""
         return self._capacity
 
-    def details(self) -> dict[str, Any]:
-        """Return the address of the dashboard, if there is one."""
-        worker: Any = None if self._ray is None else self._ray._private.worker
-        link = None if worker is None else worker.get_dashboard_url()
-        return {"dashboard_link": f"http://{link}"} if link else {}
+    @property
+    def dashboard_link(self) -> str:
+        """The address of the dashboard, if there is one."""
+        return self._link
 
     def send(self, packet: Packet, supplies: tuple[Supply, ...], priority: int) -> None:
         """Submit a call; what is large is put into Ray's store first."""

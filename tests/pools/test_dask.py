@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,7 +29,11 @@ from parallel import (
     DaskPool,
     Pool,
     PoolBrokenError,
+    Progress,
+    Registry,
     gather,
+    task,
+    using,
 )
 
 __all__ = ["far", "gate"]
@@ -159,6 +164,17 @@ def test_resources(scheduler: str) -> None:
         told = str(pool.submit(jobs.double, 2).exception(timeout=LONG))
     assert "no worker may run the calls: resources {'TPU': 1}" in told
     assert "{'GPU': 1.0}" in told or "{'GPU': 1}" in told
+
+
+def test_the_dashboard() -> None:
+    """`stats()` tells where the scheduler shows what it does, and so does a map of how far it is."""
+    seen: list[Progress] = []
+    with Registry({"pools": {"far": {"kind": "dask", "max_workers": 1}}}) as registry, using(registry):
+        assert registry.pool("far").stats().dashboard_link == ""
+        assert list(task(pool="far")(jobs.double).map(range(3), progress=seen.append)) == [0, 2, 4]
+        link = registry.pool("far").stats().dashboard_link
+    assert re.fullmatch(r"http://.+:\d+/status", link)
+    assert seen[-1].dashboard_link == link
 
 
 def test_no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -407,7 +407,8 @@ class Bridge(LoopingEngine):
         with self._lock:
             running = sum(sent.run is not None for sent in list(self._sent.values()))
             workers = self._driver.workers if self._is_open and self._loop is not None else 0
-            return PoolStats(workers=workers, queued=len(self._open) - running, running=running, done=self._done)
+            link = self._driver.dashboard_link if workers else ""
+            return PoolStats(workers, len(self._open) - running, running, self._done, dashboard_link=link)
 
     def abandon(self) -> None:
         super().abandon()

@@ -7,7 +7,7 @@ State: `_used_in`, changed by single atomic steps.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from parallel.context import era
 from parallel.pools.distant.packets import Answer, Packet, Supply
@@ -125,9 +125,10 @@ class Driver(ABC):
     def abandon(self) -> None:  # noqa: B027  # most have nothing that a child could harm
         """In a forked child: let go of what belongs to the parent. Never waits."""
 
-    def details(self) -> dict[str, Any]:
-        """Return what else is to be known about it."""
-        return {}
+    @property
+    def dashboard_link(self) -> str:
+        """Where the engine shows what it does; empty: nowhere."""
+        return ""
 
 
 _used_in: Final[dict[str, int]] = {}
