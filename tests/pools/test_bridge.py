@@ -114,6 +114,16 @@ def test_a_call(pool: HandPool) -> None:
     assert future.result(PATIENCE) == 4
 
 
+def test_names(pool: HandPool) -> None:
+    """The engine is told the name of the function, of a map too."""
+    futures = [pool.submit(jobs.double, 2), pool.submit(pool.run_chunk, jobs.divide, [], False, {})]
+    pool.driver.wait_until(lambda: len(pool.driver.sent) == 2)
+    assert [packet.name for packet, _ in pool.driver.sent.values()] == ["jobs:double", "jobs:divide"]
+    while not all(future.done() for future in futures):
+        for number in list(pool.driver.sent):
+            pool.driver.run(number)
+
+
 def test_withdrawn_as_it_begins(pool: HandPool) -> None:
     """A call that the engine drops though it was heard to begin is cancelled: its future ends."""
     future = pool.submit(jobs.double, 2)

@@ -249,7 +249,12 @@ class Setup(NamedTuple):
 
 
 def pack_call(
-    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: Context, carrier: Carrier | None
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    context: Context,
+    carrier: Carrier | None,
+    name: str | None = None,
 ) -> Letter | Outcome:
     """
     Return the call, or how it ended if it can't be sent.
@@ -260,13 +265,14 @@ def pack_call(
         kwargs: Likewise, by name.
         context: Where the call is made.
         carrier: Knows the context variables that travel with it; None: none do.
+        name: What the call is called; None: as its function.
     """
     plain: Any = plain_function(fn)
     if type(plain) is MethodType:
         # By its function, which may be sent by reference: the method's name may be bound to a task.
         plain, args = plain.__func__, (plain.__self__, *args)
     reference = refer(plain, BY_VALUE)
-    name = name_of(plain) if reference is None else reference.name
+    name = name or (name_of(plain) if reference is None else reference.name)
     what = f"the function {name}"
     try:
         function = dumps(plain, BY_VALUE) if reference is None else reference.key

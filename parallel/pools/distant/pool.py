@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from parallel.chunks import Done
-from parallel.context import WITHIN, Dispatcher
+from parallel.context import WITHIN, Dispatcher, name_of
 from parallel.delivery import settle
 from parallel.futures import Future
 from parallel.gates import OnFull
@@ -137,7 +137,8 @@ class DistantPool(HandingPool):
             elif work is not None:
                 fn, args, kwargs, context = work
                 within = context.get(WITHIN)
-                packed = pack_call(fn, args, kwargs or {}, context, self._carrier)
+                name = name_of(args[0]) if fn is run_items else None  # of a map, that of the mapped function
+                packed = pack_call(fn, args, kwargs or {}, context, self._carrier, name)
         except BaseException:
             fields["_work"] = work
             raise
