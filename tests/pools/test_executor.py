@@ -4,6 +4,7 @@ Kind `executor`: the contract on real executors, and what only this kind does.
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import sys
 import time
@@ -70,6 +71,17 @@ def pool(kind: Kind) -> Iterator[Pool]:
 
 class TestContract(PoolContract):
     """Every executor keeps the contract."""
+
+
+@pytest.mark.skipif(not hasattr(concurrent.futures, "InterpreterPoolExecutor"), reason="from CPython 3.14 on")
+def test_interpreters() -> None:
+    """Calls run in interpreters of their own, in this process."""
+    factory: Callable[[int], Executor] = getattr(concurrent.futures, "InterpreterPoolExecutor", ThreadPoolExecutor)
+    with ExecutorPool(factory, {"max_workers": 2}, capabilities=["running"]) as pool:
+        assert pool.submit(jobs.double, 2).result(timeout=LONG) == 4
+        assert isinstance(pool.submit(jobs.divide, 1, 0).exception(timeout=LONG), ZeroDivisionError)
+        assert pool.submit(os.getpid).result(timeout=LONG) == os.getpid()
+        assert list(pool.map(jobs.double, range(100))) == list(range(0, 200, 2))
 
 
 # -- executors of others ----------------------------------------------------------------------------------------------
