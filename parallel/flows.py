@@ -29,7 +29,6 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any, Final, NamedTuple, Protocol, cast
 
-from parallel.chunks import BUDGET
 from parallel.context import WITHIN
 from parallel.delivery import INLINE, Feed
 from parallel.errors import JournalError, PoolFullError
@@ -40,9 +39,6 @@ from parallel.meters import Meter
 from parallel.outcomes import Outcome
 from parallel.pools.base import PoolStats
 from parallel.states import State, hangs_on
-
-TARGET: Final = BUDGET
-"""Nanoseconds of work in a piece. With half of that, tiny items take a tenth longer."""
 
 MOST: Final = 1 << 14
 """Items in a piece. Twice as many are no faster, and the first results of tiny items come later."""
@@ -155,6 +151,11 @@ class Route(Protocol):
         ...
 
     @property
+    def piece_time(self) -> int:
+        """Nanoseconds that a piece is to take."""
+        ...
+
+    @property
     def stats(self) -> Callable[[], PoolStats]:
         """Tells what the pool does now."""
         ...
@@ -196,12 +197,14 @@ class Pace:
         chunksize: So many; None: as many as it turns out.
         total: How many items there are, as far as is known.
         workers: Among whom they are divided.
+        target: Nanoseconds that a piece is to take.
     """
 
-    def __init__(self, chunksize: int | None, total: int | None, workers: int) -> None:
+    def __init__(self, chunksize: int | None, total: int | None, workers: int, target: int) -> None:
         self._chunksize = chunksize
         self._total = total
         self._workers = workers
+        self._target = target
         self._last = 0  # the size of the last piece
         self.cost = 0  # nanoseconds that an item takes; 0: nobody knows yet
 
@@ -211,7 +214,7 @@ class Pace:
             return self._chunksize
         if not self.cost:
             return 1
-        size = min(TARGET // self.cost, self._last * GROWTH, MOST)
+        size = min(self._target // self.cost, self._last * GROWTH, MOST)
         if self._total is not None:  # half of an equal share, so that all end together
             size = min(size, max(-(-(self._total - read) // (2 * self._workers)), LEAST // self.cost))
         self._last = max(size, 1)

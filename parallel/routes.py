@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 from parallel.arguments import hold_futures
-from parallel.chunks import Done, Kept, Timed
+from parallel.chunks import BUDGET, Done, Kept, Timed
 from parallel.errors import SerializationError
 from parallel.flows import MOST, Back, Piece, PieceCancelledError, Route, failed_part
 from parallel.futures import Future, failed
@@ -48,6 +48,7 @@ class Singles:
     """
 
     most = 1
+    piece_time = BUDGET
 
     def __init__(
         self,
@@ -136,6 +137,7 @@ class Chunks:
         reruns: How often an item is run again in which a worker has died.
         capacity: How many may run at a time.
         depth: How many are sent for each of these.
+        piece_time: Nanoseconds that one is to take.
         lone: Makes the route of items that are, or hold, futures.
         spread: Each item is a tuple of arguments.
         pickles: The items are pickled: no future can be, so nobody has to look for them before.
@@ -154,6 +156,7 @@ class Chunks:
         reruns: int,
         capacity: int,
         depth: int,
+        piece_time: int,
         lone: Callable[[], Route],
         spread: bool,
         pickles: bool,
@@ -167,6 +170,7 @@ class Chunks:
         self._reruns = reruns
         self.capacity = capacity
         self.depth = depth
+        self.piece_time = piece_time
         self._lone = lone
         self._spread = spread
         self._pickles = pickles

@@ -220,7 +220,7 @@ class _Rules:
         if self.timeout is not None or self.retry is not None:
             mapped = mapped.options(timeout=self.timeout, retry=self.retry)
         route = mapped.route(place, self.manner)
-        pace = Pace(self.chunksize, self.total, route.capacity)
+        pace = Pace(self.chunksize, self.total, route.capacity, route.piece_time)
         ledger = None
         if self.journal is None and (self.key is not None or self.resume is not True):
             raise ValueError("key and resume say something about a journal: expected only beside one")

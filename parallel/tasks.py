@@ -355,6 +355,7 @@ class Task(Declared, Generic[P, R]):
             plan.reruns,
             pool.capacity,
             pool.depth,
+            pool.piece_time,
             functools.cache(lambda: self._route_of_singles(place, manner, pool, is_async)),
             manner.spread,
             pool.pickles,

@@ -27,7 +27,7 @@ from contextvars import copy_context
 from types import TracebackType
 from typing import Any, ClassVar, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast, get_args
 
-from parallel.chunks import Done, run_chunk
+from parallel.chunks import BUDGET, Done, run_chunk
 from parallel.context import WITHIN, Dispatcher, callbacks_within, era, plain_function
 from parallel.futures import Future
 from parallel.gates import Gate, GatedFuture, OnFull
@@ -142,6 +142,7 @@ class Pool(concurrent.futures.Executor):
         has_threads: Whether its workers are threads, which take the future itself and run it by `run_on`.
         pickles: Whether what a function is given is pickled.
         depth: How many pieces of a map it is given for each that it runs: one, and those that wait behind it.
+        piece_time: Nanoseconds that a piece of a map is to take.
         name: Its name in the configuration; empty for a pool used on its own.
         gate: What bounds the calls that wait in it; None: nothing.
         cancels_at_exit: Whether what waits at the program's end is cancelled, and what runs asked to end.
@@ -153,6 +154,7 @@ class Pool(concurrent.futures.Executor):
     has_threads: ClassVar[bool] = False
     pickles: ClassVar[bool] = False
     depth: ClassVar[int] = 2
+    piece_time: int = BUDGET
     wants_configuration: ClassVar[bool] = False
 
     def __init__(

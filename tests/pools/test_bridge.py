@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from typing import Any
@@ -122,6 +123,17 @@ def test_names(pool: HandPool) -> None:
     while not all(future.done() for future in futures):
         for number in list(pool.driver.sent):
             pool.driver.run(number)
+
+
+def test_pieces_of_a_large_cluster(pool: HandPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The more workers there are, the longer is a piece of a map: a scheduler takes only so many in a second."""
+    assert pool.piece_time == 20_000_000
+    monkeypatch.setattr(ByHand, "capacity", 100)
+    assert pool.piece_time == 100_000_000
+    future = pool.submit(pool.run_chunk, time.sleep, [0.01] * 50, False, {})
+    pool.driver.run(only(pool.driver))
+    pool.driver.run(only(pool.driver))
+    assert 5 < len(future.result(PATIENCE).values) < 20
 
 
 def test_withdrawn_as_it_begins(pool: HandPool) -> None:

@@ -26,7 +26,7 @@ from functools import partial
 from typing import Any, Final
 
 from parallel.call import Call
-from parallel.chunks import Kept
+from parallel.chunks import BUDGET, Kept
 from parallel.coroutines import runs_a_loop
 from parallel.current import id_of
 from parallel.deaths import WorkerDiedError
@@ -48,6 +48,9 @@ from parallel.states import State
 
 LIVES: Final = 3
 """Workers that may be lost with a call that had not begun, until it is blamed: it may kill them as it is loaded."""
+
+SHARE: Final = 1_000_000
+"""Nanoseconds of a piece of a map for each worker: a scheduler takes a thousand pieces a second, not more."""
 
 RERUNS: Final = 2
 """How often an idempotent call is run again whose worker has died in it: as in pools of processes."""
@@ -203,7 +206,7 @@ class Bridge(LoopingEngine):
         letter = sent.letter
         name, function, by_value, arguments, needs = letter
         keys = tuple(supply.key for supply in needs)
-        facts = _facts(sent)
+        facts = _facts(sent, self.piece_time)
         packet = Packet(
             sent.number, origin(), self._setup.key, keys, self._driver.line, name, function, by_value, arguments, facts
         )
@@ -399,6 +402,11 @@ class Bridge(LoopingEngine):
         return self._driver.capacity
 
     @property
+    def piece_time(self) -> int:
+        """Nanoseconds that a piece of a map is to take: the more workers there are, the longer; see `SHARE`."""
+        return max(BUDGET, self._driver.capacity * SHARE)
+
+    @property
     def workers(self) -> int:
         """How many workers there are."""
         return self._driver.workers if self._is_open else 0
@@ -440,14 +448,15 @@ def _call_off(future: Future[Any]) -> None:
         settle(future, (None, CANCELLED, None), may_block=False)
 
 
-def _facts(sent: Sent) -> Facts:
+def _facts(sent: Sent, piece_time: int) -> Facts:
     """Return what the function can ask about its call."""
     future = sent.future
     attempt = 1
     if isinstance(future, Call):
         attempt = future.attempts + (sent.run is None)
     deadline = getattr(future, "deadline", None)
-    return Facts(id_of(future), attempt, None if deadline is None else max(deadline.at - time.monotonic(), 0.0))
+    seconds = None if deadline is None else max(deadline.at - time.monotonic(), 0.0)
+    return Facts(id_of(future), attempt, seconds, piece_time)
 
 
 def _death(sent: Sent, loss: Loss) -> WorkerDiedError:

@@ -193,11 +193,13 @@ class Facts(NamedTuple):
         id: Its number in the process that it comes from.
         attempt: Which attempt this is.
         seconds: After which it has to have ended, from its arrival on; None: it has no deadline.
+        budget: Of a piece of a map: nanoseconds after which no other item is begun.
     """
 
     id: int
     attempt: int
     seconds: float | None
+    budget: int
 
 
 class Packet(NamedTuple):

@@ -90,6 +90,11 @@ class DistantPool(HandingPool):
         return self._bridge.capacity
 
     @property
+    def piece_time(self) -> int:  # type: ignore[override]  # read, as that of others
+        """Nanoseconds that a piece of a map is to take; see `Pool.piece_time`."""
+        return self._bridge.piece_time
+
+    @property
     def run_chunk(self) -> Callable[..., Done]:
         """What runs many items in one call; see `Pool.run_chunk`."""
         return run_items

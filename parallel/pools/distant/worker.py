@@ -212,7 +212,7 @@ def ask_to_stop(sender: str, number: int) -> bool:
 class RemoteRun(Run):
     """The run of a call whose future is in another process."""
 
-    __slots__ = ("_distant", "deadline", "entry")
+    __slots__ = ("_distant", "budget", "deadline", "entry")
 
     def __init__(self, about: About, facts: Facts) -> None:
         """
@@ -226,6 +226,7 @@ class RemoteRun(Run):
         self._distant = Distant(about, LocalFacts(facts.id, facts.attempt, at))
         self.deadline: Deadline | None = None if at is None else deadline_at(at)
         self.entry: telling.Entry | None = None
+        self.budget = facts.budget
         super().__init__(cast("State[Any]", self._distant), None, facts.attempt)
 
     def is_called(self, name: str) -> None:
@@ -249,7 +250,7 @@ def run_items(
     """Call a function with one item after the other, in the worker of a packet; see `run_chunk`."""
     run = cast(RemoteRun, RUNNING.get())
     run.is_called(name_of(fn))
-    return run_chunk(fn, items, spread, constants, seeding, Notes(run.entry))
+    return run_chunk(fn, items, spread, constants, seeding, Notes(run.entry, run.budget))
 
 
 class Notes(Notebook):
@@ -257,8 +258,9 @@ class Notes(Notebook):
 
     caught = (BaseException,)
 
-    def __init__(self, entry: telling.Entry | None) -> None:
+    def __init__(self, entry: telling.Entry | None, budget: int) -> None:
         self._entry = entry
+        self.budget = budget
 
     def enter(self, number: int, size: int) -> None:
         """Note which items are begun."""
