@@ -554,9 +554,11 @@ def _imported() -> Any:
 
 def _told(amounts: Mapping[str, float]) -> str:
     """Write amounts, without those that Ray adds for itself."""
-    shown = {name: amount for name, amount in amounts.items() if not name.startswith(("node:", "object_store"))}
-    texts = (sized(int(much)) if name == "memory" else f"{much:g}" for name, much in shown.items())
-    return ", ".join(f"{text} {name}" for text, name in zip(texts, shown, strict=True)) or "nothing"
+    shown = sorted((name, much) for name, much in amounts.items() if not name.startswith(("node:", "object_store")))
+    return (
+        ", ".join(f"{sized(int(much)) if name == 'memory' else f'{much:g}'} {name}" for name, much in shown)
+        or "nothing"
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -246,6 +246,19 @@ def test_a_soft_timeout(one: ExecutorPool) -> None:
             assert task(pool="ex")(jobs.double)(2).result(timeout=LONG) == 4
 
 
+def test_stragglers(gate: jobs.Gate) -> None:
+    """A call that has overrun its time, and can't be ended, is counted until its function ends."""
+    said = {"kind": "executor", "factory": "pools.executors:processes", "capabilities": ["running"]}
+    with Registry({"pools": {"one": said}}) as registry, using(registry):
+        with pytest.raises(TaskTimeoutError):
+            task(pool="one", timeout=0.3)(jobs.wait_at)(gate.address).result(timeout=LONG)
+        stats = registry.pool("one").stats()
+        assert (stats.running, stats.stragglers, stats.queued) == (0, 1, 0)
+        gate.open()
+        registry.drain(LONG)
+        assert registry.pool("one").stats().stragglers == 0
+
+
 def test_a_timeout_that_kills(tmp_path: Path) -> None:
     """Where cancelling ends a call, a timeout and `cancel(running=True)` do."""
     pools = {"ex": {"kind": "executor", "factory": "pools.executors:Killing", "capabilities": ["running", "cancel"]}}

@@ -413,10 +413,11 @@ class Bridge(LoopingEngine):
 
     def stats(self) -> PoolStats:
         with self._lock:
-            running = sum(sent.run is not None for sent in list(self._sent.values()))
+            runs = [sent.run for sent in list(self._sent.values()) if sent.run is not None]
+            late = sum(run.is_over for run in runs)
             workers = self._driver.workers if self._is_open and self._loop is not None else 0
             link = self._driver.dashboard_link if workers else ""
-            return PoolStats(workers, len(self._open) - running, running, self._done, dashboard_link=link)
+            return PoolStats(workers, len(self._open) - len(runs), len(runs) - late, self._done, late, link)
 
     def abandon(self) -> None:
         super().abandon()
