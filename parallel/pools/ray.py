@@ -35,7 +35,7 @@ from parallel.gates import OnFull
 from parallel.machine import cpus
 from parallel.pools.base import OnExit, check_workers, exit_before_others
 from parallel.pools.distant.board import NAMESPACE, Board, BoardLine, Told
-from parallel.pools.distant.connection import ANY, CONNECTION
+from parallel.pools.distant.connection import ANY, CONNECTION, Joined
 from parallel.pools.distant.driver import Driver, Events, Loss, refuse_in_forks
 from parallel.pools.distant.packets import Answer, Bundle, Packet, Supply, origin
 from parallel.pools.distant.pool import DistantPool
@@ -56,6 +56,9 @@ POLLED: Final = 100
 
 LARGE: Final = 1 << 20
 """Bytes from which what a call needs is put into Ray's store by itself, on another thread."""
+
+LOCAL: Final = (None, "local")
+"""Addresses for which a cluster is started, with room for as many calls as the pool is to run at a time."""
 
 PATIENCE: Final = 10.0
 """Seconds that a head may take to answer at the start."""
@@ -209,7 +212,7 @@ class RayDriver(Driver):
         self._events: Events
         self._loop: asyncio.AbstractEventLoop
         self._ray: Any = None  # from when it is connected
-        self._is_ours = False  # the cluster was started, or joined, for this pool
+        self._joined: Joined | None = None  # as long as it uses the connection
         self._board: Any = None
         self._remote: Callable[[str], Any]
         self._capacity = options.max_workers or cpus()
@@ -236,7 +239,7 @@ class RayDriver(Driver):
         self._events = events
         self._loop = asyncio.get_running_loop()
         options = self._options
-        self._is_ours = await asyncio.to_thread(CONNECTION.join, ray, options.address, partial(_connect, ray, options))
+        self._joined = await asyncio.to_thread(CONNECTION.join, ray, options.address, partial(_connect, ray, options))
         self._ray = ray
         exit_before_others()
         link = ray._private.worker.get_dashboard_url()
@@ -254,6 +257,11 @@ class RayDriver(Driver):
         self._spawn(self._hear_news())
         self._spawn(self._watch())
 
+    @property
+    def _has_connected(self) -> bool:
+        """The connection was made for this pool."""
+        return self._joined is not None and self._joined.is_new
+
     def _taken(self) -> dict[str, Any]:
         """Return what each call takes, as Ray is told."""
         options = self._options
@@ -262,7 +270,7 @@ class RayDriver(Driver):
             taken["memory"] = options.memory
         if options.resources:
             taken["resources"] = dict(options.resources)
-        if options.runtime_env is not None and not self._is_ours:  # else all that runs there has it
+        if options.runtime_env is not None and not self._has_connected:  # else all that runs there has it
             taken["runtime_env"] = dict(options.runtime_env)
         return taken
 
@@ -309,14 +317,15 @@ class RayDriver(Driver):
         self._is_closing = True
         for task in list(self._tasks):
             task.cancel()
-        if self._ray is None:
+        joined, self._joined = self._joined, None
+        if joined is None:
             return
         if self._board is not None:
             self._ray.kill(self._board)
         self._board = None
         self._refs.clear()
         self._put.clear()
-        await asyncio.to_thread(CONNECTION.leave)
+        await asyncio.to_thread(CONNECTION.leave, joined)
 
     def abandon(self) -> None:
         """Keep what belongs to Ray for ever: to free it here, Ray would ask threads that are not here."""
@@ -327,8 +336,8 @@ class RayDriver(Driver):
     @property
     def window(self) -> int:
         """What its workers run, and as much again; besides what Ray may have in its queue."""
-        limit = self._options.max_workers
-        return 2 * self._capacity + WINDOW if limit is None or self._is_ours else limit
+        limit, has_its_own = self._options.max_workers, self._has_connected and self._options.address in LOCAL
+        return 2 * self._capacity + WINDOW if limit is None or has_its_own else limit
 
     @property
     def capacity(self) -> int:
@@ -523,7 +532,7 @@ def _connect(ray: Any, options: Options) -> None:
     said: dict[str, Any] = {"address": address or "local", "configure_logging": False}
     if options.runtime_env is not None:
         said["runtime_env"] = dict(options.runtime_env)
-    if address in (None, "local"):
+    if address in LOCAL:
         said["num_cpus"] = max(round((options.max_workers or cpus()) * (options.num_cpus or 1)), 1)
         said["include_dashboard"] = False
     with _silenced():

@@ -187,6 +187,29 @@ def test_what_a_call_takes(head: str) -> None:
     assert " has 2 CPU, 1 license, " in told
 
 
+def test_max_workers(head: str) -> None:
+    """On a cluster that is there, it is the most calls at a time."""
+    with RayPool(head, 1) as pool, jobs.Gate() as gate:
+        futures = [pool.submit(jobs.wait_at, gate.address, n) for n in range(3)]
+        gate.arrived()
+        wait_for(lambda: pool.stats().running)
+        time.sleep(0.2)
+        assert (pool.stats().running, pool.stats().queued) == (1, 2)
+        gate.open()
+        assert [future.result(timeout=LONG) for future in futures] == [0, 1, 2]
+
+
+def test_shut_down_by_the_program() -> None:
+    """What the program does to Ray is told to the pool that had it; the next one connects anew, and keeps that."""
+    with RayPool(max_workers=1) as old:
+        assert old.submit(jobs.double, 2).result(timeout=LONG) == 4
+        ray.shutdown()
+        with RayPool(max_workers=1) as new:
+            assert new.submit(jobs.double, 2).result(timeout=LONG) == 4
+            old.shutdown()
+            assert new.submit(jobs.double, 2).result(timeout=LONG) == 4
+
+
 def test_one_connection(head: str) -> None:
     """Pools share it, and one of another cluster is refused; what the program has connected is left alone."""
     host, _, port = head.rpartition(":")

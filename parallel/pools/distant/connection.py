@@ -5,7 +5,7 @@ Who finds Ray connected already, by the program itself, uses that, and leaves it
 or starts a cluster, and the last one that leaves undoes that. It happens on a thread of its own that lives as long: the
 processes that Ray starts end with the thread that has started them.
 
-State: `_users`, `_keeper` and `_address`, guarded by `_lock`, which is held while Ray is started and shut down.
+State: `_users`, `_keeper`, `_address` and `_number`, guarded by `_lock`, which is held while Ray is started and ended.
 """
 
 from __future__ import annotations
@@ -16,9 +16,23 @@ import socket
 import threading
 from collections.abc import Callable
 from ipaddress import ip_address
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 LOGGER = logging.getLogger("parallel")
+
+
+class Joined(NamedTuple):
+    """
+    A pool's part in the connection.
+
+    Attributes:
+        number: Which connection it is: a program may shut one down, and there be another.
+        is_new: It was made for that pool.
+    """
+
+    number: int
+    is_new: bool
+
 
 ANY: Final = (None, "auto", "local")
 """Addresses that say nothing about which cluster it is."""
@@ -32,10 +46,11 @@ class Connection:
         self._users = 0
         self._keeper: _Keeper | None = None  # None: the program has connected by itself, or nobody has
         self._address: str | None = None
+        self._number = 0
 
-    def join(self, ray: Any, address: str | None, start: Callable[[], object]) -> bool:
+    def join(self, ray: Any, address: str | None, start: Callable[[], object]) -> Joined:
         """
-        Use it, from now on; tell whether it was made for that.
+        Use it, from now on.
 
         Args:
             ray: The module.
@@ -52,6 +67,7 @@ class Connection:
                 keeper = _Keeper(start, ray.shutdown)
                 keeper.open()
                 self._keeper, self._address, self._users = keeper, address, 0
+                self._number += 1
             elif address not in ANY and address != self._address:
                 present = str(ray.get_runtime_context().gcs_address)
                 if not _is_same(str(address), present, str(ray.util.get_node_ip_address())):
@@ -60,14 +76,15 @@ class Connection:
                         "a process can be connected to one only"
                     )
             self._users += 1
-            return is_new
+            return Joined(self._number, is_new)
 
-    def leave(self) -> None:
+    def leave(self, joined: Joined) -> None:
         """Use it no more; the last one ends what was made by `join`. That takes seconds."""
         with self._lock:
-            self._users -= 1
-            if self._users == 0:
-                self._release()
+            if joined.number == self._number:
+                self._users -= 1
+                if self._users == 0:
+                    self._release()
 
     def _release(self) -> None:
         keeper, self._keeper, self._address = self._keeper, None, None
