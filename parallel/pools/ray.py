@@ -294,19 +294,32 @@ class RayDriver(Driver):
         seen = self._loop.time()
         while True:
             await asyncio.sleep(LOOKS)
+            if not self._is_connected():
+                return
             with suppress(OSError, asyncio.TimeoutError):
                 _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), LOOKS)
                 writer.close()
                 seen = self._loop.time()
-                before = self.window
-                self._look(await asyncio.to_thread(self._ray.nodes), insist=False)
-                if self.window > before:
-                    self._events.has_room()
+                await self._look_again()
             if self._loop.time() - seen > GONE:
-                self._broke(
-                    f"the head of the Ray cluster, {host}:{port}, has not answered for {GONE:.0f} seconds", None
-                )
+                self._broke(f"the head of the cluster, {host}:{port}, has not answered for {GONE:.0f} seconds", None)
                 return
+
+    def _is_connected(self) -> bool:
+        """Tell whether Ray is; asked before each use of it, as it would start a cluster by itself. If not: `broke`."""
+        is_there = self._joined is not None and CONNECTION.has(self._joined) and bool(self._ray.is_initialized())
+        if not is_there:
+            self._broke("the program has shut Ray down", None)
+        return is_there
+
+    async def _look_again(self) -> None:
+        before = self.window
+        try:
+            self._look(await asyncio.to_thread(self._ray.nodes), insist=False)
+        except Exception:
+            LOGGER.debug("%s: it could not be told how much room there is", self._label, exc_info=True)
+        if self.window > before:
+            self._events.has_room()
 
     def _broke(self, reason: str, cause: BaseException | None) -> None:
         if not self._is_closing:
@@ -320,7 +333,7 @@ class RayDriver(Driver):
         joined, self._joined = self._joined, None
         if joined is None:
             return
-        if self._board is not None:
+        if self._board is not None and self._ray.is_initialized():
             self._ray.kill(self._board)
         self._board = None
         self._refs.clear()
@@ -375,6 +388,8 @@ class RayDriver(Driver):
             self._events.failed(packet.number, error)
 
     def _submit(self, packet: Any, name: str, number: int, attached: list[Any]) -> None:
+        if not self._is_connected():
+            return
         ref = self._refs[number] = self._remote(name).remote(packet, *attached)
         if self._is_busy:
             self._poll_soon()
@@ -406,7 +421,7 @@ class RayDriver(Driver):
     def _poll(self) -> None:
         """See which answers are there, of those that nobody listens for; being told of each costs as much again."""
         self._polls = False
-        if self._is_closing:
+        if self._is_closing or not self._is_connected():
             return
         unheard = {ref: number for number, ref in self._refs.items() if number not in self._listened}
         ready: list[Any] = []
@@ -475,7 +490,7 @@ class RayDriver(Driver):
 
     async def _hear_news(self) -> None:
         """Hear what workers tell, for ever."""
-        while True:
+        while self._is_connected():
             try:
                 told = cast("list[Told]", await self._board.hear.remote())
             except Exception:  # the actor's process has died; it is started again
@@ -493,21 +508,21 @@ class RayDriver(Driver):
     def withdraw(self, number: int) -> None:
         """Have Ray forget it; if it has begun after all, its function gets a KeyboardInterrupt."""
         ref = self._refs.get(number)
-        if ref is not None:
+        if ref is not None and self._is_connected():
             self._withdrawn.add(number)
             self._ray.cancel(ref)
 
     def kill(self, number: int) -> None:
         """End the process that runs it."""
         ref = self._refs.get(number)
-        if ref is not None:
+        if ref is not None and self._is_connected():
             self._killed.add(number)
             self._ray.cancel(ref, force=True)
 
     def ask(self, number: int) -> None:
         """Tell its worker, through the board."""
         place = self._places.get(number)
-        if place is not None:
+        if place is not None and self._is_connected():
             self._board.ask.remote(place, origin(), number)
 
 

@@ -203,7 +203,10 @@ def test_shut_down_by_the_program() -> None:
     """What the program does to Ray is told to the pool that had it; the next one connects anew, and keeps that."""
     with RayPool(max_workers=1) as old:
         assert old.submit(jobs.double, 2).result(timeout=LONG) == 4
+        running = [old.submit(time.sleep, 60) for _ in range(30)]
         ray.shutdown()
+        for future in running:
+            assert isinstance(future.exception(timeout=LONG), PoolBrokenError)
         with RayPool(max_workers=1) as new:
             assert new.submit(jobs.double, 2).result(timeout=LONG) == 4
             old.shutdown()

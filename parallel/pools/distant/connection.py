@@ -78,6 +78,10 @@ class Connection:
             self._users += 1
             return Joined(self._number, is_new)
 
+    def has(self, joined: Joined) -> bool:
+        """Tell whether it is still the same one."""
+        return joined.number == self._number
+
     def leave(self, joined: Joined) -> None:
         """Use it no more; the last one ends what was made by `join`. That takes seconds."""
         with self._lock:
