@@ -199,20 +199,6 @@ def test_max_workers(head: str) -> None:
         assert [future.result(timeout=LONG) for future in futures] == [0, 1, 2]
 
 
-def test_shut_down_by_the_program() -> None:
-    """What the program does to Ray is told to the pool that had it; the next one connects anew, and keeps that."""
-    with RayPool(max_workers=1) as old:
-        assert old.submit(jobs.double, 2).result(timeout=LONG) == 4
-        running = [old.submit(time.sleep, 60) for _ in range(30)]
-        ray.shutdown()
-        for future in running:
-            assert isinstance(future.exception(timeout=LONG), PoolBrokenError)
-        with RayPool(max_workers=1) as new:
-            assert new.submit(jobs.double, 2).result(timeout=LONG) == 4
-            old.shutdown()
-            assert new.submit(jobs.double, 2).result(timeout=LONG) == 4
-
-
 def test_one_connection(head: str) -> None:
     """Pools share it, and one of another cluster is refused; what the program has connected is left alone."""
     host, _, port = head.rpartition(":")
