@@ -21,6 +21,7 @@ from parallel.kinds import (
     valid_import_string,
     valid_import_strings,
     valid_max_workers,
+    valid_modules,
     valid_on_exit,
     valid_on_full,
 )
@@ -127,6 +128,7 @@ class ExecutorConfig(PoolConfig):
         max_workers: The most calls that the executor runs at a time, or a share of the CPUs; None for what it says.
         initializer: Import string of what each of its processes calls first, None for nothing.
         initargs: The initializer's arguments.
+        upload: Modules that the workers don't have, such as `package.module`: each is sent with its top-level package.
         context: Import strings of the context variables whose values travel with each call.
         max_pending: The most calls that wait, None for no limit.
         on_full: What a submission does when so many wait: it blocks, raises, or runs the call itself; None blocks.
@@ -152,6 +154,7 @@ class ExecutorConfig(PoolConfig):
     max_workers: int | str | None = field(default=None, validator=valid_max_workers)
     initializer: str | None = field(default=None, validator=valid_import_string)
     initargs: tuple[object, ...] = ()
+    upload: tuple[str, ...] = field(default=(), converter=as_names, validator=valid_modules)
     context: tuple[str, ...] = field(default=(), converter=as_names, validator=valid_import_strings)
     max_pending: int | None = field(default=None, validator=valid_count)
     on_full: Literal["block", "raise", "run"] | None = field(default=None, validator=valid_on_full)
@@ -173,6 +176,7 @@ class DaskConfig(PoolConfig):
         kill: Whether a call can be ended by force, with its worker; None for where that can be, true insists on it.
         initializer: Import string of what each worker process calls first, None for nothing.
         initargs: The initializer's arguments.
+        upload: Modules that the workers don't have, such as `package.module`: each is sent with its top-level package.
         context: Import strings of the context variables whose values travel with each call.
         max_pending: The most calls that wait, None for no limit.
         on_full: What a submission does when so many wait: it blocks, raises, or runs the call itself; None blocks.
@@ -201,6 +205,7 @@ class DaskConfig(PoolConfig):
     kill: bool | None = None
     initializer: str | None = field(default=None, validator=valid_import_string)
     initargs: tuple[object, ...] = ()
+    upload: tuple[str, ...] = field(default=(), converter=as_names, validator=valid_modules)
     context: tuple[str, ...] = field(default=(), converter=as_names, validator=valid_import_strings)
     max_pending: int | None = field(default=None, validator=valid_count)
     on_full: Literal["block", "raise", "run"] | None = field(default=None, validator=valid_on_full)
@@ -222,6 +227,7 @@ class RayConfig(PoolConfig):
         runtime_env: What the workers have besides, as Ray describes it.
         initializer: Import string of what each worker process calls first, None for nothing.
         initargs: The initializer's arguments.
+        upload: Modules that the workers don't have, such as `package.module`: each is sent with its top-level package.
         context: Import strings of the context variables whose values travel with each call.
         max_pending: The most calls that wait, None for no limit.
         on_full: What a submission does when so many wait: it blocks, raises, or runs the call itself; None blocks.
@@ -250,6 +256,7 @@ class RayConfig(PoolConfig):
     runtime_env: Mapping[str, Any] | None = field(default=None, validator=_environment)
     initializer: str | None = field(default=None, validator=valid_import_string)
     initargs: tuple[object, ...] = ()
+    upload: tuple[str, ...] = field(default=(), converter=as_names, validator=valid_modules)
     context: tuple[str, ...] = field(default=(), converter=as_names, validator=valid_import_strings)
     max_pending: int | None = field(default=None, validator=valid_count)
     on_full: Literal["block", "raise", "run"] | None = field(default=None, validator=valid_on_full)

@@ -99,7 +99,10 @@ def _is_env(value: object) -> bool:
     )
 
 
-def _is_names(value: object) -> bool:
+def is_modules(value: object) -> bool:
+    """
+    Tell whether these are names of modules.
+    """
     return isinstance(value, tuple) and all(
         isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
         for name in cast("tuple[object, ...]", value)
@@ -128,8 +131,8 @@ _WORKERS: Form = {"anyOf": [COUNT, {"type": "string", "pattern": f"^{_CPUS.patte
 valid_count = checked("an integer of at least 1", is_count, form=COUNT)
 _typed_count = checked("an integer of at least 1", is_count, types=int, form=COUNT)
 """For what a program says as well: a wrong type is a `TypeError` there."""
-_modules = checked(
-    "the names of modules, such as ['numpy', 'package.module']", _is_names, types=(tuple, list), form=STRINGS
+valid_modules = checked(
+    "the names of modules, such as ['numpy', 'package.module']", is_modules, types=(tuple, list), form=STRINGS
 )
 _variables = checked(
     "variables and their values, such as {NAME = 'value'}: all of them strings", _is_env, types=dict, form=_ENV
@@ -260,7 +263,7 @@ class Workplace:
         ValueError: One of them has a value that it can't have.
     """
 
-    preload: tuple[str, ...] = field(default=(), converter=as_names, validator=_modules)
+    preload: tuple[str, ...] = field(default=(), converter=as_names, validator=valid_modules)
     env: Mapping[str, str] | None = field(default=None, validator=_variables)
     cwd: str | None = field(default=None, converter=_path, validator=_directory)
     threads_per_worker: int | None = field(default=None, validator=_typed_count)

@@ -89,6 +89,8 @@ class DaskPool(DistantPool):
             its worker: True insists on it, which needs nannies, and workers of one thread. None: where that can be.
         initializer: Called once in each worker process, before the first call. If it raises, the pool is broken.
         initargs: What it is called with.
+        upload: Names of modules that the workers don't have, such as `package.module`: each is sent, with its top-level
+            package, to each worker process once. What can't be found breaks the pool.
         context: Import strings of the context variables whose values travel with each call.
         max_pending: Calls from outside that may wait; None: any number.
         on_full: What becomes of one more: its caller waits (`block`), gets a `PoolFullError` (`raise`) or runs it
@@ -117,6 +119,7 @@ class DaskPool(DistantPool):
         kill: bool | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        upload: Sequence[str] = (),
         context: Sequence[str] = (),
         max_pending: int | None = None,
         on_full: OnFull = "block",
@@ -134,6 +137,7 @@ class DaskPool(DistantPool):
         super().__init__(
             initializer=initializer,
             initargs=initargs,
+            upload=upload,
             context=context,
             max_pending=max_pending,
             on_full=on_full,

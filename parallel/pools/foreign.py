@@ -54,6 +54,8 @@ class ExecutorPool(DistantPool):
             else as many as CPUs.
         initializer: Called once in each of its processes, before the first call. If it raises, the pool is broken.
         initargs: What it is called with.
+        upload: Names of modules that the workers don't have, such as `package.module`: each is sent, with its top-level
+            package, to each worker process once. What can't be found breaks the pool.
         context: Import strings of the context variables whose values travel with each call.
         max_pending: Calls from outside that may wait; None: any number.
         on_full: What becomes of one more: its caller waits (`block`), gets a `PoolFullError` (`raise`) or runs it
@@ -80,6 +82,7 @@ class ExecutorPool(DistantPool):
         max_workers: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        upload: Sequence[str] = (),
         context: Sequence[str] = (),
         max_pending: int | None = None,
         on_full: OnFull = "block",
@@ -100,6 +103,7 @@ class ExecutorPool(DistantPool):
         super().__init__(
             initializer=initializer,
             initargs=initargs,
+            upload=upload,
             context=context,
             max_pending=max_pending,
             on_full=on_full,

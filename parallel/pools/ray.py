@@ -39,6 +39,7 @@ from parallel.pools.distant.connection import ANY, CONNECTION, Joined
 from parallel.pools.distant.driver import Driver, Events, Loss, refuse_in_forks
 from parallel.pools.distant.packets import Answer, Bundle, Packet, Supply, origin
 from parallel.pools.distant.pool import DistantPool
+from parallel.pools.distant.uploads import sweep
 from parallel.pools.distant.worker import run
 from parallel.pools.process.wire import POSTED
 from parallel.sizes import Size, size, sized
@@ -113,6 +114,8 @@ class RayPool(DistantPool):
         runtime_env: What the workers have besides, as Ray describes it: `{"pip": ["pillow"]}`.
         initializer: Called once in each worker process, before the first call. If it raises, the pool is broken.
         initargs: What it is called with.
+        upload: Names of modules that the workers don't have, such as `package.module`: each is sent, with its top-level
+            package, to each worker process once. What can't be found breaks the pool.
         context: Import strings of the context variables whose values travel with each call.
         max_pending: Calls from outside that may wait; None: any number.
         on_full: What becomes of one more: its caller waits (`block`), gets a `PoolFullError` (`raise`) or runs it
@@ -141,6 +144,7 @@ class RayPool(DistantPool):
         runtime_env: Mapping[str, Any] | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        upload: Sequence[str] = (),
         context: Sequence[str] = (),
         max_pending: int | None = None,
         on_full: OnFull = "block",
@@ -168,6 +172,7 @@ class RayPool(DistantPool):
         super().__init__(
             initializer=initializer,
             initargs=initargs,
+            upload=upload,
             context=context,
             max_pending=max_pending,
             on_full=on_full,
@@ -339,6 +344,7 @@ class RayDriver(Driver):
         self._refs.clear()
         self._put.clear()
         await asyncio.to_thread(CONNECTION.leave, joined)
+        await asyncio.to_thread(sweep)  # Ray's workers are killed: they leave what was uploaded
 
     def abandon(self) -> None:
         """Keep what belongs to Ray for ever: to free it here, Ray would ask threads that are not here."""

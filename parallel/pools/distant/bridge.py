@@ -39,6 +39,7 @@ from parallel.outcomes import CANCELLED, Outcome
 from parallel.pools.base import PoolStats
 from parallel.pools.distant.driver import Driver, Loss
 from parallel.pools.distant.packets import NEEDS, Answer, Facts, Letter, Packet, Setup, Supply, origin, outcome_of
+from parallel.pools.distant.uploads import UploadError
 from parallel.pools.looping import LoopingEngine
 from parallel.pools.process.calls import end_called_off, is_called_off
 from parallel.pools.process.replies import error_of
@@ -94,13 +95,13 @@ class Bridge(LoopingEngine):
         label: What messages call its pool.
         thread_name: The name of its thread.
         driver: The way to somebody else's engine.
-        setup: How its calls are run.
+        setup: Packs how its calls are run; called on the loop's thread.
     """
 
-    def __init__(self, label: str, thread_name: str, driver: Driver, setup: Setup) -> None:
+    def __init__(self, label: str, thread_name: str, driver: Driver, setup: Callable[[], Setup]) -> None:
         self._driver = driver
-        self._said = setup
-        self._setup: Supply | None = None  # the same, packed
+        self._new_setup = setup
+        self._setup: Supply | None = None  # what that has made
         self._numbers = itertools.count(1)
         self._sent: dict[int, Sent] = {}
         self._is_open = False
@@ -118,10 +119,13 @@ class Bridge(LoopingEngine):
 
     async def _open_driver(self) -> None:
         try:
-            self._setup = Supply(self._said)
+            self._setup = Supply(self._new_setup())
             await self._driver.open(self)
         except asyncio.CancelledError:
             raise
+        except UploadError as error:
+            self.broke(f"it could not be started: {error}", error)
+            return
         except BaseException as error:
             self.broke(f"it could not be started: {type(error).__name__}: {error}", error)
             return
@@ -221,14 +225,14 @@ class Bridge(LoopingEngine):
         self._sent[sent.number] = sent
         self._send(sent, supplies)
 
-    def take_setup(self, setup: Setup) -> None:
+    def take_setup(self, setup: Callable[[], Setup]) -> None:
         """Have the calls that are sent from now on run by another setup. From any thread."""
-        self._said = setup
+        self._new_setup = setup
         self._tell(self._renew_setup)
 
     def _renew_setup(self) -> None:
         if self._setup is not None:
-            self._setup = Supply(self._said)
+            self._setup = Supply(self._new_setup())
 
     def count_stillborn(self) -> None:
         """Count a call that ended where it was made."""
@@ -280,7 +284,7 @@ class Bridge(LoopingEngine):
         elif answer[0] == BROKEN:
             self._sent[number] = sent
             error = error_of(answer[1], answer[2])
-            self.broke(f"its initializer raised {error!r}", error)
+            self.broke(str(error) if isinstance(error, UploadError) else f"its initializer raised {error!r}", error)
         else:
             self._conclude(sent, lambda: outcome_of(sent.letter.name, answer))
 

@@ -27,6 +27,7 @@ from typing import Any, Final, NamedTuple, SupportsIndex, TypeAlias, cast
 
 from parallel.context import name_of, plain_function
 from parallel.outcomes import Outcome
+from parallel.pools.distant.uploads import Upload
 from parallel.pools.process.buffers import has_large_bytes, load
 from parallel.pools.process.carrying import Carrier
 from parallel.pools.process.packing import came_from_outside
@@ -238,15 +239,16 @@ class Setup(NamedTuple):
     Attributes:
         label: What messages call the pool.
         configuration: That of its registry, pickled; None: it has none.
-        initializer: Called once in each process, before the first call; None: nothing is.
-        initargs: What with.
+        initializer: Called once in each process, before the first call, and what with; None: nothing is. A bundle of
+            its own, as its module may be among the uploads.
+        uploads: Modules that are to be there.
         path: Where modules are looked for besides, as workers on the machine of the sender can; empty: nowhere.
     """
 
     label: str
     configuration: bytes | None
-    initializer: Callable[..., object] | None
-    initargs: tuple[Any, ...]
+    initializer: Bundle | None
+    uploads: tuple[Upload, ...]
     path: tuple[str, ...]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any, ClassVar
 
 from parallel.chunks import Done
@@ -14,11 +15,13 @@ from parallel.context import WITHIN, Dispatcher, name_of
 from parallel.delivery import settle
 from parallel.futures import Future
 from parallel.gates import OnFull
+from parallel.kinds import is_modules
 from parallel.outcomes import CANCELLED, Outcome, Work
 from parallel.pools.base import OnExit, check_initializer
 from parallel.pools.distant.bridge import Bridge
 from parallel.pools.distant.driver import Driver
-from parallel.pools.distant.packets import Letter, Setup, Supply, pack_call
+from parallel.pools.distant.packets import Letter, Setup, Supply, bundle, pack_call
+from parallel.pools.distant.uploads import Upload, pack
 from parallel.pools.distant.worker import run_items
 from parallel.pools.handing import Handing, HandingPool, Tally
 from parallel.pools.process.carrying import Carrier
@@ -32,6 +35,7 @@ class DistantPool(HandingPool):
     Args:
         initializer: Called once in each worker process, before its first call. If it raises, the pool is broken.
         initargs: What it is called with.
+        upload: Names of modules that workers don't have, and are sent.
         context: Import strings of the context variables whose values travel with each call.
         max_pending: Calls from outside that may wait; None: any number.
         on_full: What becomes of one more.
@@ -54,6 +58,7 @@ class DistantPool(HandingPool):
         *,
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
+        upload: Sequence[str] = (),
         context: Sequence[str],
         max_pending: int | None,
         on_full: OnFull,
@@ -63,7 +68,11 @@ class DistantPool(HandingPool):
         configuration: bytes | None,
     ) -> None:
         check_initializer(initializer)
-        self._setup = (configuration, initializer, initargs)
+        if isinstance(upload, str) or not is_modules(tuple(upload)):
+            raise ValueError(f"upload must be names of modules, such as ['package.module']; found {upload!r}")
+        self._configuration = configuration
+        self._initializer = None if initializer is None else (initializer, initargs)
+        self._uploads = cache(partial(pack, tuple(upload)))  # once: as long as it is there, the pool runs the same code
         self._carrier = Carrier(context) if context else None
         super().__init__(name, callbacks, max_pending, on_full, on_exit)
 
@@ -76,12 +85,14 @@ class DistantPool(HandingPool):
         self._bridge = Bridge(self.label, f"parallel-{self.name or self.kind}", driver, self._new_setup())
         return self._bridge
 
-    def _new_setup(self) -> Setup:
-        return Setup(self.label, *self._setup, tuple(sys.path) if self.is_here else ())
+    def _new_setup(self) -> Callable[[], Setup]:
+        """Return what packs how its calls are run; that may be refused, and doesn't hold the pool."""
+        path = tuple(sys.path) if self.is_here else ()
+        return partial(_packed_setup, self.label, self._configuration, self._initializer, self._uploads, path)
 
     def reconfigure(self, configuration: bytes) -> None:
         """Have what calls call go by another configuration; see `Pool.reconfigure`."""
-        self._setup = (configuration, *self._setup[1:])
+        self._configuration = configuration
         self._bridge.take_setup(self._new_setup())
 
     @property
@@ -154,3 +165,13 @@ class DistantPool(HandingPool):
             return True
         settle(future, packed, may_block=False)
         return False
+
+
+def _packed_setup(
+    label: str,
+    configuration: bytes | None,
+    initializer: tuple[Callable[..., object], tuple[Any, ...]] | None,
+    uploads: Callable[[], tuple[Upload, ...]],
+    path: tuple[str, ...],
+) -> Setup:
+    return Setup(label, configuration, None if initializer is None else bundle(initializer), uploads(), path)

@@ -2,15 +2,15 @@
 The worker's side: runs one packet, in whatever process somebody else's engine has brought it to.
 
     run(packet) ──▶ what it lacks? ──▶ NEEDS
-               └──▶ once in each process: the initializer ──▶ function found, arguments loaded ──▶ called ──▶ Answer
+               └──▶ once in each process: uploads, initializer ──▶ function found, arguments loaded, called ──▶ Answer
 
 Guarantees:
 - Whatever a call raises, SystemExit and KeyboardInterrupt included, is the answer of that call; nothing gets out.
 - The calls that a function makes go to the registry of the program that sent it, made anew here: its pools of
   processes, and those of somebody else's engines, run them inline, on the thread at hand.
 
-State: `_supplies`, `_entered` and `_registries`, guarded by `_lock`, which is held while an initializer runs; `_runs`,
-changed by single atomic steps; `_here`, per thread.
+State: `_supplies`, `_entered` and `_registries`, guarded by `_lock`, which is held while an initializer runs, and while
+what was uploaded is imported; `_runs`, changed by single atomic steps; `_here`, per thread.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from contextvars import Context
 from functools import partial
 from importlib import import_module
@@ -31,7 +32,7 @@ from parallel.context import RUNNING, WITHIN, Within, enter_worker_process, name
 from parallel.coroutines import run_coroutine
 from parallel.deadlines import Deadline
 from parallel.outcomes import is_coroutine
-from parallel.pools.distant import telling
+from parallel.pools.distant import telling, uploads
 from parallel.pools.distant.packets import (
     BY_VALUE,
     NEEDS,
@@ -100,6 +101,8 @@ def run(packet: Packet, *attached: tuple[str, Bundle]) -> Answer:
     with _lock:
         come = {key: _supplies.get(key) or Supplied(packed) for key, packed in attached}
         setup = _setups.get(packet.setup)
+        if isinstance(setup, Setup) and setup.uploads and not uploads.use(setup.uploads):
+            setup = None  # what it uploaded was thrown away, for that of many others
         if setup is None and packet.setup in come:
             setup = _setups[packet.setup] = _entered(packet, come.pop(packet.setup))
         found = {key: come.get(key) or _supplies.get(key) for key in packet.needs}
@@ -125,9 +128,13 @@ def _entered(packet: Packet, supplied: Supplied) -> Setup | Answer:
         if packet.origin != origin():  # else the engine's workers are threads of the sender
             Context().run(enter_worker_process, None)
             sys.path.extend(place for place in setup.path if place not in sys.path)
+            setup = setup._replace(uploads=uploads.enter(setup.uploads))
+        else:
+            setup = setup._replace(uploads=())
         if setup.initializer is not None:
-            Context().run(setup.initializer, *setup.initargs)
-        return setup
+            initializer, initargs = setup.initializer.load()
+            Context().run(initializer, *initargs)
+        return setup._replace(initializer=None)
     except KeyboardInterrupt:  # the call is being cancelled, by an engine that does it so: the next one begins anew
         raise
     except BaseException as error:  # whatever it is, the pool has to tell whoever waits
@@ -145,7 +152,7 @@ def _run(packet: Packet, setup: Setup, supplies: Mapping[str, Supplied]) -> Answ
     RUNNING.set(cast(Any, run))
     WITHIN.set(Within(_registry_of(setup), None, run.deadline))
     try:
-        return _answer(packet)
+        return _answer(packet, setup)
     finally:
         if run.entry is not None:
             telling.end(run.entry)
@@ -153,12 +160,14 @@ def _run(packet: Packet, setup: Setup, supplies: Mapping[str, Supplied]) -> Answ
         _here.supplies = before
 
 
-def _answer(packet: Packet) -> Answer:
+def _answer(packet: Packet, setup: Setup) -> Answer:
     problem = NOT_FOUND
     try:
-        fn: Any = loads(packet.function) if packet.by_value else resolve(packet.function)
-        problem = UNREADABLE
-        args, kwargs, *carried = packet.arguments.load()
+        with _lock if setup.uploads else nullcontext():  # until all is found that the call needs of its own version
+            uploads.use(setup.uploads)  # another thread may have brought in other ones
+            fn: Any = loads(packet.function) if packet.by_value else resolve(packet.function)
+            problem = UNREADABLE
+            args, kwargs, *carried = packet.arguments.load()
         if carried:
             carrying.enter(carried[0])
         problem = FAILED

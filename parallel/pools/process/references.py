@@ -95,6 +95,14 @@ def resolve(key: bytes) -> Any:
     return found
 
 
+def forget(package: str) -> None:
+    """Find anew, in this process, what references into a top-level package lead to: another version of it has come."""
+    for key in list(_resolved):
+        module = key.decode().split(":")[1]
+        if module.partition(".")[0] == package:
+            _resolved.pop(key, None)
+
+
 def _find(fn: Any, main_by_value: bool) -> Reference | None:
     module: str = fn.__module__
     if module in MAIN and (main_by_value or _typed_in(fn)):
