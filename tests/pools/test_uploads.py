@@ -25,7 +25,7 @@ import pytest
 from pools.contract import LONG
 from pools.shops import Stocked, stock, stocked
 
-from parallel import ConfigError, ExecutorPool, PoolBrokenError, Registry, task, using
+from parallel import ConfigError, ExecutorPool, PoolBrokenError, Registry, SerializationError, task, using
 from parallel.pools.distant import uploads
 from parallel.pools.distant.uploads import UploadError, pack
 
@@ -74,6 +74,20 @@ def test_a_package(elsewhere: Pools, stocked: Stocked) -> None:
         assert (place.parent / "__init__.py").exists()
         assert not (place.parent / "__pycache__" / "old.txt").exists()
         assert list(pool.map(str, range(3))) == ["0", "1", "2"]
+
+
+def test_without(elsewhere: Pools, stocked: Stocked) -> None:
+    """What the worker lacks is told, and what to do about it."""
+    prices = stocked("3")
+    with elsewhere() as pool:
+        error = pool.submit(prices.price).exception(LONG)
+        assert isinstance(error, SerializationError)
+        assert isinstance(error.__cause__, ModuleNotFoundError)
+        assert str(error).startswith("the function shop.prices:price can't travel")
+        assert str(error).endswith("install it there, or name its package in `upload`")
+        other = pool.submit(jobs.same, prices.Basket(1)).exception(LONG)
+        assert "the arguments of jobs:same can't travel" in str(other)
+        assert str(other).endswith("install it there, or name its package in `upload`")
 
 
 def test_an_initializer(elsewhere: Pools, stocked: Stocked) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import Context
 from pickle import PickleBuffer
 from types import MethodType
@@ -36,7 +36,7 @@ from parallel.pools.process.pickling import dumps
 from parallel.pools.process.references import refer
 from parallel.pools.process.replies import cant_travel
 from parallel.pools.process.replies import outcome_of as outcome_of_result
-from parallel.pools.process.wire import Part
+from parallel.pools.process.wire import NOT_FOUND, UNREADABLE, Part
 
 ORIGIN: Final = os.urandom(8).hex()
 """This process, among all that send packets; a forked child's is another one: see `origin`."""
@@ -303,7 +303,15 @@ def _take_met() -> tuple[Supply, ...]:
 
 def outcome_of(name: str, answer: Answer) -> Outcome:
     """Return how the call of the function *name* ended. Loading its value runs the user's code."""
-    return outcome_of_result(name, answer, b"", _ARRIVALS)
+    return outcome_of_result(name, answer, b"", _ARRIVALS, _ADVICE)
+
+
+_LACKS: Final = "install it there, or name its package in `upload`"
+_ADVICE: Final[Mapping[int, str]] = {
+    NOT_FOUND: f"if the worker lacks a module, or has another version of it: {_LACKS}",
+    UNREADABLE: f"they were pickled, but the worker can't load them; if it lacks a module: {_LACKS}",
+}
+"""What to do about what a worker can't load: this library has not started it, so it need not have what is here."""
 
 
 class _Arrivals:

@@ -7,6 +7,7 @@ Loading runs user code; it is done with no lock held.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -39,7 +40,12 @@ class Arrivals(Protocol):
         ...
 
 
-def outcome_of(name: str, result: tuple[Any, ...], large: Part, baggage: Arrivals) -> Outcome:
+_NO_OTHER: Final[Mapping[int, str]] = {}
+
+
+def outcome_of(
+    name: str, result: tuple[Any, ...], large: Part, baggage: Arrivals, advice: Mapping[int, str] = _NO_OTHER
+) -> Outcome:
     """
     Return how the call of the function *name* ended.
 
@@ -48,14 +54,15 @@ def outcome_of(name: str, result: tuple[Any, ...], large: Part, baggage: Arrival
         result: What the worker sent, if it was no atom.
         large: What came with it, for the place that holds None.
         baggage: What else comes from that worker.
+        advice: What to do about what can't travel, by the kind of the result, where that is otherwise than usual.
     """
     kind, *parts = result
     if kind in (RESULT, POSTED):
         return _value(name, result, large, baggage)
     error = error_of(*parts)
     if kind != FAILED:
-        what, advice = _WHAT[kind]
-        error = cant_travel(what.format(name), error, advice)
+        what, usual = _WHAT[kind]
+        error = cant_travel(what.format(name), error, advice.get(kind, usual))
     return (None, error, None)
 
 
