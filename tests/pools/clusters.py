@@ -18,6 +18,7 @@ import jobs
 import pytest
 from pools import cluster_jobs
 from pools.contract import LONG
+from pools.shops import Stocked
 
 from parallel import Pool, Registry, Retry, TaskTimeoutError, WorkerDiedError, gather, task, using, wait
 
@@ -136,6 +137,19 @@ class ClusterContract:
         """In a worker, the same pool runs calls inline: no nest holds up the cluster."""
         found = gather(*(cluster_jobs.outer() for _ in range(8))).result(timeout=LONG)
         assert all(outside == inside for outside, inside in found)
+
+    def test_a_package_that_is_uploaded(self, said: dict[str, Any], stocked: Stocked) -> None:
+        """Workers that don't have it are sent it, and a newer version takes its place."""
+        prices = stocked("3")
+        with Registry({"pools": {"far": said}}) as registry:
+            told = str(registry.pool("far").submit(prices.price).exception(timeout=LONG))
+        assert "No module named 'shop'" in told
+        assert "install it there, or name its package in `upload`" in told
+        for price in ("4", "5"):
+            prices = stocked(price)
+            with Registry({"pools": {"far": {**said, "upload": ["shop"]}}}) as registry:
+                far = registry.pool("far")
+                assert set(gather(*(far.submit(prices.price) for _ in range(100))).result(timeout=LONG)) == {price}
 
 
 AT_EXIT = """

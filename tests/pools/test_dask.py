@@ -23,6 +23,7 @@ import psutil
 import pytest
 from pools.clusters import ClusterContract, check_ctrl_c, check_interpreter_exit, far, wait_for
 from pools.contract import LONG, Kind, PoolContract, gate, opened
+from pools.shops import stocked
 
 import parallel.pools.dask
 from parallel import (
@@ -36,7 +37,7 @@ from parallel import (
     using,
 )
 
-__all__ = ["far", "gate"]
+__all__ = ["far", "gate", "stocked"]
 
 TESTS = Path(__file__).parent.parent
 pytestmark = pytest.mark.dask
@@ -128,7 +129,7 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def started(folder: Path, *more: str) -> Iterator[str]:
     """Start a scheduler, and two workers with nannies."""
     paths = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    env = {**os.environ, "PYTHONPATH": paths, "DASK_DISTRIBUTED__WORKER__DAEMON": "False"}
+    env = {**os.environ, "PYTHONPATH": paths, "TMPDIR": str(folder), "DASK_DISTRIBUTED__WORKER__DAEMON": "False"}
     file = folder / "scheduler.json"
     here = ["--scheduler-file", str(file), "--host", "127.0.0.1", "--no-dashboard"]
     first = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", *here]

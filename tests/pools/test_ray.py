@@ -9,6 +9,7 @@ import platform
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import psutil
 import pytest
 from pools.clusters import ClusterContract, check_ctrl_c, check_interpreter_exit, far, wait_for
 from pools.contract import LONG, Kind, PoolContract, gate, opened
+from pools.shops import Stocked, stocked
 
 import parallel.pools.ray
 from parallel import Pool, PoolBrokenError, RayPool
@@ -34,7 +36,7 @@ except ImportError as error:
         raise
     pytest.skip(f"there is no Ray for this machine: {error}", allow_module_level=True)
 
-__all__ = ["far", "gate"]
+__all__ = ["far", "gate", "stocked"]
 
 TESTS = Path(__file__).parent.parent
 
@@ -122,10 +124,11 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = probe.getsockname()[1]
     here = ["--head", "--block", "--port", str(port), "--node-ip-address", "127.0.0.1", "--disable-usage-stats"]
     there = ["--num-cpus", "2", "--resources", '{"license": 1}', "--include-dashboard", "false"]
+    folder = tmp_path_factory.mktemp("ray")
     process = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", "start", *here, *there],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])},
-        cwd=tmp_path_factory.mktemp("ray"),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]), "TMPDIR": str(folder)},
+        cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -214,6 +217,15 @@ def test_one_connection(head: str) -> None:
         assert ray.is_initialized()
     finally:
         ray.shutdown()
+
+
+def test_uploads_leave_nothing(stocked: Stocked) -> None:
+    """Ray kills its workers; what was unpacked by those of a cluster of our own is removed all the same."""
+    prices = stocked("3")
+    with RayPool(max_workers=1, upload=["shop"]) as pool:
+        folder = Path(pool.submit(prices.place).result(timeout=LONG)).parents[2]
+        assert folder.parent == Path(tempfile.gettempdir())
+    assert not folder.exists()
 
 
 def test_runtime_env(head: str) -> None:
