@@ -6,9 +6,11 @@ Index a tree of Python sources: its functions, classes and imports go to an SQLi
     python examples/index_sources.py                    the standard library of this interpreter
     python examples/index_sources.py FOLDER --compare   a tree of yours, and how fast a plain loop would have been
     python examples/index_sources.py --journal FILE     go on where a run with this journal was stopped
+    python examples/index_sources.py --config FILE      with other pools, such as those of `cluster.toml`
 
 Each file takes its own way through the three stages; how many workers a stage has, and of what kind, stands in
-`parallel.toml` beside this file. A file that can't be read or parsed is reported; Ctrl-C leaves a readable database.
+`parallel.toml` beside this file; `cluster.toml` there has a cluster do the parsing. A file that can't be read or parsed
+is reported; Ctrl-C leaves a readable database.
 
 A journal has what was parsed, file by file, as soon as it has been. After a run that was interrupted or killed, or
 whose machine went down, the same command reads and parses what is left; after one that ended, what has changed since.
@@ -30,7 +32,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple, TypeVar
 
-from parallel import JournalError, Registry, Settled, WorkerDiedError, task
+from parallel import ConfigError, JournalError, PoolBrokenError, Registry, Settled, WorkerDiedError, task
 
 T = TypeVar("T")
 
@@ -218,14 +220,15 @@ def compare(paths: Sequence[Path], seconds: float) -> None:
     print(f"plain loop     {plain:.1f} s, {plain / seconds:.2f} times as long")
 
 
-def run(folder: Path, file: Path, journal: Path | None, comparing: bool) -> None:
+def run(folder: Path, file: Path, journal: Path | None, configuration: Path, comparing: bool) -> None:
     """Index *folder* into the database *file*, with what the *journal* has, and print what was found."""
+    registry = Registry.from_toml(configuration)
     inside = (path.relative_to(folder) for path in folder.rglob("*.py"))
     paths = sorted(folder / path for path in inside if "site-packages" not in path.parts)
     print(f"indexing {len(paths):,} files of {folder} into {file}", flush=True)
     with Database(file) as database:
         start = time.perf_counter()
-        with Registry.from_toml(CONFIGURATION):
+        with registry:
             files = list(shown(index_all(paths, database, journal), len(paths), "indexing"))
         seconds = time.perf_counter() - start
         summarize(database, [file for file in files if isinstance(file, Skipped)], seconds)
@@ -240,6 +243,7 @@ def main() -> int:
     parser.add_argument("folder", nargs="?", type=Path, default=library, help="default: the standard library")
     parser.add_argument("--database", type=Path, default=Path("sources.sqlite"), help="its old index is replaced")
     parser.add_argument("--journal", type=Path, metavar="FILE", help="remembers what is done if the run is stopped")
+    parser.add_argument("--config", type=Path, metavar="FILE", default=CONFIGURATION, help="names the pools")
     parser.add_argument("--compare", action="store_true", help="do the same in a plain loop, and tell the speed-up")
     options = parser.parse_args()
 
@@ -247,14 +251,14 @@ def main() -> int:
     if not folder.is_dir():
         parser.error(f"{folder} is no folder")
     try:
-        run(folder, options.database, options.journal, options.compare)
+        run(folder, options.database, options.journal, options.config, options.compare)
     except KeyboardInterrupt:
         print(f"interrupted: {options.database} holds what was indexed so far", file=sys.stderr)
         return 130
     except sqlite3.Error as error:
         print(f"{options.database}: {error}", file=sys.stderr)
         return 1
-    except JournalError as error:
+    except (ConfigError, JournalError, PoolBrokenError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -11,11 +11,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+from pools.clusters import dask_started, ray_started
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -259,6 +261,73 @@ def test_index_bad_journal(sources: Path, tmp_path: Path) -> None:
     assert "notes.txt' is a file of something else" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert (tmp_path / "notes.txt").read_text() == "no journal\n" * 100
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("", "can't be read"),
+        ("[pools.threads]\nkind = 'thraed'\n", "did you mean 'thread'?"),
+        (f"extends = '{EXAMPLES / 'cluster.toml'}'\n[pools.processes]\nkind = 'dask'\nresources = 1\n", "resources"),
+    ],
+)
+def test_index_bad_configuration(said: str, told: str, sources: Path, tmp_path: Path) -> None:
+    """A configuration that can't be used is told as such, and an old index is left as it is."""
+    if said:
+        (tmp_path / "other.toml").write_text(said)
+    ended = run(INDEX, sources, "--config", "other.toml", cwd=tmp_path)
+
+    assert ended.returncode == 1
+    assert told in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "sources.sqlite").exists()
+
+
+def index_far(tmp_path: Path, sources: Path, **env: str) -> None:
+    """See that a cluster, which *env* names, makes the same index of real files, and bad ones, as processes do."""
+    library = Path(sysconfig.get_path("stdlib"))
+    for folder in ("", "asyncio", "collections", "email", "json"):
+        (sources / folder).mkdir(exist_ok=True)
+        for path in (library / folder).glob("*.py"):
+            shutil.copy(path, sources / folder)
+    here = run(INDEX, sources, "--database", "here.sqlite", cwd=tmp_path)
+    there = run(
+        *(INDEX, sources, "--database", "there.sqlite", "--config", EXAMPLES / "cluster.toml"), cwd=tmp_path, **env
+    )
+
+    assert (here.returncode, there.returncode) == (0, 0), there.stderr
+    assert there.stdout.splitlines()[1:-1] == here.stdout.splitlines()[1:-1]  # not the seconds
+    assert "4 skipped" in there.stdout
+    assert "Warning" not in there.stderr
+    assert tables(tmp_path / "there.sqlite") == tables(tmp_path / "here.sqlite")
+    assert len(tables(tmp_path / "there.sqlite")[0]) > 200
+
+
+@pytest.mark.dask
+def test_index_on_dask(sources: Path, tmp_path: Path) -> None:
+    """The same program has the workers of a Dask cluster parse, by another configuration."""
+    with dask_started(tmp_path) as address:
+        index_far(tmp_path, sources, PARALLEL_POOLS__PROCESSES__ADDRESS=address)
+
+
+@pytest.mark.ray
+def test_index_on_ray(sources: Path, tmp_path: Path) -> None:
+    """And those of a Ray cluster, by its profile."""
+    pytest.importorskip("ray")
+    with ray_started(tmp_path) as address:
+        index_far(tmp_path, sources, PARALLEL_PROFILE="ray", PARALLEL_POOLS__PROCESSES__ADDRESS=address)
+
+
+@pytest.mark.ray
+def test_index_without_a_cluster(sources: Path, tmp_path: Path) -> None:
+    """One that isn't there ends the program with a message."""
+    pytest.importorskip("ray")
+    env = {"PARALLEL_PROFILE": "ray", "PARALLEL_POOLS__PROCESSES__ADDRESS": "127.0.0.1:9"}
+    ended = run(INDEX, sources, "--config", EXAMPLES / "cluster.toml", cwd=tmp_path, **env)
+
+    assert ended.returncode == 1
+    assert "nobody answers at 127.0.0.1:9" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize(

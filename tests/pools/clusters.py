@@ -1,5 +1,5 @@
 """
-What every cluster must do, as an operator has started it: `ClusterContract`, written once.
+Clusters as operators start them, and what every one must do: `ClusterContract`, written once.
 
 A subclass gives the fixtures *said*, what a configuration says of the pool, and *there*, a pool on the cluster, both
 with two workers of one thread on this machine.
@@ -7,14 +7,20 @@ with two workers of one thread on this machine.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jobs
+import psutil
 import pytest
 from pools import cluster_jobs
 from pools.contract import LONG
@@ -29,6 +35,89 @@ def wait_for(fact: Callable[[], object]) -> None:
     while not fact():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+# -- starting them, as operators do ------------------------------------------------------------------------------------
+
+
+TESTS = Path(__file__).parent.parent
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Return that of a worker: the package and the modules of the tests are in reach, and *folder* for what it writes."""
+    paths = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+    return {**os.environ, "PYTHONPATH": paths, "TMPDIR": str(folder)}
+
+
+@contextmanager
+def dask_started(folder: Path, *workers: str, both: Sequence[str] = ()) -> Iterator[str]:
+    """
+    Start a Dask scheduler, and two workers of one thread with nannies; returns the address.
+
+    Args:
+        folder: Where they put what they write.
+        workers: Options of `dask worker` besides.
+        both: Options of that, and of `dask scheduler`.
+    """
+    file = folder / "scheduler.json"
+    here = ["--scheduler-file", str(file), "--host", "127.0.0.1", "--no-dashboard", *both]
+    first = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", *here]
+    others = [sys.executable, "-m", "distributed.cli.dask_worker", "--nworkers", "2", "--nthreads", "1", *here]
+    others += ["--resources", "GPU=1", *workers]
+    options: dict[str, Any] = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    said = {"DASK_DISTRIBUTED__WORKER__DAEMON": "False", "DASK_TEMPORARY_DIRECTORY": str(folder)}
+    options |= {"env": {**environment(folder), **said}, "start_new_session": True}
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        running.append(subprocess.Popen(first, **options))
+        wait_for(file.exists)
+        running.append(subprocess.Popen(others, **options))
+        yield str(json.loads(file.read_text())["address"])
+    finally:
+        for one in running:
+            os.killpg(one.pid, signal.SIGKILL)  # with what it has started: they end in order in 20 seconds at best
+            one.wait(LONG)
+
+
+@contextmanager
+def ray_started(folder: Path) -> Iterator[str]:
+    """Start the head of a Ray cluster, with room for two calls, in *folder*; returns the address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    here = ["--head", "--block", "--port", str(port), "--node-ip-address", "127.0.0.1", "--disable-usage-stats"]
+    there = ["--num-cpus", "2", "--resources", '{"license": 1}', "--include-dashboard", "false"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", "start", *here, *there],
+        env=environment(folder),
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_for(lambda: answers(port) and "raylet" in names_below(process.pid))
+        yield f"127.0.0.1:{port}"
+    finally:
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        process.wait(LONG)
+        for one in psutil.wait_procs(started, LONG)[1]:
+            one.kill()
+
+
+def answers(port: int) -> bool:
+    """Tell whether somebody listens there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def names_below(pid: int) -> list[str]:
+    """Return the names of the processes that one has started."""
+    return [one.name() for one in psutil.Process(pid).children(recursive=True)]
+
+
+# -- what they must do ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -4,16 +4,12 @@ Kind `dask`: the contract on a real local cluster, and what only this kind does.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +17,7 @@ import distributed
 import jobs
 import psutil
 import pytest
-from pools.clusters import ClusterContract, check_ctrl_c, check_interpreter_exit, far, wait_for
+from pools.clusters import ClusterContract, check_ctrl_c, check_interpreter_exit, dask_started, far, wait_for
 from pools.contract import LONG, Kind, PoolContract, gate, opened
 from pools.shops import stocked
 
@@ -39,7 +35,6 @@ from parallel import (
 
 __all__ = ["far", "gate", "stocked"]
 
-TESTS = Path(__file__).parent.parent
 pytestmark = pytest.mark.dask
 
 
@@ -121,32 +116,8 @@ class TestContract(PoolContract):
 def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A scheduler and two workers of one thread, started as an operator does it; returns the address."""
     folder = tmp_path_factory.mktemp("dask")
-    with started(folder) as address:
+    with dask_started(folder) as address:
         yield address
-
-
-@contextmanager
-def started(folder: Path, *more: str) -> Iterator[str]:
-    """Start a scheduler, and two workers with nannies."""
-    paths = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    env = {**os.environ, "PYTHONPATH": paths, "TMPDIR": str(folder), "DASK_DISTRIBUTED__WORKER__DAEMON": "False"}
-    file = folder / "scheduler.json"
-    here = ["--scheduler-file", str(file), "--host", "127.0.0.1", "--no-dashboard"]
-    first = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", *here]
-    workers = [sys.executable, "-m", "distributed.cli.dask_worker", "--nworkers", "2", "--nthreads", "1", *here]
-    others = [*workers, "--resources", "GPU=1", *more]
-    options: dict[str, Any] = {"env": env, "cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    options["start_new_session"] = True
-    running: list[subprocess.Popen[bytes]] = []
-    try:
-        running.append(subprocess.Popen(first, **options))
-        wait_for(file.exists)
-        running.append(subprocess.Popen(others, **options))
-        yield str(json.loads(file.read_text())["address"])
-    finally:
-        for one in running:
-            os.killpg(one.pid, signal.SIGKILL)  # with what it has started: they end in order in 20 seconds at best
-            one.wait(LONG)
 
 
 @pytest.fixture
@@ -217,7 +188,7 @@ class TestCluster(ClusterContract):
 
 def test_the_scheduler_is_killed(tmp_path: Path) -> None:
     """Every call ends, with an error that says so, and so does every later one."""
-    with started(tmp_path) as address, DaskPool(address) as pool:
+    with dask_started(tmp_path) as address, DaskPool(address) as pool:
         assert pool.submit(jobs.double, 2).result(timeout=LONG) == 4
         running = [pool.submit(time.sleep, 60) for _ in range(5)]
         wait_for(lambda: pool.stats().running)

@@ -6,20 +6,17 @@ from __future__ import annotations
 
 import os
 import platform
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jobs
 import psutil
 import pytest
-from pools.clusters import ClusterContract, check_ctrl_c, check_interpreter_exit, far, wait_for
+from pools.clusters import ClusterContract, check_ctrl_c, check_interpreter_exit, far, ray_started, wait_for
 from pools.contract import LONG, Kind, PoolContract, gate, opened
 from pools.shops import Stocked, stocked
 
@@ -37,8 +34,6 @@ except ImportError as error:
     pytest.skip(f"there is no Ray for this machine: {error}", allow_module_level=True)
 
 __all__ = ["far", "gate", "stocked"]
-
-TESTS = Path(__file__).parent.parent
 
 pytestmark = pytest.mark.ray
 
@@ -119,40 +114,8 @@ class TestContract(PoolContract):
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A head with room for two calls, started as an operator does it; returns the address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    here = ["--head", "--block", "--port", str(port), "--node-ip-address", "127.0.0.1", "--disable-usage-stats"]
-    there = ["--num-cpus", "2", "--resources", '{"license": 1}', "--include-dashboard", "false"]
-    folder = tmp_path_factory.mktemp("ray")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ray.scripts.scripts", "start", *here, *there],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]), "TMPDIR": str(folder)},
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        wait_for(lambda: answers(port) and "raylet" in names_below(process.pid))
-        yield f"127.0.0.1:{port}"
-    finally:
-        started = psutil.Process(process.pid).children(recursive=True)
-        process.terminate()
-        process.wait(LONG)
-        for one in psutil.wait_procs(started, LONG)[1]:
-            one.kill()
-
-
-def answers(port: int) -> bool:
-    """Tell whether somebody listens there."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def names_below(pid: int) -> list[str]:
-    """Return the names of the processes that one has started."""
-    return [one.name() for one in psutil.Process(pid).children(recursive=True)]
+    with ray_started(tmp_path_factory.mktemp("ray")) as address:
+        yield address
 
 
 @pytest.fixture
