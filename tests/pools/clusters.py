@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -44,7 +45,7 @@ TESTS = Path(__file__).parent.parent
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Return that of a worker: the package and the modules of the tests are in reach, and *folder* for what it writes."""
+    """Return that of a worker: the package and the tests' modules are in reach; it writes to *folder*."""
     paths = os.pathsep.join([str(TESTS.parent), str(TESTS)])
     return {**os.environ, "PYTHONPATH": paths, "TMPDIR": str(folder)}
 
@@ -81,29 +82,34 @@ def dask_started(folder: Path, *workers: str, both: Sequence[str] = ()) -> Itera
 
 @contextmanager
 def ray_started(folder: Path) -> Iterator[str]:
-    """Start the head of a Ray cluster, with room for two calls, in *folder*; returns the address."""
+    """
+    Start the head of a Ray cluster, with room for two calls, in *folder*; returns the address.
+
+    Its files lie elsewhere: names of its sockets have to be short.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     here = ["--head", "--block", "--port", str(port), "--node-ip-address", "127.0.0.1", "--disable-usage-stats"]
     there = ["--num-cpus", "2", "--resources", '{"license": 1}', "--include-dashboard", "false"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ray.scripts.scripts", "start", *here, *there],
-        env=environment(folder),
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        wait_for(lambda: answers(port) and "raylet" in names_below(process.pid))
-        yield f"127.0.0.1:{port}"
-    finally:
-        started = psutil.Process(process.pid).children(recursive=True)
-        process.terminate()
-        process.wait(LONG)
-        for one in psutil.wait_procs(started, LONG)[1]:
-            one.kill()
+    with tempfile.TemporaryDirectory(prefix="r-", ignore_cleanup_errors=True) as short:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ray.scripts.scripts", "start", *here, *there],
+            env=environment(Path(short)),
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            wait_for(lambda: answers(port) and "raylet" in names_below(process.pid))
+            yield f"127.0.0.1:{port}"
+        finally:
+            started = psutil.Process(process.pid).children(recursive=True)
+            process.terminate()
+            process.wait(LONG)
+            for one in psutil.wait_procs(started, LONG)[1]:
+                one.kill()
 
 
 def answers(port: int) -> bool:
