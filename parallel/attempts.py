@@ -285,9 +285,11 @@ class Attempt(Run):
 
     def _stop(self) -> bool:
         stop = self.kill or self.stop
-        if stop is not None:
-            stop()
-        return stop is not None
+        if stop is None:
+            self.pass_on()  # in another process nothing is seen of `ask`
+            return False
+        stop()
+        return True
 
     def _come_back(self) -> None:
         """See that the worker gets its place back, once: the body may end in the moment in which it is given up."""

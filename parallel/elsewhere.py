@@ -48,7 +48,8 @@ def _are_amounts(value: object) -> bool:
     )
 
 
-def _are_paths(value: object) -> bool:
+def are_tls_paths(value: object) -> bool:
+    """Tell whether *value* names the three files of an encrypted connection."""
     return (
         isinstance(value, Mapping)
         and set(cast("Mapping[object, object]", value)) == set(_TLS)
@@ -91,7 +92,7 @@ _environment = checked(
 )
 _tls = checked(
     "a table of the paths ca_file, cert and key",
-    _are_paths,
+    are_tls_paths,
     form={
         "type": "object",
         "properties": {name: {"type": "string"} for name in _TLS},

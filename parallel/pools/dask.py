@@ -27,6 +27,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from parallel.context import Dispatcher
+from parallel.elsewhere import are_tls_paths
 from parallel.gates import OnFull
 from parallel.machine import cpus
 from parallel.pools.base import OnExit, check_workers, exit_before_others
@@ -132,6 +133,8 @@ class DaskPool(DistantPool):
             raise TypeError(f"address must be a str or None, found {address!r}; the number of workers is max_workers=")
         if max_workers is not None:
             check_workers(max_workers, 1)
+        if tls is not None and not are_tls_paths(tls):
+            raise ValueError(f"tls must be a mapping with the paths 'ca_file', 'cert' and 'key', found {tls!r}")
         self._options = Options(address, max_workers, tls, client_name or name, resources, tuple(workers), kill)
         self.is_here = address is None
         super().__init__(
@@ -246,7 +249,7 @@ class DaskDriver(Driver):
         if address is None:
             address = await self._start_cluster(distributed)
         security = None if options.tls is None else distributed.Security(**_security(options.tls))
-        self._client = await distributed.Client(
+        self._client = distributed.Client(
             address,
             asynchronous=True,
             set_as_default=False,
@@ -254,6 +257,7 @@ class DaskDriver(Driver):
             security=security,
             timeout=PATIENCE,
         )
+        await self._connect()
         self._link = str(self._client.dashboard_link or "")
         exit_before_others()  # the threads that Dask works with are shut down there
         await self._check_versions()
@@ -261,6 +265,23 @@ class DaskDriver(Driver):
         self._client.subscribe_topic(self._topic, self._hear)
         await self._keep_from_rerunning()
         self._spawn(self._watch())
+
+    async def _connect(self) -> None:
+        """
+        Wait until the client is connected; `close` closes it even if it can't be.
+
+        Raises:
+            UnfitError: The connection has to be encrypted, and nobody has said by what.
+        """
+        try:
+            await self._client
+        except TypeError as error:
+            if self._options.tls is not None or not str(self._options.address).startswith("tls:"):
+                raise
+            raise UnfitError(
+                f"{self._options.address} is the address of an encrypted connection: "
+                "the option tls has to name its ca_file, cert and key"
+            ) from error
 
     async def _start_cluster(self, distributed: Any) -> Any:
         """Start a cluster on this machine, which leaves nothing on its disk."""
@@ -611,7 +632,10 @@ def _imported(name: str) -> Any:
 
 
 def _security(tls: Mapping[str, str]) -> dict[str, Any]:
-    """Return what `distributed.Security` is given."""
+    """Return what `distributed.Security` is given; a file that can't be read is told by name, which `ssl` doesn't."""
+    for path in tls.values():
+        with open(path, "rb"):
+            pass
     return {
         "tls_ca_file": tls["ca_file"],
         "tls_client_cert": tls["cert"],

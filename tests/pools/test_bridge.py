@@ -14,7 +14,7 @@ from typing import Any
 import jobs
 import pytest
 
-from parallel import PoolBrokenError, WorkerDiedError
+from parallel import PoolBrokenError, Registry, TaskTimeoutError, WorkerDiedError, task, using
 from parallel.pools.distant.driver import Driver, Events, Loss
 from parallel.pools.distant.packets import Packet, Supply
 from parallel.pools.distant.pool import DistantPool
@@ -31,6 +31,7 @@ class ByHand(Driver):
     def __init__(self) -> None:
         self.sent: dict[int, tuple[Packet, tuple[Supply, ...]]] = {}
         self.withdrawn: set[int] = set()
+        self.asked: set[int] = set()
         self._changed = threading.Condition()
 
     async def open(self, events: Events) -> None:
@@ -47,11 +48,16 @@ class ByHand(Driver):
             self.withdrawn.add(number)
             self._changed.notify_all()
 
+    def ask(self, number: int) -> None:
+        with self._changed:
+            self.asked.add(number)
+            self._changed.notify_all()
+
     async def close(self) -> None:
         pass
 
     def wait_until(self, fact: Callable[[], object]) -> None:
-        """Wait until something is so of what was sent, or withdrawn."""
+        """Wait until something is so of what was sent, withdrawn, or asked to stop."""
         with self._changed:
             assert self._changed.wait_for(fact, PATIENCE)
 
@@ -147,6 +153,21 @@ def test_withdrawn_as_it_begins(pool: HandPool) -> None:
     pool.driver.tell(pool.driver.events.withdrawn, number)
     with pytest.raises(CancelledError):
         future.result(PATIENCE)
+
+
+@pytest.mark.parametrize("limit", ["timeout", "deadline"])
+def test_late(pool: HandPool, limit: str) -> None:
+    """A call that overruns its time where it can't be killed has its function told so; its answer counts no more."""
+    late = task(jobs.double).options(pool="hand", **{limit: 0.2})
+    with Registry({"pools": {"hand": {"kind": "thread"}}}) as registry, using(registry):
+        registry._pools["hand"] = pool
+        future = late(2)
+        number = only(pool.driver)
+        pool.driver.tell(pool.driver.events.began, number)
+        with pytest.raises(TaskTimeoutError):
+            future.result(PATIENCE)
+        pool.driver.wait_until(lambda: pool.driver.asked == {number})
+        pool.driver.run(number)
 
 
 def test_old_news(pool: HandPool) -> None:

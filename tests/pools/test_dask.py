@@ -17,21 +17,13 @@ import distributed
 import jobs
 import psutil
 import pytest
+from pools import cluster_jobs
 from pools.clusters import ClusterContract, check_ctrl_c, check_interpreter_exit, dask_started, far, wait_for
 from pools.contract import LONG, Kind, PoolContract, gate, opened
 from pools.shops import stocked
 
 import parallel.pools.dask
-from parallel import (
-    DaskPool,
-    Pool,
-    PoolBrokenError,
-    Progress,
-    Registry,
-    gather,
-    task,
-    using,
-)
+from parallel import DaskPool, Pool, PoolBrokenError, Progress, Registry, TaskTimeoutError, gather, task, using
 
 __all__ = ["far", "gate", "stocked"]
 
@@ -171,6 +163,107 @@ def test_other_versions(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None
     with DaskPool(scheduler) as pool:
         told = str(pool.submit(jobs.double, 2).exception(timeout=LONG))
     assert "the versions differ: the scheduler has python 2.7, here 3." in told
+
+
+# -- encrypted connections ---------------------------------------------------------------------------------------------
+
+
+def authority(folder: Path) -> dict[str, str]:
+    """Have an authority of its own issue a certificate for this machine; returns what the option `tls` is given."""
+    trustme = pytest.importorskip("trustme")
+    said = {name: str(folder / f"{name}.pem") for name in ("ca_file", "cert", "key")}
+    issuer = trustme.CA()
+    certificate = issuer.issue_cert("127.0.0.1", "localhost")
+    issuer.cert_pem.write_to_path(said["ca_file"])
+    certificate.cert_chain_pems[0].write_to_path(said["cert"])
+    certificate.private_key_pem.write_to_path(said["key"])
+    return said
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the option `tls` is given for `encrypted`."""
+    return authority(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def encrypted(tls: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A scheduler, and workers, all of whose connections are encrypted; returns the address."""
+    files = ["--tls-ca-file", tls["ca_file"], "--tls-cert", tls["cert"], "--tls-key", tls["key"]]
+    with dask_started(tmp_path_factory.mktemp("encrypted"), both=["--protocol", "tls", *files]) as address:
+        yield address
+
+
+def test_encrypted(encrypted: str, tls: dict[str, str]) -> None:
+    """Calls, large ones and what they return travel encrypted; `kill` works."""
+    said = {"kind": "dask", "address": encrypted, "tls": tls, "kill": True}
+    large = b"x" * 3_000_000
+    with Registry({"pools": {"far": said}}) as registry, using(registry):
+        assert encrypted.startswith("tls://")
+        assert list(task(pool="far")(jobs.double).map(range(100))) == list(range(0, 200, 2))
+        assert task(pool="far")(jobs.double)(large).result(timeout=LONG) == large * 2
+        with pytest.raises(TaskTimeoutError):
+            task(pool="far", timeout=0.5)(time.sleep)(60).result(timeout=LONG)
+
+
+WRONG_TLS = {
+    "nothing": (None, "tls://.* is the address of an encrypted connection: the option tls has to name its ca_file"),
+    "another authority": ({"ca_file": "other"}, "certificate does not match"),
+    "another's certificate": ({"cert": "other", "key": "other"}, "SSLError|CommClosedError"),
+    "another's key": ({"key": "other"}, "key values mismatch"),
+    "no file": ({"cert": "nowhere"}, "No such file or directory: .*nowhere"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_TLS)
+def test_wrong_certificates(wrong: str, encrypted: str, tls: dict[str, str], tmp_path: Path) -> None:
+    """Who has none, or others, is told so, and doesn't wait."""
+    replaced, told = WRONG_TLS[wrong]
+    others = {"other": authority(tmp_path), "nowhere": dict.fromkeys(tls, str(tmp_path / "nowhere"))}
+    said = None if replaced is None else {**tls, **{name: others[which][name] for name, which in replaced.items()}}
+    with DaskPool(encrypted, tls=said) as pool:
+        error = pool.submit(jobs.double, 2).exception(timeout=LONG)
+    assert isinstance(error, PoolBrokenError)
+    assert re.search(told, str(error))
+
+
+@pytest.mark.parametrize("wrong", [{"ca_file": "a.pem"}, {"ca_file": "a", "cert": "b", "key": ""}, "a.pem"])
+def test_tls_that_names_other_files(wrong: Any) -> None:
+    """What can't be the option is refused where it is said."""
+    with pytest.raises(ValueError, match="'ca_file', 'cert' and 'key'"):
+        DaskPool("tls://127.0.0.1:9", tls=wrong)
+
+
+# -- workers that can't be killed -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[["--nthreads", "2"], ["--nworkers", "1", "--no-nanny"]], ids=" ".join)
+def unkillable(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A cluster whose workers can't be ended for the sake of one call; returns the address."""
+    with dask_started(tmp_path_factory.mktemp("unkillable"), *request.param) as address:
+        yield address
+
+
+def test_kill_is_refused(unkillable: str) -> None:
+    """Who insists on it is told why it can't be."""
+    with DaskPool(unkillable) as pool:
+        assert pool.submit(jobs.double, 2).result(timeout=LONG) == 4
+    with DaskPool(unkillable, kill=True) as pool:
+        told = str(pool.submit(jobs.double, 2).exception(timeout=LONG))
+    assert "kill = true: a call can be ended by force only on workers of one thread with a nanny" in told
+
+
+def test_a_timeout_asks(unkillable: str, tmp_path: Path) -> None:
+    """A call that overruns its time fails at once; its function is told to stop, and does."""
+    told = tmp_path / "told"
+    with Registry({"pools": {"far": {"kind": "dask", "address": unkillable}}}) as registry, using(registry):
+        assert registry.pool("far").submit(jobs.double, 2).result(timeout=LONG) == 4
+        began = time.monotonic()
+        with pytest.raises(TaskTimeoutError):
+            task(pool="far", timeout=0.5)(cluster_jobs.until_told)(str(told)).result(timeout=LONG)
+        assert time.monotonic() - began < 15
+        wait_for(lambda: told.exists() and told.read_text())
+        assert told.read_text() == "asked"
 
 
 @pytest.fixture

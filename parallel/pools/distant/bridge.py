@@ -279,8 +279,10 @@ class Bridge(LoopingEngine):
         sent = self._sent.pop(number, None)
         if sent is None:
             return
-        if answer[0] == NEEDS:
+        if answer[0] == NEEDS and not (sent.future.done() or (sent.run is not None and sent.run.is_over)):
             self._supply(sent, set(answer[1:]))
+        elif answer[0] == NEEDS:  # nobody wants it any more
+            self._conclude(sent, lambda: (None, CANCELLED, None))
         elif answer[0] == BROKEN:
             self._sent[number] = sent
             error = error_of(answer[1], answer[2])
