@@ -49,8 +49,9 @@ ATTEMPTS: Final = 5
 WINDOW: Final = 1000
 """Calls that may be with the scheduler besides twice as many as the workers run: it takes a kilobyte for each."""
 
-LARGE: Final = 1 << 20
-"""Bytes from which what a call needs goes to the workers by itself, rather than through the scheduler."""
+LARGE: Final = 1 << 18
+"""Bytes from which what a call needs goes to the workers by itself, rather than through the scheduler: that takes no
+longer from some 0.1 MB on, and the scheduler keeps its last 1,000 messages to each worker."""
 
 PATIENCE: Final = 30.0
 """Seconds that a scheduler may take to answer at the start."""
@@ -372,6 +373,7 @@ class DaskDriver(Driver):
             if not self._is_connected:
                 self._broke()
                 return
+            self._forget_messages()
             try:
                 before = self.window
                 await self._look_at_workers()
@@ -383,6 +385,16 @@ class DaskDriver(Driver):
                 continue
             if self.window > before:
                 self._events.has_room()
+
+    def _forget_messages(self) -> None:
+        """Drop the last 1,000 messages, calls and arguments, that Dask keeps in this process for its developers."""
+        connections: list[Any] = [self._client.scheduler_comm]
+        if self._cluster is not None:
+            connections += self._cluster.scheduler.stream_comms.values()
+        for one in connections:
+            log = getattr(one, "recent_message_log", None)
+            if log is not None:
+                log.clear()
 
     @property
     def _is_connected(self) -> bool:

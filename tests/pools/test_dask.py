@@ -4,14 +4,16 @@ Kind `dask`: the contract on a real local cluster, and what only this kind does.
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import distributed
 import jobs
@@ -23,7 +25,21 @@ from pools.contract import LONG, Kind, PoolContract, gate, opened
 from pools.shops import stocked
 
 import parallel.pools.dask
-from parallel import DaskPool, Pool, PoolBrokenError, Progress, Registry, TaskTimeoutError, gather, task, using
+from parallel import (
+    DaskPool,
+    Future,
+    Pool,
+    PoolBrokenError,
+    Progress,
+    Registry,
+    TaskTimeoutError,
+    WorkerDiedError,
+    as_completed,
+    gather,
+    task,
+    using,
+)
+from parallel.pools.dask import LARGE, Sealed
 
 __all__ = ["far", "gate", "stocked"]
 
@@ -276,7 +292,79 @@ class TestCluster(ClusterContract):
     """A cluster that an operator has started."""
 
 
+def test_a_million_items() -> None:
+    """The scheduler has a few pieces at a time to see to, and nothing is left of them, there or here."""
+    with Registry({"pools": {"far": {"kind": "dask", "max_workers": 2}}}) as registry, using(registry):
+        pool = registry.pool("far")
+        assert pool.submit(jobs.double, 2).result(timeout=LONG) == 4
+        scheduler: Any = cast(Any, pool)._engine._driver._cluster.scheduler
+        most = total = 0
+        for number in task(pool="far")(jobs.double).stream(range(1_000_000)):
+            total += number
+            if number % 10_000 == 0:
+                most = max(most, len(scheduler.tasks))
+        assert total == 1_000_000 * 999_999
+        assert 0 < most < 200
+        wait_for(lambda: not (scheduler.tasks or [one for one in gc.get_objects() if type(one) is Sealed]))
+
+
 # -- the end -----------------------------------------------------------------------------------------------------------
+
+
+def held(pool: Pool, seconds: float = 60) -> list[Future[Any]]:
+    """Have its two workers run two calls that take so long, and 200 short ones wait."""
+    long = [pool.submit(time.sleep, seconds) for _ in range(2)]
+    wait_for(lambda: all(future.running() for future in long))
+    return long + [pool.submit(jobs.double, number) for number in range(200)]
+
+
+def test_a_worker_is_restarted(there: DaskPool, scheduler: str) -> None:
+    """By somebody else, in the middle of a call: that is blamed, and nothing else is lost."""
+    first, second, *others = held(there)
+    with distributed.Client(scheduler, set_as_default=False) as operator:
+        operator.restart_workers(list(operator.scheduler_info()["workers"])[:1])
+    blamed = next(as_completed([first, second], timeout=LONG))
+    assert isinstance(blamed.exception(), WorkerDiedError)
+    assert (first if blamed is second else second).cancel(running=True)
+    assert [future.result(timeout=LONG) for future in others] == list(range(0, 400, 2))
+
+
+def test_the_cluster_is_restarted(there: DaskPool, scheduler: str) -> None:
+    """By somebody else: what ran is blamed, what waited is run, and what had gone ahead to the workers goes again."""
+    large = b"x" * LARGE
+    measure = partial(cluster_jobs.add_length, data=large)
+    assert list(there.map(measure, range(3))) == [LARGE, LARGE + 1, LARGE + 2]
+    first, second, *others = held(there)
+    with distributed.Client(scheduler, set_as_default=False) as operator:
+        operator.restart()
+    assert {type(future.exception(timeout=LONG)) for future in (first, second)} == {WorkerDiedError}
+    assert [future.result(timeout=LONG) for future in others] == list(range(0, 400, 2))
+    assert list(there.map(measure, range(3))) == [LARGE, LARGE + 1, LARGE + 2]
+
+
+@pytest.mark.parametrize("way", ["closed", "cut"])
+def test_the_client_is_closed(way: str, scheduler: str) -> None:
+    """Under the pool's feet: every call ends, with an error that says so."""
+    with DaskPool(scheduler) as pool:
+        futures = held(pool, seconds=5)  # those of a client that is gone run to their ends
+        driver: Any = cast(Any, pool)._engine._driver
+        client = driver._client
+        end = (lambda: driver._spawn(client.close())) if way == "closed" else client.scheduler_comm.comm.abort
+        driver._loop.call_soon_threadsafe(end)
+        errors = [future.exception(timeout=LONG) for future in futures]
+        assert {type(error) for error in errors} == {PoolBrokenError}
+        assert f"the connection to the scheduler {scheduler} is lost" in str(errors[0])
+
+
+def test_the_loop_is_stopped(there: DaskPool) -> None:
+    """By whoever got hold of it: it goes on, and can't be closed."""
+    loop = cast(Any, there)._engine._driver._loop
+    future = there.submit(time.sleep, 0.5)
+    with pytest.raises(RuntimeError):
+        loop.close()
+    loop.call_soon_threadsafe(loop.stop)
+    assert future.result(timeout=LONG) is None
+    assert there.submit(jobs.double, 2).result(timeout=LONG) == 4
 
 
 def test_the_scheduler_is_killed(tmp_path: Path) -> None:
