@@ -261,6 +261,7 @@ class DaskDriver(Driver):
         await self._connect()
         self._link = str(self._client.dashboard_link or "")
         exit_before_others()  # the threads that Dask works with are shut down there
+        await distributed.utils.offload(int)  # has its one start: CPython 3.12.0 and 3.12.1 start none at the exit
         await self._check_versions()
         await self._look_at_workers()
         self._client.subscribe_topic(self._topic, self._hear)

@@ -25,7 +25,7 @@ from parallel.elsewhere import CAPABILITIES
 from parallel.gates import OnFull
 from parallel.machine import cpus
 from parallel.pools.base import OnExit, check_workers, exit_before_others
-from parallel.pools.distant.driver import Driver, Events, Loss
+from parallel.pools.distant.driver import Driver, Events, Loss, aside
 from parallel.pools.distant.packets import Packet, Supply
 from parallel.pools.distant.pool import DistantPool
 from parallel.pools.distant.worker import run
@@ -282,7 +282,7 @@ class ExecutorDriver(Driver):
         """Shut the executor down, on a thread: it may take its time."""
         executor, self._executor = self._executor, None
         if executor is not None:
-            await asyncio.to_thread(_shut_down, executor, wait=True)
+            await aside(partial(_shut_down, executor, wait=True))
 
 
 def _tell_beginning(future: concurrent.futures.Future[Any], tell: Callable[[], object]) -> None:

@@ -36,7 +36,7 @@ from parallel.machine import cpus
 from parallel.pools.base import OnExit, check_workers, exit_before_others
 from parallel.pools.distant.board import NAMESPACE, Board, BoardLine, Told
 from parallel.pools.distant.connection import ANY, CONNECTION, Joined
-from parallel.pools.distant.driver import Driver, Events, Loss, refuse_in_forks
+from parallel.pools.distant.driver import Driver, Events, Loss, aside, refuse_in_forks
 from parallel.pools.distant.packets import Answer, Bundle, Packet, Supply, origin
 from parallel.pools.distant.pool import DistantPool
 from parallel.pools.distant.uploads import sweep
@@ -244,7 +244,7 @@ class RayDriver(Driver):
         self._events = events
         self._loop = asyncio.get_running_loop()
         options = self._options
-        self._joined = await asyncio.to_thread(CONNECTION.join, ray, options.address, partial(_connect, ray, options))
+        self._joined = await aside(partial(CONNECTION.join, ray, options.address, partial(_connect, ray, options)))
         self._ray = ray
         exit_before_others()
         link = ray._private.worker.get_dashboard_url()
@@ -320,7 +320,7 @@ class RayDriver(Driver):
     async def _look_again(self) -> None:
         before = self.window
         try:
-            self._look(await asyncio.to_thread(self._ray.nodes), insist=False)
+            self._look(await aside(self._ray.nodes), insist=False)
         except Exception:
             LOGGER.debug("%s: it could not be told how much room there is", self._label, exc_info=True)
         if self.window > before:
@@ -343,8 +343,8 @@ class RayDriver(Driver):
         self._board = None
         self._refs.clear()
         self._put.clear()
-        await asyncio.to_thread(CONNECTION.leave, joined)
-        await asyncio.to_thread(sweep)  # Ray's workers are killed: they leave what was uploaded
+        await aside(partial(CONNECTION.leave, joined))
+        await aside(sweep)  # Ray's workers are killed: they leave what was uploaded
 
     def abandon(self) -> None:
         """Keep what belongs to Ray for ever: to free it here, Ray would ask threads that are not here."""
@@ -385,10 +385,10 @@ class RayDriver(Driver):
         try:
             sent: Any = packet
             if packet.arguments.size >= LARGE:
-                sent = await asyncio.to_thread(self._ray.put, packet)
+                sent = await aside(partial(self._ray.put, packet))
             for supply in supplies:
                 if supply not in self._put:
-                    self._put[supply] = await asyncio.to_thread(self._ray.put, (supply.key, supply.bundle))
+                    self._put[supply] = await aside(partial(self._ray.put, (supply.key, supply.bundle)))
             self._submit(sent, packet.name, packet.number, [self._put[supply] for supply in supplies])
         except Exception as error:
             self._events.failed(packet.number, error)
