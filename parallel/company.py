@@ -19,13 +19,14 @@ from enum import Enum
 from functools import partial
 from typing import Any, Final, cast
 
+from parallel import outcomes
 from parallel.call import Call
 from parallel.context import Dispatcher, Home, default_registry
 from parallel.deadlines import Deadline
 from parallel.errors import GroupClosedError
 from parallel.futures import Future
 from parallel.hosts import Host, is_cancellation
-from parallel.meetings import attach
+from parallel.meetings import attach, tell
 from parallel.members import GRACE, Member, Members, followed_from_outside
 from parallel.outcomes import Outcome
 from parallel.states import State
@@ -86,6 +87,13 @@ class Company:
 
     def adopt(self, future: State[Any], /) -> None:
         """Take *future* in: it ends before the block does. See `context.Group`."""
+        try:
+            self._take_in(future)
+        except BaseException:  # a Ctrl-C in the middle: who made the future ends it, and nobody is to wait for that
+            self._let_go(future)
+            raise
+
+    def _take_in(self, future: State[Any]) -> None:
         with self._lock:
             self._check_open(call=not future.feeds)
             member = self._members.admit(future, self._member_ended)
@@ -101,6 +109,12 @@ class Company:
             future.look()  # whoever waits at the block's end waits for this one, too
         if self._cancelled:
             future.cancel()
+
+    def _let_go(self, future: State[Any]) -> None:
+        with self._lock:
+            member = self._members.open.get(future)
+        if member is not None:
+            tell(member, (None, outcomes.CANCELLED, None))
 
     def entrust(self, future: State[Any], taker: State[Any], /) -> None:
         """Leave it to *taker* what becomes of a failure of *future*. See `context.Group`."""

@@ -224,6 +224,15 @@ def settle(future: State[Any], outcome: Outcome, here: Dispatcher | None = None,
     return True
 
 
+def give_up(future: State[Any]) -> None:
+    """End *future*, which nobody is going to get: a Ctrl-C, say, has come as it was made. What feeds it goes on."""
+    feeds, future.feeds = future.feeds, ()
+    for feed in feeds:
+        if is_ours(feed.source):
+            feed.source.remove(feed)
+    settle(future, (None, CANCELLED, None), may_block=False)
+
+
 def alive(dispatcher: Dispatcher | None) -> Dispatcher | None:
     """Return *dispatcher*, None if it stayed in the parent of this forked process."""
     return dispatcher if dispatcher is not None and dispatcher.era == era() else None

@@ -29,7 +29,7 @@ from parallel.awaits import wait_on_loop
 from parallel.chains import Chain, chain_of, longer, name_of_chain
 from parallel.context import WITHIN, Dispatcher, current_registry, era, take_in
 from parallel.coroutines import run_coroutine
-from parallel.delivery import Callback, Feed, Link, cancel_sources, deliver, serves_only, settle
+from parallel.delivery import Callback, Feed, Link, cancel_sources, deliver, give_up, serves_only, settle
 from parallel.durations import Duration
 from parallel.links import Catch, Finally, Limit, Shield, Then
 from parallel.outcomes import CANCELLED, NOTHING, Outcome, Work, failed_with, failure
@@ -324,10 +324,14 @@ class Future(State[T]):
         fields["_chain"] = longer(self.__dict__, fn)
         link = kind(self, target, fn, executor, *more)
         fields["_feeds"] = link
-        if WITHIN.get() is not None:
-            take_in(target)  # the group looks at what feeds it
-        if not self.add(link):
-            deliver(self, self.outcome(), [link], None, may_block=False)
+        try:
+            if WITHIN.get() is not None:
+                take_in(target)  # the group looks at what feeds it
+            if not self.add(link):
+                deliver(self, self.outcome(), [link], None, may_block=False)
+        except BaseException:  # a Ctrl-C: the group may wait for it
+            give_up(target)
+            raise
         return target
 
     def _prepare(self, target: Future[Any], chain: Chain) -> None:
@@ -342,9 +346,13 @@ class Future(State[T]):
     def _tie(self, feed: Feed) -> None:
         """Tie its target to this future; the group of the present block adopts that."""
         feed.target.feeds = (feed,)
-        take_in(feed.target)
-        if not self.add(feed):
-            deliver(self, self.outcome(), [feed], None, may_block=False)
+        try:
+            take_in(feed.target)
+            if not self.add(feed):
+                deliver(self, self.outcome(), [feed], None, may_block=False)
+        except BaseException:  # as in `_follow`
+            give_up(feed.target)
+            raise
 
     def _call_back(self, callback: Callback) -> None:
         if not self.add(callback):

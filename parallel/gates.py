@@ -6,8 +6,8 @@ Back-pressure: how many calls may wait in one pool, and what becomes of those th
 
 What the pool's own program adds, workers, continuations, retries and timers, always gets in: none of them may wait.
 
-State: `_inside`, guarded by `_room`, which is re-entrant: a signal handler may submit while it is held. As what it
-submits may go to any pool, no lock of an engine is held while `_room` is taken.
+State: `_inside`, guarded by `_lock`, which is re-entrant: a signal handler may submit while it is held. As what it
+submits may go to any pool, no lock of an engine is held while `_lock` is taken.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Gate:
     def _begin(self) -> None:
         self._era = era()
         self._inside = 0
-        self._room = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()  # entered itself: in `with condition` a Ctrl-C can leave the lock held
+        self._room = threading.Condition(self._lock)
 
     def enter(self, until: float | None = None) -> bool:
         """
@@ -62,7 +63,7 @@ class Gate:
             PoolFullError: There is no room; or not in time; or this thread must not wait for it.
         """
         self._look_for_fork()
-        with self._room:
+        with self._lock:
             if self._inside >= self._most and this.worker is None:
                 if self._on_full == "run":
                     return False
@@ -88,7 +89,7 @@ class Gate:
     def leave(self) -> None:
         """Count a call out: it has been started, or cancelled."""
         self._look_for_fork()
-        with self._room:
+        with self._lock:
             self._inside = max(self._inside - 1, 0)  # less only in a forked child, by calls of the parent
             self._room.notify()
 

@@ -21,7 +21,7 @@ from typing import Any, cast
 from weakref import ref
 
 from parallel.context import Declared, Dispatcher, current_registry, era, renew, take_in
-from parallel.delivery import Feed, alive, outcome_of
+from parallel.delivery import Feed, alive, give_up, outcome_of
 from parallel.delivery import settle as end
 from parallel.futures import Future
 from parallel.outcomes import CANCELLED, Outcome
@@ -193,11 +193,15 @@ def meet(futures: Sequence[AnyFuture[Any]], meeting: Meeting, target: State[Any]
         return
     members = tuple(_Member(future, target, meeting, index) for index, future in enumerate(futures))
     target.feeds = members
-    take_in(target)
-    for member in members:
-        if target.done():
-            break
-        attach(member)
+    try:
+        take_in(target)
+        for member in members:
+            if target.done():
+                break
+            attach(member)
+    except BaseException:  # a Ctrl-C: the group may wait for it
+        give_up(target)
+        raise
 
 
 def all_or_error(*, selects: bool) -> Meeting:
@@ -209,12 +213,13 @@ def attach(feed: Feed) -> None:
     """Tie *feed* to its source; if that has ended, it is told at once."""
     source = feed.source
     if not is_ours(source):
-        source.add_done_callback(lambda ended: _tell(feed, outcome_of(ended)))
+        source.add_done_callback(lambda ended: tell(feed, outcome_of(ended)))
     elif not source.add(feed):
-        _tell(feed, source.outcome())
+        tell(feed, source.outcome())
 
 
-def _tell(feed: Feed, outcome: Outcome) -> None:
+def tell(feed: Feed, outcome: Outcome) -> None:
+    """Tell *feed* how its source has ended."""
     target = feed.pass_on(outcome)
     if target is not None:
         end(target, feed.passed(outcome), may_block=False)

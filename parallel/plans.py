@@ -19,11 +19,11 @@ from parallel.call import Call
 from parallel.context import WITHIN, Dispatcher, Within
 from parallel.coroutines import run_coroutine
 from parallel.deadlines import Deadline
-from parallel.delivery import Feed, settle
+from parallel.delivery import Feed, give_up, settle
 from parallel.futures import Future
-from parallel.outcomes import CANCELLED, Outcome, is_coroutine
+from parallel.outcomes import Outcome, is_coroutine
 from parallel.states import State
-from parallel.terms import About, Site, Terms
+from parallel.terms import About, Launcher, Site, Terms
 from parallel.timed import TimedFuture
 
 LOGGER = logging.getLogger("parallel")
@@ -136,8 +136,9 @@ class Plan:
             _look_at(call)  # who made the call gets the error, and nobody gets the future
             raise
         except BaseException:  # a Ctrl-C; the call may have been started: then it is asked to stop
-            if not call.cancel() and not call.attempts:
-                settle(call, (None, CANCELLED, None))  # its pool has dropped its work
+            drop(call, self.pool)
+            if not call.attempts:
+                give_up(call)  # its pool has dropped its work
             raise
         finally:
             del args, kwargs, call, context  # as in `call`
@@ -147,12 +148,16 @@ class Plan:
     ) -> Future[Any]:
         """Make a call that is submitted when its arguments are there; its deadline runs from now on."""
         call, context = self._prepared(site, within)
-        tie = _Ready(arguments, call, fn, context)
-        call.feeds = (tie,)
-        if not arguments.add(tie):
-            failed = tie.pass_on(arguments.outcome())
-            if failed is not None:
-                settle(failed, arguments.outcome(), may_block=False)
+        try:
+            tie = _Ready(arguments, call, fn, context)
+            call.feeds = (tie,)
+            if not arguments.add(tie):
+                failed = tie.pass_on(arguments.outcome())
+                if failed is not None:
+                    settle(failed, arguments.outcome(), may_block=False)
+        except BaseException:  # as in `_prepared`
+            give_up(call)
+            raise
         return call
 
     def _prepared(self, site: Site, within: Within | None) -> tuple[Call, Context]:
@@ -166,25 +171,31 @@ class Plan:
         call = Call(terms, site, dispatcher=terms.pool.follower)
         if limits:
             call.limit_by(limits)
-        if group is not None:
-            group.adopt(call)
-        deadline = cast("Deadline | None", around.deadline)
-        lane = terms.deadline_lane
-        if lane is not None and (deadline is None or time.monotonic() + lane.seconds < deadline.at):
-            deadline = Deadline(lane.seconds, lane)
-            context.run(WITHIN.set, Within(around.registry, group, deadline))
-        if deadline is not None:
-            call.deadline = deadline
-            try:
+        try:
+            if group is not None:
+                group.adopt(call)
+            deadline = cast("Deadline | None", around.deadline)
+            lane = terms.deadline_lane
+            if lane is not None and (deadline is None or time.monotonic() + lane.seconds < deadline.at):
+                deadline = Deadline(lane.seconds, lane)
+                context.run(WITHIN.set, Within(around.registry, group, deadline))
+            if deadline is not None:
+                call.deadline = deadline
                 deadline.add(call)
-            except BaseException:  # no thread can be started, or a Ctrl-C
-                call.cancel()  # the group knows of it
-                raise
-        if terms.on_success is not None or terms.on_failure is not None:
-            _add_handlers(call, terms, around)
-        if terms.hooks is not None:
-            terms.hooks.watch(call, terms.name, terms.pool.name, around.registry)
+            if terms.on_success is not None or terms.on_failure is not None:
+                _add_handlers(call, terms, around)
+            if terms.hooks is not None:
+                terms.hooks.watch(call, terms.name, terms.pool.name, around.registry)
+        except BaseException:  # a Ctrl-C, or no thread can be started; the group may wait for it
+            give_up(call)
+            raise
         return call, context
+
+
+def drop(future: Future[Any], pool: Launcher) -> None:
+    """End a call whose launch a Ctrl-C has interrupted: a group may wait for it, and it may be in nobody's hands."""
+    if not future.cancel(running=True) and pool.launches_here:
+        give_up(future)  # its worker, if it has one, goes: see `Dispatching.repair`
 
 
 def _look_at(call: Call) -> None:

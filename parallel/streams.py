@@ -37,7 +37,7 @@ from parallel.checks import described, is_count
 from parallel.chunks import Manner
 from parallel.combine import Settled
 from parallel.context import Declared, Dispatcher, current_registry, name_of, plain_function, take_in
-from parallel.delivery import Errand, dispatch, settle
+from parallel.delivery import Errand, dispatch, give_up, settle
 from parallel.durations import Duration
 from parallel.errors import MapHaltedError, PoolShutdownError
 from parallel.flows import Flow, Pace, PieceCancelledError, Route, Wake
@@ -356,14 +356,15 @@ class MapFuture(Future[list[R]]):
         try:
             take_in(self)
             self._context.copy().run(self._flow.fill, in_hand=True)
+            if self._flow.is_slow and not self._flow.runs_here:  # the rest of the source is not for who makes the map
+                dispatch(cast(Dispatcher, self.dispatcher), Errand(self._go_on))
+            else:
+                self._go_on()
         except BaseException:  # an interrupt, as the source was read; or the group is at its end
             self._flow.stop()
             self._flow.close()
+            give_up(self)
             raise
-        if self._flow.is_slow and not self._flow.runs_here:  # the rest of the source is not for who makes the map
-            dispatch(cast(Dispatcher, self.dispatcher), Errand(self._go_on))
-        else:
-            self._go_on()
 
     # -- who drives it ------------------------------------------------------------------------------------------------
 

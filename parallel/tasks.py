@@ -33,7 +33,7 @@ from parallel.lanes import Lane, LateLane
 from parallel.limits import Limits
 from parallel.naming import dress, find_again, resolve
 from parallel.options import Rate, Said, Saying, TaskOptions, declared_options
-from parallel.plans import Plan
+from parallel.plans import Plan, drop
 from parallel.pools.base import Pool, PoolStats
 from parallel.registry import Registry
 from parallel.routes import Chunks, Medians, Singles, constants_of
@@ -333,12 +333,12 @@ class Task(Declared, Generic[P, R]):
         def launch(fn: Callable[..., Any], args: tuple[Any, ...]) -> Future[Any]:
             future: Future[Any] = Future((fn, args, None, context.copy()))
             future.__dict__["_made"] = (plan.about, *place)
-            if group is not None:
-                group.adopt(future)
             try:
+                if group is not None:
+                    group.adopt(future)
                 pool.launch(future)
             except BaseException:
-                future.cancel()  # the group knows of it
+                drop(future, pool)  # the group knows of it
                 raise
             return future
 

@@ -376,7 +376,7 @@ class Timer:
         if worker is not None and worker is not threading.current_thread():
             # By a condition, which lets go of the lock however often this thread holds it: a signal handler may have
             # come in anywhere.
-            with self._gone:
+            with self.lock:
                 ended = self._gone.wait_for(lambda: worker.ended, timeout)
             if ended:
                 worker.join()

@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 import jobs
 import pytest
 import trio
+from interrupts import CtrlC, returns_in_time
 from jobs import Held, frequent_switches, without_gc
 
 from parallel import (
@@ -1642,3 +1643,46 @@ def test_the_timeout_bounds_links_and_combinations(how: str) -> None:
     assert isinstance(error, TaskTimeoutError)
     assert (error.what, error.seconds) == ("deadline", 0.05)
     assert members[0].exception(timeout=LONG) is error
+
+
+# -- interrupts --------------------------------------------------------------------------------------------------------
+
+MADE: dict[str, Callable[[], object]] = {
+    "call": lambda: double(1),
+    "limited": lambda: task(limit=1, deadline=60)(jobs.double)(1),
+    "process": lambda: task(pool="processes")(jobs.double)(1),
+    "argument": lambda: double(double(1)),  # type: ignore[arg-type]  # a future
+    "then": lambda: double(1).then(jobs.double),
+    "with_timeout": lambda: double(1).with_timeout(60),
+    "gather": lambda: gather(double(1), double(2)),
+    "map": lambda: parallel_map(jobs.double)(range(3)),
+    "inner": lambda: _inner_block(),
+}
+
+
+def _inner_block() -> None:
+    with TaskGroup():
+        double(1)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it comes into generators that close
+@pytest.mark.parametrize("made", MADE)
+def test_ctrl_c_at_each_point_of_a_block(made: str) -> None:
+    """Wherever a Ctrl-C hits the thread that makes something in a block, that one ends."""
+    left = number = 0
+
+    def block() -> None:
+        nonlocal left
+        interrupted = suppress(KeyboardInterrupt, CancelledError, BaseExceptionGroup)
+        with interrupted, TaskGroup(), CtrlC(number) as ctrl_c:
+            try:
+                MADE[made]()
+            finally:
+                left = ctrl_c.left
+
+    MADE[made]()
+    while left == 0:  # the place is there
+        number += 1
+        assert returns_in_time(block), f"the block hangs after a Ctrl-C at place {number}"
+    assert number > 20
+    threading._limbo.clear()  # type: ignore[attr-defined]  # what a Ctrl-C keeps from starting, CPython leaves there

@@ -401,7 +401,7 @@ class Crew(Intake):
         ]
 
     def join(self) -> None:
-        with self._quiet:
+        with self._lock:
             # A signal handler that shuts down can't wait for the thread whose start it interrupted.
             while self._present() > self._starting:
                 nap_on(self._quiet)
@@ -410,7 +410,7 @@ class Crew(Intake):
             join(thread)
 
     def idle(self) -> int:
-        with self._quiet:
+        with self._lock:
             self._watchers += 1
             try:
                 while True:
@@ -427,7 +427,7 @@ class Crew(Intake):
         return len(self._workers) - sum(worker.straggling > 0 for worker in self._workers)
 
     def _tell_watchers(self) -> None:
-        with self._quiet:
+        with self._lock:
             self._quiet.notify_all()
 
     def _done(self) -> int:

@@ -47,7 +47,8 @@ class Desk(Engine):
 
     def __init__(self) -> None:
         self._calls: dict[tuple[Parked, int], None] = {}
-        self._quiet = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()  # entered itself: in `with condition` a Ctrl-C can leave the lock held
+        self._quiet = threading.Condition(self._lock)
         self._passed = 0  # how many have left; only for `idle`, so a lost count does no harm
         self._cancels = False
         super().__init__()
@@ -61,13 +62,13 @@ class Desk(Engine):
     def discard(self, call: Parked, attempt: int, /) -> None:
         """Count it out, if it was in."""
         if self._calls.pop((call, attempt), call) is None:
-            with self._quiet:
+            with self._lock:
                 self._passed += 1
                 self._quiet.notify_all()
 
     def look(self) -> None:
         """Have those who wait look again: some calls may be stuck now."""
-        with self._quiet:
+        with self._lock:
             self._quiet.notify_all()
 
     def close(self, cancel_futures: bool) -> None:
@@ -83,7 +84,7 @@ class Desk(Engine):
         self.idle()
 
     def idle(self) -> int:
-        with self._quiet:
+        with self._lock:
             while not all(call.is_stuck() for call, _ in list(self._calls)):
                 nap_on(self._quiet)
             return self._passed
@@ -105,5 +106,6 @@ class Desk(Engine):
         return PoolStats(workers=0, queued=len(self._calls), running=0, done=self._passed)
 
     def abandon(self) -> None:
-        self._quiet = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
+        self._quiet = threading.Condition(self._lock)
         self._calls = {}

@@ -30,29 +30,30 @@ class Tally:
 
     def renew(self) -> None:
         """Forget all steps, which stayed in the parent of this forked process; never waits."""
-        self._quiet = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()  # entered itself: in `with condition` a Ctrl-C can leave the lock held
+        self._quiet = threading.Condition(self._lock)
         self._out: set[_Handed] = set()  # handed on, not ended
         self._here: list[int] = []  # the threads that run one of them
         self._ended = 0
 
     def add(self, step: _Handed) -> None:
         """Note that *step* is about to be handed on."""
-        with self._quiet:
+        with self._lock:
             self._out.add(step)
 
     def begin(self) -> None:
         """Note that this thread runs one of the steps."""
-        with self._quiet:
+        with self._lock:
             self._here.append(threading.get_ident())
 
     def leave(self) -> None:
         """Note that this thread has run it."""
-        with self._quiet:
+        with self._lock:
             self._here.remove(threading.get_ident())
 
     def end(self, step: _Handed) -> None:
         """Note that *step* has been run, or that nobody took it."""
-        with self._quiet:
+        with self._lock:
             self._out.discard(step)
             self._ended += 1
             if not self._out:
@@ -69,7 +70,7 @@ class Tally:
         Returns:
             How many steps have ended so far.
         """
-        with self._quiet:
+        with self._lock:
             while self._out and threading.get_ident() not in self._here:
                 nap_on(self._quiet)
             return self._ended

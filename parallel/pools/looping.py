@@ -244,7 +244,7 @@ class LoopingEngine(Engine):
         self.handed.wait()
 
     def idle(self) -> int:
-        with self._quiet:
+        with self._lock:
             while self._open:
                 nap_on(self._quiet)
             done = self._done

@@ -263,7 +263,7 @@ WORLDS: Final[dict[str, Callable[[World], Any]]] = {
     "parallel.context:_renewing": lambda world: parallel.context._renewing,
     "parallel.deadlines:Deadline._lock": lambda world: world.deadline._lock,
     "parallel.following:CallbackThreads._lock": lambda world: world.registry._callbacks._lock,
-    "parallel.gates:Gate._room": lambda world: world.pools["gated"].gate._room,
+    "parallel.gates:Gate._lock": lambda world: world.pools["gated"].gate._lock,
     "parallel.hooks:Hooks._lock": lambda world: world.registry._hooks._lock,
     "parallel.hooks:Hooks._turn": lambda world: world.registry._hooks._turn,
     "parallel.limits:Limits._lock": lambda world: limits_of(limited, world)._lock,
@@ -271,12 +271,12 @@ WORLDS: Final[dict[str, Callable[[World], Any]]] = {
     "parallel.outcomes:Watch.lock": lambda world: world.watch,
     "parallel.pools.crew:Crew._lock": lambda world: world.pools["thread"]._engine._lock,
     "the lock of the callback threads": lambda world: world.registry.callbacks._lock,
-    "parallel.pools.desk:Desk._quiet": lambda world: world.registry._desk._quiet,
+    "parallel.pools.desk:Desk._lock": lambda world: world.registry._desk._lock,
     "parallel.pools.distant.connection:Connection._lock": lambda world: CONNECTION._lock,
     "parallel.pools.distant.telling:_lock": lambda world: parallel.pools.distant.telling._lock,
     "parallel.pools.distant.worker:_lock": lambda world: parallel.pools.distant.worker._lock,
-    "parallel.pools.handing:Tally._quiet": lambda world: world.pools["process"]._handed._quiet,
-    "the tally of a loop": lambda world: world.pools["loop"]._engine.handed._quiet,
+    "parallel.pools.handing:Tally._lock": lambda world: world.pools["process"]._handed._lock,
+    "the tally of a loop": lambda world: world.pools["loop"]._engine.handed._lock,
     "parallel.pools.looping:LoopingEngine._lock": lambda world: world.pools["loop"]._engine._lock,
     "parallel.pools.process.books:Books.lock": lambda world: world.pools["process"]._engine._books.lock,
     "parallel.pools.process.dispatching:Dispatching.gate": lambda world: (
@@ -300,9 +300,12 @@ WORLDS: Final[dict[str, Callable[[World], Any]]] = {
 
 
 SAME: Final = {
+    "parallel.gates:Gate._room": "parallel.gates:Gate._lock",
     "parallel.groups:TaskGroup._lock": "parallel.company:Company._lock",
     "parallel.outcomes:Watch._standard": "parallel.outcomes:Watch.lock",
     "parallel.pools.crew:Crew._quiet": "parallel.pools.crew:Crew._lock",
+    "parallel.pools.desk:Desk._quiet": "parallel.pools.desk:Desk._lock",
+    "parallel.pools.handing:Tally._quiet": "parallel.pools.handing:Tally._lock",
     "parallel.pools.intake:Intake._lock": "parallel.pools.crew:Crew._lock",
     "parallel.pools.intake:Intake._quiet": "parallel.pools.crew:Crew._lock",
     "parallel.pools.looping:LoopingEngine._quiet": "parallel.pools.looping:LoopingEngine._lock",

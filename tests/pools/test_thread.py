@@ -4,7 +4,6 @@ What only pools of threads do: helping and lending, and how their threads come a
 
 from __future__ import annotations
 
-import dis
 import logging
 import os
 import signal
@@ -18,11 +17,11 @@ from contextlib import suppress
 from itertools import chain, filterfalse, repeat
 from operator import itemgetter
 from subprocess import CompletedProcess
-from types import FrameType
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import jobs
 import pytest
+from interrupts import CtrlC, returns_in_time
 from jobs import Held, frequent_switches
 
 import parallel.pools.crew
@@ -594,48 +593,6 @@ print("idle")
     assert done.stdout.split() == ["idle"], done.stderr
 
 
-class CtrlC:
-    """
-    Raises a KeyboardInterrupt where CPython looks for signals: as a function begins, or has been called.
-
-    Args:
-        number: At which of these places, the first is 1.
-    """
-
-    def __init__(self, number: int) -> None:
-        self.left = number
-        self._last: dict[int, int] = {}  # the last operation, by the identity of the frame
-
-    def __enter__(self) -> Self:
-        sys.settrace(self._enter_frame)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(None)
-
-    def _enter_frame(self, frame: FrameType, event: str, _: object) -> Any:
-        if not str(frame.f_globals.get("__name__")).startswith(("parallel.", "threading")):
-            return None
-        frame.f_trace_opcodes = True
-        self._last.pop(id(frame), None)
-        self._pass()
-        return self._go_on
-
-    def _go_on(self, frame: FrameType, event: str, _: object) -> Any:
-        if event == "opcode":
-            last = self._last.get(id(frame))
-            self._last[id(frame)] = frame.f_lasti
-            if last is not None and dis.opname[frame.f_code.co_code[last]].startswith("CALL"):
-                self._pass()
-        return self._go_on
-
-    def _pass(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            sys.settrace(None)
-            raise KeyboardInterrupt
-
-
 def test_ctrl_c_at_each_point_of_submitting() -> None:
     """Wherever a Ctrl-C hits the thread that submits, and starts a worker, the pool is idle in the end, and ends."""
     number = 0
@@ -652,14 +609,6 @@ def test_ctrl_c_at_each_point_of_submitting() -> None:
             assert returns_in_time(step), f"{step} hangs after a Ctrl-C at place {number}"
     assert number > 20
     threading._limbo.clear()  # type: ignore[attr-defined]  # what a Ctrl-C keeps from starting, CPython leaves there
-
-
-def returns_in_time(fn: Callable[[], object]) -> bool:
-    """Tell whether *fn* comes back."""
-    thread = threading.Thread(target=fn, daemon=True)
-    thread.start()
-    thread.join(LONG)
-    return not thread.is_alive()
 
 
 NO_THREADS = """

@@ -181,10 +181,12 @@ class Staff(Engine):
     def _packed(self, future: Future[Any]) -> Packed | None:
         """Replace the work of a future by what a worker is sent; None if it has ended by that, or before."""
         fields = future.__dict__
-        work: Work | Packed | None = fields.pop("_work", None)
+        work: Work | Packed | None = fields.get("_work")
         packed: Packed | Outcome = (None, CANCELLED, None)
         within = None
         try:
+            if fields.pop("_work", None) is None:
+                work = None  # it was cancelled
             if isinstance(work, Packed):
                 packed = work
             elif work is not None:
@@ -193,7 +195,8 @@ class Staff(Engine):
                 quickly = None if kwargs else self.pack_quickly(fn, args, context)
                 packed = quickly or self.pack(fn, args, kwargs or {}, context)
         except BaseException:
-            fields["_work"] = work
+            if work is not None:
+                fields["_work"] = work
             raise
         fields["_work"] = packed  # who has cancelled it meanwhile has asked its run, which is looked at: `begin`
         if isinstance(packed, Packed):
@@ -334,7 +337,7 @@ class Staff(Engine):
         if self.era != era():
             return
         try:
-            with self._quiet:
+            with self._lock:
                 while self._life is not Life.GONE:
                     nap_on(self._quiet)
             self._reactor.join()
@@ -412,7 +415,7 @@ class Staff(Engine):
         self._calls.clear()
 
     def idle(self) -> int:
-        with self._quiet:
+        with self._lock:
             self._watchers += 1
             self._dispatching.is_watched = True
             try:
