@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import tempfile
 import uuid
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from functools import cache
 from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any, ClassVar, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -36,6 +38,7 @@ from parallel.pools.distant.packets import Answer, Bundle, Packet, Supply, origi
 from parallel.pools.distant.pool import DistantPool
 from parallel.pools.distant.telling import News
 from parallel.pools.distant.worker import ask_to_stop, run
+from parallel.pools.process.killing import KILL
 
 LOGGER = logging.getLogger("parallel")
 
@@ -52,6 +55,9 @@ WINDOW: Final = 1000
 LARGE: Final = 1 << 18
 """Bytes from which what a call needs goes to the workers by itself, rather than through the scheduler: that takes no
 longer from some 0.1 MB on, and the scheduler keeps its last 1,000 messages to each worker."""
+
+_VERSION: Final = "parallel:__version__"
+"""Where to find it, for `pkgutil.resolve_name`: a function of ours can't ask whether ours are there."""
 
 PATIENCE: Final = 30.0
 """Seconds that a scheduler may take to answer at the start."""
@@ -172,6 +178,11 @@ def run_sealed(sealed: Sealed, *attached: tuple[str, Bundle]) -> Answer:
     return run(sealed.packet, *attached)
 
 
+def kill_worker(dask_worker: Any) -> None:
+    """In a nanny: kill its worker, and start another one, as when that dies."""
+    os.kill(dask_worker.pid, KILL)
+
+
 class DaskLine:
     """
     Tells the client what runs, through the scheduler; see `telling.Line`.
@@ -231,7 +242,9 @@ class DaskDriver(Driver):
         self._loop: asyncio.AbstractEventLoop
         self._is_near = False  # its workers can be reached from here without asking whether
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._scattered: WeakKeyDictionary[Supply, Any] = WeakKeyDictionary()
+        self._ahead: set[int] = set()  # calls of which large parts are on their way
+        self._scattered: WeakKeyDictionary[Supply, asyncio.Future[Any]] = WeakKeyDictionary()
+        self._checked: set[str] = set()  # addresses of workers; empty until there was a look
         self._has_seen_any = False  # worker, of any kind
         self._killable: set[str] = set()  # addresses of those that a nanny starts anew, and that run one call at a time
         self._link = ""
@@ -262,7 +275,6 @@ class DaskDriver(Driver):
         self._link = str(self._client.dashboard_link or "")
         exit_before_others()  # the threads that Dask works with are shut down there
         await distributed.utils.offload(int)  # has its one start: CPython 3.12.0 and 3.12.1 start none at the exit
-        await self._check_versions()
         await self._look_at_workers()
         self._client.subscribe_topic(self._topic, self._hear)
         await self._keep_from_rerunning()
@@ -273,10 +285,14 @@ class DaskDriver(Driver):
         Wait until the client is connected; `close` closes it even if it can't be.
 
         Raises:
-            UnfitError: The connection has to be encrypted, and nobody has said by what.
+            UnfitError: The connection has to be encrypted, and nobody has said by what; or that is no address.
         """
         try:
             await self._client
+        except ValueError as error:
+            raise UnfitError(
+                f"{self._options.address!r} is no address of a scheduler, such as 'tcp://scheduler:8786': {error}"
+            ) from error
         except TypeError as error:
             if self._options.tls is not None or not str(self._options.address).startswith("tls:"):
                 raise
@@ -299,29 +315,38 @@ class DaskDriver(Driver):
             )
         return self._cluster
 
-    async def _check_versions(self) -> None:
+    async def _check_versions(self, workers: Collection[str]) -> None:
         """
-        Compare what runs here with what runs there.
+        Compare what runs here with what runs there, on the scheduler and on these workers.
 
         Raises:
-            RuntimeError: Packets could not be read there, or answers here.
+            UnfitError: Packets could not be read there, which ends a worker of Dask's; or answers here.
         """
         versions: Any = await self._client.get_versions()
-        mine = _versions(versions["client"])
-        others = {
-            "the scheduler": versions["scheduler"],
-            **{f"worker {at}": one for at, one in versions["workers"].items()},
-        }
+        mine = {**_versions(versions["client"]), "parallel": resolve_name(_VERSION)}
+        others = {"the scheduler": {**_versions(versions["scheduler"]), "parallel": await self._version_there()}}
+        told = await self._client.run(resolve_name, _VERSION, workers=list(workers), on_error="return")
+        for at in workers:
+            if at in versions["workers"]:  # else it has gone meanwhile
+                ours = told.get(at)
+                packages = _versions(versions["workers"][at])
+                others[f"worker {at}"] = {**packages, "parallel": ours if isinstance(ours, str) else "is not there"}
         wrong: list[str] = []
-        for who, one in others.items():
-            theirs = _versions(one)
+        for who, theirs in others.items():
             differing = [
                 f"{what} {theirs.get(what)}, here {mine[what]}" for what in mine if theirs.get(what) != mine[what]
             ]
             if differing:
                 wrong.append(f"{who} has {'; '.join(differing)}")
         if wrong:
-            raise RuntimeError(f"the versions differ: {' | '.join(wrong)}; install the same there, and here")
+            raise UnfitError(f"the versions differ: {' | '.join(wrong)}; install the same there, and here")
+
+    async def _version_there(self) -> str:
+        """Return the version of this package on the scheduler, which reads what it passes on."""
+        try:
+            return str(await self._client.run_on_scheduler(resolve_name, _VERSION))
+        except (ImportError, AttributeError):
+            return "is not there"
 
     async def _look_at_workers(self) -> None:
         """
@@ -332,6 +357,10 @@ class DaskDriver(Driver):
         """
         options = self._options
         info: Any = (await self._client.scheduler.identity(n_workers=-1))["workers"]
+        new = info.keys() - self._checked
+        if options.address is not None and (new or not self._checked):
+            await self._check_versions(new)
+            self._checked = {"", *info}  # of those that come again later, nothing is known any more
         able = {
             at: one
             for at, one in info.items()
@@ -458,19 +487,30 @@ class DaskDriver(Driver):
     async def _send_large(self, packet: Packet, supplies: tuple[Supply, ...], priority: int) -> None:
         try:
             sealed: Any = Sealed(packet)
+            self._ahead.add(packet.number)
             if packet.arguments.size >= LARGE:
-                [sealed] = await self._client.scatter([sealed], hash=False)
+                [sealed] = await self._client.scatter([sealed], hash=False, direct=self._is_near or None)
             attached = [await self._scatter(supply) for supply in supplies]
-            self._submit(packet.number, packet.name, priority, sealed, *attached)
+            self._ahead.discard(packet.number)
+            if packet.number in self._withdrawn:
+                self._withdrawn.discard(packet.number)
+                self._events.withdrawn(packet.number)
+            else:
+                self._submit(packet.number, packet.name, priority, sealed, *attached)
         except Exception as error:
+            self._ahead.discard(packet.number)
+            self._withdrawn.discard(packet.number)
             self._events.failed(packet.number, error)
 
     async def _scatter(self, supply: Supply) -> Any:
-        """Return what stands for a supply on the cluster; anew, if what was there has been lost."""
-        future = self._scattered.get(supply)
-        if future is None or future.status != "finished":
-            [future] = await self._client.scatter([(supply.key, supply.bundle)], hash=False)
-            self._scattered[supply] = future
+        """Return what stands for a supply on the cluster; anew, if that has been lost. Others wait for the first."""
+        scattering = self._scattered.get(supply)
+        if scattering is None or (scattering.done() and not _is_sound(scattering)):
+            scattering = self._scattered[supply] = asyncio.ensure_future(self._scatter_now(supply))
+        return await asyncio.shield(scattering)
+
+    async def _scatter_now(self, supply: Supply) -> Any:
+        [future] = await self._client.scatter([(supply.key, supply.bundle)], hash=False, direct=self._is_near or None)
         return future
 
     def _submit(self, number: int, name: str, priority: int, sealed: Any, *attached: Any) -> None:
@@ -574,7 +614,8 @@ class DaskDriver(Driver):
         place = self._places.get(number, "")
         self._forget(number)
         if type(error).__name__ == "KilledWorker":
-            self._events.lost(number, Loss(False, place or str(getattr(error.last_worker, "address", "")), error))
+            # Not as the cause: what it says of several workers is untrue of ours, see `NoReruns`.
+            self._events.lost(number, Loss(False, place or str(getattr(error.last_worker, "address", ""))))
         else:
             self._events.failed(number, error)
         self._events.has_room()
@@ -592,7 +633,9 @@ class DaskDriver(Driver):
     def withdraw(self, number: int) -> None:
         """Have the scheduler forget it."""
         future = self._futures.get(number)
-        if future is not None:
+        if number in self._ahead:  # then it is not sent
+            self._withdrawn.add(number)
+        elif future is not None:
             self._withdrawn.add(number)
             self._spawn(self._client.cancel([future]))
 
@@ -613,7 +656,8 @@ class DaskDriver(Driver):
             return
         try:
             await self._client.cancel([future], force=True)
-            await self._client.restart_workers([place], timeout=PATIENCE, raise_for_error=False)
+            # Not by `restart_workers`, which waits 4 seconds for the function.
+            await self._client.run(kill_worker, workers=[place], nanny=True, on_error="ignore")
         except Exception:
             LOGGER.exception("%s: worker %s could not be restarted", self._label, place)
         self._places.pop(number, None)
@@ -630,6 +674,13 @@ class DaskDriver(Driver):
             await self._client.run(ask_to_stop, origin(), number, workers=[place], on_error="ignore")
         except Exception:
             LOGGER.debug("%s: worker %s could not be told", self._label, place, exc_info=True)
+
+
+def _is_sound(scattering: asyncio.Future[Any]) -> bool:
+    """Tell whether what was sent ahead is still there."""
+    if scattering.cancelled() or scattering.exception() is not None:
+        return False
+    return bool(scattering.result().status == "finished")
 
 
 def _is_local(address: str) -> bool:

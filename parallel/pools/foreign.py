@@ -255,8 +255,8 @@ class ExecutorDriver(Driver):
     def _remake(self) -> None:
         try:
             self._take(self._make())
-        except Exception as error:
-            self._events.broke(f"its executor could not be made anew: {error}", error)
+        except BaseException as error:  # SystemExit too: nobody else would end the calls
+            self._events.broke(f"its executor could not be made anew: {error!r}", error)
             return
         parked, self._parked = self._parked, []
         for packet, supplies in parked:
@@ -279,10 +279,10 @@ class ExecutorDriver(Driver):
         self.withdraw(number)
 
     async def close(self) -> None:
-        """Shut the executor down, on a thread: it may take its time."""
+        """Shut the executor down, on a thread: it may take its time. Don't wait for what has overrun its own."""
         executor, self._executor = self._executor, None
         if executor is not None:
-            await aside(partial(_shut_down, executor, wait=True))
+            await aside(partial(_shut_down, executor, wait=not self.has_stragglers))
 
 
 def _tell_beginning(future: concurrent.futures.Future[Any], tell: Callable[[], object]) -> None:

@@ -26,6 +26,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from importlib import import_module
 from itertools import islice
+from math import ceil
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -224,13 +225,14 @@ class RayDriver(Driver):
         self._refs: dict[int, Any] = {}
         self._places: dict[int, str] = {}  # the workers that are known to run a call
         self._withdrawn: set[int] = set()
+        self._ahead: set[int] = set()  # calls of which large parts are on their way
         self._killed: set[int] = set()
         self._come: deque[tuple[int, StandardFuture[bytes | Answer]]] = deque()
         self._is_told = False  # the loop is going to look at what has come
         self._listened: set[int] = set()  # those of whose answers Ray tells
         self._polls = False  # the loop is going to ask for the others
         self._pause = PAUSES[0]
-        self._put: WeakKeyDictionary[Supply, Any] = WeakKeyDictionary()
+        self._put: WeakKeyDictionary[Supply, asyncio.Future[Any]] = WeakKeyDictionary()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._link = ""
         self._is_closing = False
@@ -384,14 +386,28 @@ class RayDriver(Driver):
     async def _send_large(self, packet: Packet, supplies: tuple[Supply, ...]) -> None:
         try:
             sent: Any = packet
+            self._ahead.add(packet.number)
             if packet.arguments.size >= LARGE:
                 sent = await aside(partial(self._ray.put, packet))
-            for supply in supplies:
-                if supply not in self._put:
-                    self._put[supply] = await aside(partial(self._ray.put, (supply.key, supply.bundle)))
-            self._submit(sent, packet.name, packet.number, [self._put[supply] for supply in supplies])
+            attached = [await self._put_once(supply) for supply in supplies]
+            self._ahead.discard(packet.number)
+            if packet.number in self._withdrawn:
+                self._withdrawn.discard(packet.number)
+                self._events.withdrawn(packet.number)
+            else:
+                self._submit(sent, packet.name, packet.number, attached)
         except Exception as error:
+            self._ahead.discard(packet.number)
+            self._withdrawn.discard(packet.number)
             self._events.failed(packet.number, error)
+
+    async def _put_once(self, supply: Supply) -> Any:
+        """Return what stands for a supply in Ray's store; all who need it wait for the first who puts it there."""
+        putting = self._put.get(supply)
+        if putting is None or (putting.done() and putting.exception() is not None):
+            work = aside(partial(self._ray.put, (supply.key, supply.bundle)))
+            putting = self._put[supply] = asyncio.ensure_future(work)
+        return await asyncio.shield(putting)
 
     def _submit(self, packet: Any, name: str, number: int, attached: list[Any]) -> None:
         if not self._is_connected():
@@ -433,7 +449,11 @@ class RayDriver(Driver):
         ready: list[Any] = []
         if unheard:
             looked_at = list(islice(unheard, POLLED))
-            ready, _ = self._ray.wait(looked_at, num_returns=len(looked_at), timeout=0)
+            ready, others = self._ray.wait(looked_at, num_returns=len(looked_at), timeout=0)
+            if len(unheard) > POLLED:
+                for ref in others:  # those that take long are not to keep others from being looked at
+                    number = unheard[ref]
+                    self._refs[number] = self._refs.pop(number)
             for ref, (answer, error) in zip(ready, self._fetched(ready), strict=True):
                 self._end(unheard.pop(ref), answer, error)
             self._events.has_room()
@@ -514,7 +534,9 @@ class RayDriver(Driver):
     def withdraw(self, number: int) -> None:
         """Have Ray forget it; if it has begun after all, its function gets a KeyboardInterrupt."""
         ref = self._refs.get(number)
-        if ref is not None and self._is_connected():
+        if number in self._ahead:  # what is large of it is on its way: then it is not sent
+            self._withdrawn.add(number)
+        elif ref is not None and self._is_connected():
             self._withdrawn.add(number)
             self._ray.cancel(ref)
 
@@ -554,7 +576,7 @@ def _connect(ray: Any, options: Options) -> None:
     if options.runtime_env is not None:
         said["runtime_env"] = dict(options.runtime_env)
     if address in LOCAL:
-        said["num_cpus"] = max(round((options.max_workers or cpus()) * (options.num_cpus or 1)), 1)
+        said["num_cpus"] = max(ceil((options.max_workers or cpus()) * (options.num_cpus or 1)), 1)
         said["include_dashboard"] = False
     with _silenced():
         ray.init(**said)

@@ -5,6 +5,7 @@ Functions that are run on clusters.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 
@@ -43,6 +44,14 @@ def until_told(path: str) -> None:
         file.write(said)
 
 
+def count_on(path: str) -> None:
+    """Write down each tenth of a second that it runs, for 6 seconds."""
+    for _ in range(60):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(".")
+        time.sleep(0.1)
+
+
 def fail_twice(path: str) -> int:
     """Count how often it was tried; the third time it works."""
     with open(path, "a+", encoding="utf-8") as file:
@@ -63,6 +72,11 @@ def alone(path: str) -> bool:
     time.sleep(0.03)
     os.rmdir(path)
     return True
+
+
+def explode() -> object:
+    """Hold the interpreter's lock for some ten seconds: the regular expression tries 2**29 ways."""
+    return re.match(r"(a+)+$", "a" * 29 + "b")
 
 
 def add_length(number: int, data: bytes) -> int:

@@ -173,6 +173,23 @@ class ClusterContract:
         assert time.monotonic() - began < 50
         assert far.pool("far").submit(jobs.double, 2).result(timeout=LONG) == 4
 
+    def test_a_timeout_of_who_holds_the_interpreter(self, far: Registry) -> None:
+        """No thread of the worker's can tell anything meanwhile: so it was told before."""
+        assert far.pool("far").submit(jobs.double, 2).result(timeout=LONG) == 4
+        began = time.monotonic()
+        error = task(pool="far", timeout=0.5)(cluster_jobs.explode)().exception(timeout=LONG)
+        assert isinstance(error, TaskTimeoutError)
+        assert time.monotonic() - began < 5
+
+    def test_a_timeout_ends_the_body(self, far: Registry, tmp_path: Path) -> None:
+        """At once: it doesn't go on until it likes to end."""
+        told = tmp_path / "told"
+        error = task(pool="far", timeout=0.5)(cluster_jobs.count_on)(str(told)).exception(timeout=LONG)
+        assert isinstance(error, TaskTimeoutError)
+        far.drain(2 * LONG)
+        assert far.pool("far").submit(jobs.double, 2).result(timeout=LONG) == 4
+        assert len(told.read_text()) < 30  # a tenth of a second each
+
     def test_a_function_is_asked_to_stop(self, there: Pool, tmp_path: Path) -> None:
         """`cancel()` tells it, on whatever machine it runs."""
         told = tmp_path / "told"

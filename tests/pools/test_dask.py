@@ -19,7 +19,7 @@ import distributed
 import jobs
 import psutil
 import pytest
-from pools import cluster_jobs
+from pools import cluster_jobs, clusters
 from pools.clusters import ClusterContract, check_ctrl_c, check_interpreter_exit, dask_started, far, wait_for
 from pools.contract import LONG, Kind, PoolContract, gate, opened
 from pools.shops import stocked
@@ -164,6 +164,34 @@ def test_no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
         error = pool.submit(jobs.double, 2).exception(timeout=60)
     assert isinstance(error, PoolBrokenError)
     assert "could not be started" in str(error)
+
+
+def test_workers_without_parallel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Are refused: the first call would end them. Here they find another module of that name."""
+    (tmp_path / "parallel.py").touch()
+    usual = clusters.environment(tmp_path)
+    lacking = {**usual, "PYTHONPATH": os.pathsep.join([str(tmp_path), usual["PYTHONPATH"]])}
+    monkeypatch.setattr(clusters, "environment", lambda _: lacking)
+    with dask_started(tmp_path) as address, DaskPool(address) as pool:
+        told = str(pool.submit(jobs.double, 2).exception(timeout=LONG))
+    assert "the versions differ: the scheduler has parallel is not there, here" in told
+
+
+def test_a_large_constant_travels_once(there: DaskPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many calls wait for it, and not through the scheduler."""
+    client: Any = cast(Any, there)._engine._driver._client
+    scattered: list[tuple[int, bool]] = []
+    scatter = client.scatter
+
+    async def noted(data: Any, **said: Any) -> Any:
+        scattered.append((data[0][1].size, said["direct"]))
+        return await scatter(data, **said)
+
+    monkeypatch.setattr(client, "scatter", noted)
+    large = there.shared(b"x" * (8 * LARGE))
+    futures = [there.submit(cluster_jobs.add_length, number, large) for number in range(100)]
+    assert [future.result(timeout=LONG) for future in futures] == [number + 8 * LARGE for number in range(100)]
+    assert [direct for size, direct in scattered if size > LARGE] == [True]
 
 
 def test_other_versions(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import jobs
 import pytest
 from pools import executors
+from pools.clusters import wait_for
 from pools.contract import LONG, Kind, PoolContract, gate, opened
 
 from parallel import ConfigError, ExecutorPool, Pool, PoolBrokenError, Registry, TaskTimeoutError, task, using
@@ -254,9 +255,50 @@ def test_stragglers(gate: jobs.Gate) -> None:
             task(pool="one", timeout=0.3)(jobs.wait_at)(gate.address).result(timeout=LONG)
         stats = registry.pool("one").stats()
         assert (stats.running, stats.stragglers, stats.queued) == (0, 1, 0)
+        registry.drain(LONG)  # nobody waits for it
         gate.open()
-        registry.drain(LONG)
-        assert registry.pool("one").stats().stragglers == 0
+        wait_for(lambda: registry.pool("one").stats().stragglers == 0)
+        assert task(pool="one")(jobs.double)(2).result(timeout=LONG) == 4
+
+
+def test_stragglers_hold_up_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """Who shuts the pool down doesn't wait for them; when they hold all places, it is told."""
+    said = {"kind": "executor", "factory": "concurrent.futures:ThreadPoolExecutor", "kwargs": {"max_workers": 1}}
+    held = jobs.Gate()
+    with held:
+        with Registry({"pools": {"one": said}}) as registry, using(registry):
+            overrun = task(pool="one", timeout=0.2)(jobs.wait_at)(held.address)
+            assert isinstance(overrun.exception(timeout=LONG), TaskTimeoutError)
+            wait_for(lambda: "hold all of its 1 places" in caplog.text)
+        held.open()
+
+
+def test_a_factory_that_exits(one: ExecutorPool) -> None:
+    """When an executor is made anew: the pool is broken, and no call waits."""
+    made: list[Executor] = []
+
+    def factory() -> Executor:
+        if made:
+            raise SystemExit("no licence")
+        made.append(executors.processes(1))
+        return made[0]
+
+    with ExecutorPool(factory) as pool:
+        assert isinstance(pool.submit(os._exit, 1).exception(timeout=LONG), WorkerDiedError)
+        error = pool.submit(jobs.double, 2).exception(timeout=LONG)
+    assert "its executor could not be made anew: SystemExit('no licence')" in str(error)
+
+
+def test_an_initializer_is_called_once(tmp_path: Path) -> None:
+    """In each process, though the configuration of other pools has changed meanwhile."""
+    file = tmp_path / "runs"
+    said = {"kind": "executor", "factory": "pools.executors:processes", "kwargs": {"max_workers": 1}}
+    said |= {"initializer": "pools.executors:note", "initargs": [str(file)]}
+    with Registry({"pools": {"ex": said}}) as registry, using(registry):
+        assert task(pool="ex")(jobs.double)(1).result(timeout=LONG) == 2
+        registry.read_from({"pools": {"ex": said, "other": {"kind": "thread"}}}, None)
+        assert task(pool="ex")(jobs.double)(2).result(timeout=LONG) == 4
+    assert file.read_text() == "."
 
 
 def test_a_timeout_that_kills(tmp_path: Path) -> None:

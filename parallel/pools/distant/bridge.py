@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -47,6 +48,8 @@ from parallel.pools.process.wire import BROKEN
 from parallel.runs import Run
 from parallel.states import State
 
+LOGGER = logging.getLogger("parallel")
+
 LIVES: Final = 3
 """Workers that may be lost with a call that had not begun, until it is blamed: it may kill them as it is loaded."""
 
@@ -71,9 +74,10 @@ class Sent:
         item: Of a chunk, the item that it has been in for a while, from 1 on; 0: nobody knows.
         size: How many were begun together with that.
         is_timed: Its time counts.
+        is_stranded: It has overrun its time, and nobody waits for it any more; but its worker runs it.
     """
 
-    __slots__ = ("deaths", "future", "is_timed", "item", "letter", "losses", "number", "run", "size")
+    __slots__ = ("deaths", "future", "is_stranded", "is_timed", "item", "letter", "losses", "number", "run", "size")
 
     def __init__(self, future: Future[Any], letter: Letter, number: int) -> None:
         self.future = future
@@ -85,6 +89,7 @@ class Sent:
         self.item = 0
         self.size = 0
         self.is_timed = False
+        self.is_stranded = False
 
 
 class Bridge(LoopingEngine):
@@ -330,7 +335,7 @@ class Bridge(LoopingEngine):
             self._conclude(sent, lambda: (None, CANCELLED, None))
             return
         _call_off(sent.future)
-        self._ended(sent.future)
+        self._leave_place(sent)
 
     def _conclude(self, sent: Sent, outcome: Callable[[], Outcome]) -> None:
         """End a call, with what *outcome* makes of it if anybody still wants to know."""
@@ -340,12 +345,12 @@ class Bridge(LoopingEngine):
                 told = (None, CANCELLED, None) if run.is_over else outcome()
                 run.finish(told, may_block=False)
         finally:
-            self._ended(sent.future)
+            self._leave_place(sent)
 
     def _drop(self, sent: Sent) -> None:
         """Forget a call that has ended otherwise, and has not begun."""
         if self._sent.pop(sent.number, None) is not None:
-            self._ended(sent.future)
+            self._leave_place(sent)
 
     # -- cancelling ---------------------------------------------------------------------------------------------------
 
@@ -369,7 +374,31 @@ class Bridge(LoopingEngine):
         for sent in self._sent.values():
             if sent.run is not None and (sent.run is given or sent.future is given):
                 tell(sent.number)
+                if sent.run.is_over and not self._driver.kills:
+                    self._strand(sent)
                 return
+
+    def _strand(self, sent: Sent) -> None:
+        """Wait no more for a call that has overrun its time, and can't be ended; it keeps its place there."""
+        if sent.is_stranded:
+            return
+        sent.is_stranded = self._driver.has_stragglers = True
+        self._ended(sent.future)
+        held = sum(each.is_stranded for each in self._sent.values())
+        if held == self._driver.capacity:
+            LOGGER.warning(
+                "%s: calls that have overrun their time, and can't be ended, hold all of its %d places; "
+                "the others wait until one of them ends",
+                self.label,
+                held,
+            )
+
+    def _leave_place(self, sent: Sent) -> None:
+        """Note that a call has ended, for good."""
+        if sent.is_stranded:
+            self._start_waiting()
+        else:
+            self._ended(sent.future)
 
     def _tell(self, step: Callable[[], object]) -> None:
         """Have the loop do something; nothing happens if it is gone."""
@@ -419,11 +448,13 @@ class Bridge(LoopingEngine):
 
     def stats(self) -> PoolStats:
         with self._lock:
-            runs = [sent.run for sent in list(self._sent.values()) if sent.run is not None]
-            late = sum(run.is_over for run in runs)
+            begun = [sent for sent in list(self._sent.values()) if sent.run is not None]
+            late = sum(sent.run is not None and sent.run.is_over for sent in begun)
+            stranded = sum(sent.is_stranded for sent in begun)
             workers = self._driver.workers if self._is_open and self._loop is not None else 0
             link = self._driver.dashboard_link if workers else ""
-            return PoolStats(workers, len(self._open) - len(runs), len(runs) - late, self._done, late, link)
+            queued = len(self._open) - (len(begun) - stranded)
+            return PoolStats(workers, queued, len(begun) - late, self._done, late, link)
 
     def abandon(self) -> None:
         super().abandon()
@@ -463,7 +494,8 @@ def _facts(sent: Sent, piece_time: int) -> Facts:
         attempt = future.attempts + (sent.run is None)
     deadline = getattr(future, "deadline", None)
     seconds = None if deadline is None else max(deadline.at - time.monotonic(), 0.0)
-    return Facts(id_of(future), attempt, seconds, piece_time)
+    is_timed = isinstance(future, Call) and future.terms.lane is not None
+    return Facts(id_of(future), attempt, seconds, piece_time, is_timed)
 
 
 def _death(sent: Sent, loss: Loss) -> WorkerDiedError:

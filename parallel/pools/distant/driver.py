@@ -73,10 +73,12 @@ class Driver(ABC):
 
     Attributes:
         kills: Whether it can end a call that runs by force.
+        has_stragglers: Some of its calls have overrun their time, and run on: closing it doesn't wait for them.
         line: By which workers tell what they run, as a `telling.Line`; None: by none.
     """
 
     kills: bool = False
+    has_stragglers: bool = False
     line: Line | None = None
 
     @abstractmethod

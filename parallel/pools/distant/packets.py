@@ -195,12 +195,14 @@ class Facts(NamedTuple):
         attempt: Which attempt this is.
         seconds: After which it has to have ended, from its arrival on; None: it has no deadline.
         budget: Of a piece of a map: nanoseconds after which no other item is begun.
+        is_timed: It has a timeout, which counts from when it is told to begin.
     """
 
     id: int
     attempt: int
     seconds: float | None
     budget: int
+    is_timed: bool
 
 
 class Packet(NamedTuple):
@@ -238,6 +240,7 @@ class Setup(NamedTuple):
 
     Attributes:
         label: What messages call the pool.
+        pool: A name that no other pool has; another configuration changes nothing about it.
         configuration: That of its registry, pickled; None: it has none.
         initializer: Called once in each process, before the first call, and what with; None: nothing is. A bundle of
             its own, as its module may be among the uploads.
@@ -246,6 +249,7 @@ class Setup(NamedTuple):
     """
 
     label: str
+    pool: str
     configuration: bytes | None
     initializer: Bundle | None
     uploads: tuple[Upload, ...]

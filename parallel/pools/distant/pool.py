@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, ClassVar
+from uuid import uuid4
 
 from parallel.chunks import Done
 from parallel.context import WITHIN, Dispatcher, name_of
@@ -70,6 +71,7 @@ class DistantPool(HandingPool):
         check_initializer(initializer)
         if isinstance(upload, str) or not is_modules(tuple(upload)):
             raise ValueError(f"upload must be names of modules, such as ['package.module']; found {upload!r}")
+        self._id = uuid4().hex
         self._configuration = configuration
         self._initializer = None if initializer is None else (initializer, initargs)
         self._uploads = cache(partial(pack, tuple(upload)))  # once: as long as it is there, the pool runs the same code
@@ -88,7 +90,7 @@ class DistantPool(HandingPool):
     def _new_setup(self) -> Callable[[], Setup]:
         """Return what packs how its calls are run; that may be refused, and doesn't hold the pool."""
         path = tuple(sys.path) if self.is_here else ()
-        return partial(_packed_setup, self.label, self._configuration, self._initializer, self._uploads, path)
+        return partial(_packed_setup, self.label, self._id, self._configuration, self._initializer, self._uploads, path)
 
     def reconfigure(self, configuration: bytes) -> None:
         """Have what calls call go by another configuration; see `Pool.reconfigure`."""
@@ -169,9 +171,10 @@ class DistantPool(HandingPool):
 
 def _packed_setup(
     label: str,
+    pool: str,
     configuration: bytes | None,
     initializer: tuple[Callable[..., object], tuple[Any, ...]] | None,
     uploads: Callable[[], tuple[Upload, ...]],
     path: tuple[str, ...],
 ) -> Setup:
-    return Setup(label, configuration, None if initializer is None else bundle(initializer), uploads(), path)
+    return Setup(label, pool, configuration, None if initializer is None else bundle(initializer), uploads(), path)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias
 
@@ -22,6 +23,9 @@ LOGGER = logging.getLogger("parallel")
 
 NOTICE: Final = 0.01
 """Seconds between two looks: so long has a call run at least, and twice as long at most, when that is told."""
+
+SENDING: Final = 0.003
+"""Seconds in which an engine's threads send what they were told, if another one lets them: Dask takes up to 2 ms."""
 
 PATIENCE: Final = 100
 """Looks without any call after which the thread ends; the next call starts one again."""
@@ -66,9 +70,21 @@ _thread: threading.Thread | None = None
 _lock = threading.Lock()
 
 
-def begin(number: int, line: Line) -> Entry:
-    """Note that a call begins."""
+def begin(number: int, line: Line, *, at_once: bool = False) -> Entry:
+    """
+    Note that a call begins.
+
+    Args:
+        number: Which one it is.
+        line: Whom it is told.
+        at_once: Tell it before the function is called: one that never lets go of the interpreter's lock, such as a
+            regular expression that explodes, would keep it from being told, and its timeout from being met.
+    """
     entry = Entry(number, line)
+    if at_once:
+        entry.last = entry.told = (0, 0)
+        _tell(line, [(number, 0, 0)])
+        time.sleep(SENDING)
     _running[entry] = None
     if _thread is None:
         _start()
@@ -121,10 +137,14 @@ def _look() -> None:
             entry.told = state
             news.setdefault(id(entry.line), (entry.line, []))[1].append((entry.number, state[0], state[1]))
     for line, told in news.values():
-        try:
-            line.tell(told)
-        except Exception:  # nobody is there any more, perhaps
-            LOGGER.debug("it could not be told that calls run", exc_info=True)
+        _tell(line, told)
+
+
+def _tell(line: Line, news: list[News]) -> None:
+    try:
+        line.tell(news)
+    except Exception:  # nobody is there any more, perhaps
+        LOGGER.debug("it could not be told that calls run", exc_info=True)
 
 
 def _after_fork_in_child() -> None:

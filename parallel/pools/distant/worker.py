@@ -86,6 +86,7 @@ _here = _Here()
 _lock = threading.RLock()
 _supplies: OrderedDict[str, Supplied] = OrderedDict()  # the one that was needed last comes last
 _setups: dict[str, Setup | Answer] = {}  # those that have been entered; or how that has failed
+_initialized: set[str] = set()  # the pools whose initializers have been called
 _registries: dict[bytes, Any] = {}
 _runs: dict[tuple[str, int], RemoteRun] = {}
 
@@ -131,9 +132,10 @@ def _entered(packet: Packet, supplied: Supplied) -> Setup | Answer:
             setup = setup._replace(uploads=uploads.enter(setup.uploads))
         else:
             setup = setup._replace(uploads=())
-        if setup.initializer is not None:
+        if setup.initializer is not None and setup.pool not in _initialized:
             initializer, initargs = setup.initializer.load()
             Context().run(initializer, *initargs)
+            _initialized.add(setup.pool)
         return setup._replace(initializer=None)
     except KeyboardInterrupt:  # the call is being cancelled, by an engine that does it so: the next one begins anew
         raise
@@ -148,7 +150,7 @@ def _run(packet: Packet, setup: Setup, supplies: Mapping[str, Supplied]) -> Answ
     key = packet.origin, packet.number
     _runs[key] = run
     if packet.line is not None:
-        run.entry = telling.begin(packet.number, packet.line)
+        run.entry = telling.begin(packet.number, packet.line, at_once=packet.facts.is_timed)
     RUNNING.set(cast(Any, run))
     WITHIN.set(Within(_registry_of(setup), None, run.deadline))
     try:
