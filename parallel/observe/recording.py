@@ -104,6 +104,20 @@ class Recording:
         self._trail: trail.Trail | None = None
         self._ended_at = NEVER
         self.dropped = 0
+        self._taken: dict[int, Callable[..., None]] = {
+            trail.CREATED: self._created,
+            trail.QUEUED: self._queued,
+            trail.STARTED: self._started,
+            trail.STOPPED: self._stopped,
+            trail.ENDED: self._ended,
+            trail.GIVEN: self._given_to,
+            trail.TIMES: self._told,
+            trail.RETRIED: self._tried_again,
+            trail.POOL_OPENED: self._pool_opened,
+            trail.WORKER_STARTED: self._worker_started,
+            trail.WORKER_ENDED: self._worker_ended,
+            trail.FOLLOWS: self._follows,
+        }
 
     def start(self) -> None:
         """Record from now on."""
@@ -119,8 +133,9 @@ class Recording:
     def take(self, steps: list[Step]) -> None:
         """Put down what has happened; see `trail.Follower`."""
         self._names.update((thread.ident or 0, thread.name) for thread in threading.enumerate())
+        taken = self._taken
         for step in steps:
-            _TAKEN[step[0]](self, *step[1:])
+            taken[step[0]](*step[1:])
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
@@ -370,20 +385,3 @@ def _text_of(error: BaseException) -> str:
     except BaseException:  # its text is made by user code
         text = type(error).__name__
     return text[:LONGEST_TEXT]
-
-
-_TAKEN: Final[dict[int, Callable[..., None]]] = {
-    trail.CREATED: Recording._created,
-    trail.QUEUED: Recording._queued,
-    trail.STARTED: Recording._started,
-    trail.STOPPED: Recording._stopped,
-    trail.ENDED: Recording._ended,
-    trail.GIVEN: Recording._given_to,
-    trail.TIMES: Recording._told,
-    trail.RETRIED: Recording._tried_again,
-    trail.POOL_OPENED: Recording._pool_opened,
-    trail.WORKER_STARTED: Recording._worker_started,
-    trail.WORKER_ENDED: Recording._worker_ended,
-    trail.FOLLOWS: Recording._follows,
-}
-"""What is done about each kind of step."""

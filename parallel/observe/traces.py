@@ -59,7 +59,7 @@ def _end_of(table: Mapping[str, Any], call: Mapping[str, Any]) -> int:
 
 def _attempts(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for call in _rows(table):
-        args = {
+        args: dict[str, Any] = {
             "id": call["id"],
             "state": _STATES[call["state"]],
             "attempt": call["attempt"],
