@@ -15,6 +15,7 @@ file.
 from __future__ import annotations
 
 from importlib import import_module
+from os import environ
 from typing import TYPE_CHECKING, Final
 
 from parallel.context import Home, registry_source
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from parallel.kinds import PoolConfig
     from parallel.mapping import ParallelMap, parallel_map
     from parallel.meters import Progress
+    from parallel.observe.recorder import record
     from parallel.pools.base import Pool, PoolStats
     from parallel.pools.dask import DaskPool
     from parallel.pools.foreign import ExecutorPool
@@ -130,6 +132,7 @@ __all__ = [
     "parallel_map",
     "per_worker",
     "race",
+    "record",
     "result_of",
     "rng",
     "settle",
@@ -170,8 +173,12 @@ _ROOMS: Final = {
     "mapping": "ParallelMap parallel_map",
     "resources": "PerWorker per_worker",
     "groups": "TaskGroup detached",
+    "observe.recorder": "record",
 }
 """Where each name lives, room by room, ground to roof."""
+
+_TRACE: Final = "PARALLEL_TRACE"
+"""The variable of the environment that has the whole program recorded, from the first name on that is handed out."""
 
 _ROOM_OF: Final = {name: room for room, names in _ROOMS.items() for name in names.split()}
 
@@ -180,6 +187,8 @@ def __getattr__(name: str) -> object:
     room = _ROOM_OF.get(name)
     if room is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _TRACE in environ:
+        import_module(f"{__name__}.observe.recorder").record_program()
     value: object = getattr(import_module(f"{__name__}.{room}"), name)
     globals()[name] = value  # next time without this detour
     return value

@@ -20,6 +20,7 @@ from threading import Lock
 from typing import Any, Final, TypeAlias, cast
 from weakref import ref
 
+from parallel import trail
 from parallel.context import Dispatcher, Waiter
 from parallel.deadlines import Deadline
 from parallel.delivery import INLINE, settle
@@ -189,6 +190,8 @@ class Attempt(Run):
 
     def start(self) -> None:
         """From now on its time counts; see `Run.start`."""
+        if trail.current is not None:
+            self.note_start(trail.current)
         if not self.has_started:  # else its worker died before it had read the call: another one has it now
             self.has_started = True
             for limits in list(self.places):
@@ -211,6 +214,8 @@ class Attempt(Run):
     def finish(self, outcome: Outcome, here: Dispatcher | None = None, *, may_block: bool = True) -> None:
         """Note that the body has ended; see `Run.finish`."""
         call = cast("Tried", self._future())  # who runs it holds it
+        if trail.current is not None:
+            self.note_stop(trail.current, outcome)
         mine = self._claim.acquire(False)
         if self.stop is not None or self.kill is not None:
             self.stop = self.kill = None  # they refer to this attempt

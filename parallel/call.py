@@ -27,6 +27,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, cast
 
+from parallel import trail
 from parallel.attempts import Attempt, Tried
 from parallel.chains import add_note
 from parallel.context import WITHIN, Dispatcher, Home, Waiter, Within, this
@@ -108,6 +109,7 @@ class Call(Tried):
         """Take the places that are left to be taken, then go to the pool."""
         if not self._limits and not self.attempts and not self._runs_here:
             self._is_queued = True
+            self._note_queued()
             try:
                 self.terms.pool.launch(self)
             finally:
@@ -123,11 +125,17 @@ class Call(Tried):
                 self.run_here()
             else:
                 self._is_queued = True
+                self._note_queued()
                 self.terms.pool.launch(self)
         finally:
             if attempt != self.attempts or self._is_queued or not self.is_parked():
                 desk.discard(self, attempt)
             del self  # as in `submit`
+
+    def _note_queued(self) -> None:
+        noting = trail.current
+        if noting is not None and "_id" in self.__dict__:
+            noting.note((trail.QUEUED, trail.clock(), self.__dict__["_id"]))
 
     def _take_places(self) -> bool:
         """Take the places that are left to be taken; False if `admitted` goes on, or it has ended."""
@@ -357,6 +365,9 @@ class Call(Tried):
         else:
             kind = type(error).__name__
             self._failures = {**self._failures, kind: self._failures.get(kind, 0) + 1}
+            noting = trail.current
+            if noting is not None and "_id" in self.__dict__:
+                noting.note((trail.RETRIED, trail.clock(), self.__dict__["_id"], self.attempts, pause, error))
             hooks = self.terms.hooks
             if hooks is not None:
                 event = CallRetried(self.terms.pool.name, self.terms.name, error, self.attempts, pause)

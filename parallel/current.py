@@ -4,7 +4,6 @@ What a function can ask about the call that it runs in: `current_task()`, `check
 
 from __future__ import annotations
 
-import itertools
 import time
 from concurrent.futures import CancelledError
 from typing import Any
@@ -15,8 +14,7 @@ from parallel.durations import Duration, pause
 from parallel.errors import DeadlockError, NoTaskError
 from parallel.runs import Run, current_run
 from parallel.states import State
-
-_ids = itertools.count(1)
+from parallel.trail import id_of
 
 
 class CurrentTask:
@@ -70,12 +68,6 @@ class CurrentTask:
     def __repr__(self) -> str:
         name = self.name or "a call"
         return f"<CurrentTask {name} in {self.pool}, attempt {self.attempt}{', cancelled' if self.cancelled else ''}>"
-
-
-def id_of(future: State[Any]) -> int:
-    """Return the number of a call, which no other call of this process has."""
-    number: int = future.__dict__.setdefault("_id", next(_ids))
-    return number
 
 
 def current_task() -> CurrentTask:

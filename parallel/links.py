@@ -18,11 +18,13 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from parallel.context import current_registry, this
+from parallel import trail
+from parallel.context import Declared, current_registry, this
 from parallel.delivery import Ended, Feed, Link, end_of, outcome_of, serves_only, settle
 from parallel.errors import TaskTimeoutError
 from parallel.outcomes import CANCELLED, ENDED, Outcome, failure, happened_during, take_first
 from parallel.states import State, hangs_on, is_future, is_ours, shown
+from parallel.trail import CAUSE, note_call, note_start, note_stop
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -56,8 +58,11 @@ class Then(Link):
     def follow(self, outcome: Outcome) -> Ended | None:
         """As `Link.follow`, written out: most links of most chains take this path."""
         target = self.target
-        if outcome[1] is not None or self.executor is not None:
-            return super().follow(outcome)
+        if outcome[1] is not None or self.executor is not None or trail.current is not None:
+            try:
+                return super().follow(outcome)
+            finally:
+                del self, target, outcome  # as below
         fields = target.__dict__
         if fields.pop("_work", None) is None:  # as `take_work`: the target of a link is a plain future
             return None
@@ -163,6 +168,30 @@ _PLAIN: Final = frozenset({type(None), bool, int, float, str, bytes, list, tuple
 
 def call(link: Link, *args: object) -> Outcome:
     """Call the function of *link* and catch whatever comes out; of an awaitable that is no future, make one."""
+    noting = trail.current
+    try:
+        return _call(link, args) if noting is None else _call_noted(noting, link, args)
+    finally:
+        del link, args  # an error refers to this frame: keep nothing alive from here
+
+
+def _call_noted(noting: trail.Trail, link: Link, args: tuple[object, ...]) -> Outcome:
+    """Call it; note what it follows and, unless that is a call by itself, when it begins and ends."""
+    link.context.run(CAUSE.set, link.source.__dict__.get("_id", 0))
+    if isinstance(link.fn, Declared) or link.executor is not None:
+        return _call(link, args)
+    fields = link.target.__dict__
+    link.context.run(note_call, noting, link.target, link.fn, 0)
+    note_start(noting, fields)
+    outcome = _call(link, args)
+    try:
+        note_stop(noting, fields, outcome[1])
+        return outcome
+    finally:
+        del link, args, fields, outcome  # an error refers to this frame: break the cycle
+
+
+def _call(link: Link, args: tuple[object, ...]) -> Outcome:
     fn, executor, context = link.fn, link.executor, link.context
     worker = this.worker
     before: Any = None
@@ -264,6 +293,8 @@ def wait_for(feed: Feed) -> tuple[State[Any], Outcome] | None:
         target.feeds = (feed,)
         source.add_done_callback(lambda ended: settle(target, feed.passed(outcome_of(ended))))
         return None
+    if trail.current is not None and "_id" in source.__dict__:
+        target.__dict__["_id"] = source.__dict__["_id"]  # what follows the one follows the other
     if any(part is target for part in hangs_on(source)):
         return target, (None, RuntimeError("a continuation returned a future that waits for it"), None)
     target.feeds = (feed,)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import Any, Final, cast
 
+from parallel import trail
 from parallel.arguments import ATOMS, Arguments, values_of
 from parallel.call import Call
 from parallel.context import WITHIN, Dispatcher, Within
@@ -25,6 +26,8 @@ from parallel.outcomes import Outcome, is_coroutine
 from parallel.states import State
 from parallel.terms import About, Launcher, Site, Terms
 from parallel.timed import TimedFuture
+from parallel.traced import TracedFuture
+from parallel.trail import note_call
 
 LOGGER = logging.getLogger("parallel")
 
@@ -50,6 +53,7 @@ class Plan:
     """
 
     __slots__ = (
+        "_future_kind",
         "_is_idempotent",
         "_is_plain",
         "_is_short",
@@ -73,6 +77,8 @@ class Plan:
         self._lane = terms.lane if is_bare and terms.pool.gate is None and terms.pool.has_threads else None
         self._is_short = terms.only_bounds_attempts and terms.pool.gate is None
         self._launch = terms.pool.launch
+        # Of a call that is noted on the trail; worker processes tell by themselves.
+        self._future_kind: type[Future[Any]] = Future if terms.pool.tells_times else TracedFuture
         self.pool = terms.pool
         self.chunks = is_plain or self._is_idempotent
         self.reruns = RERUNS if terms.idempotent else 0
@@ -102,7 +108,13 @@ class Plan:
         if within is not None and (within.group is not None or within.deadline is not None):
             return self._call_on_terms(fn, args, kwargs, site, within)
         future: Future[Any]
-        if self._is_plain:
+        noting = trail.current
+        if noting is not None and (self._is_plain or self._is_idempotent):
+            future = self._future_kind((fn, args, kwargs or None, copy_context()))
+            future.__dict__["_made"] = site
+            if self._is_idempotent:
+                future.idempotent = True
+        elif self._is_plain:
             future = Future((fn, args, kwargs or None, copy_context()))
             future.__dict__["_made"] = site
         elif self._lane is not None:
@@ -118,9 +130,15 @@ class Plan:
                 future.__dict__["_is_queued"] = True  # else nobody may help with it: see `Call.is_queued_at`
         else:
             return self._call_on_terms(fn, args, kwargs, site, within)
+        if noting is not None:
+            note_call(noting, future, self.about.name, self.pool.number)
         try:
             self._launch(future)
             return future
+        except BaseException as error:
+            if noting is not None:
+                noting.note((trail.ENDED, trail.clock(), trail.id_of(future), error))
+            raise
         finally:
             del args, kwargs, future  # an error of a call that was run here refers to this frame: see `failure`
 
@@ -149,6 +167,9 @@ class Plan:
         """Make a call that is submitted when its arguments are there; its deadline runs from now on."""
         call, context = self._prepared(site, within)
         try:
+            if trail.current is not None:
+                ids = [feed.source.__dict__.get("_id", 0) for feed in arguments.feeds]
+                trail.current.note((trail.FOLLOWS, trail.id_of(call), ids))
             tie = _Ready(arguments, call, fn, context)
             call.feeds = (tie,)
             if not arguments.add(tie):
@@ -169,6 +190,8 @@ class Plan:
         if group is not None and group.limits is not None:
             limits = (group.limits, *limits)
         call = Call(terms, site, dispatcher=terms.pool.follower)
+        if trail.current is not None:
+            note_call(trail.current, call, terms.name, terms.pool.number)
         if limits:
             call.limit_by(limits)
         try:

@@ -23,7 +23,7 @@ from functools import partial
 from typing import Any
 from weakref import ref
 
-from parallel import context
+from parallel import context, trail
 from parallel.context import RUNNING, Dispatcher, era, this
 from parallel.coroutines import close_loop
 from parallel.delivery import settle
@@ -95,9 +95,24 @@ class Run:
         Raises:
             RuntimeError: Its time can't be watched: no thread can be started. Then the body must not run.
         """
+        if trail.current is not None:
+            self.note_start(trail.current)
         stop = self.stop
         if self.cancel_requested and stop is not None:
             stop()  # who cancelled it was too early to do so
+
+    def note_start(self, noting: trail.Trail) -> None:
+        """Note that the body begins, on this thread."""
+        number: int | None = self.future.__dict__.get("_id")
+        if number is not None:
+            noting.note((trail.STARTED, trail.clock(), number, self.number, threading.get_ident()))
+
+    def note_stop(self, noting: trail.Trail, outcome: Outcome) -> None:
+        """Note how the body has ended."""
+        future = self._future()
+        number: int | None = None if future is None else future.__dict__.get("_id")
+        if number is not None:
+            noting.note((trail.STOPPED, trail.clock(), number, self.number, outcome[1]))
 
     def rewind(self) -> None:
         """Note that its worker has died, and that another one is to run the body from its beginning."""
@@ -112,6 +127,8 @@ class Run:
             may_block: Whether user code may run on this thread.
         """
         self.stop = self.kill = None  # they refer to this run
+        if trail.current is not None:
+            self.note_stop(trail.current, outcome)
         settle(self.future, self.told(outcome), here, may_block=may_block)
 
     def told(self, outcome: Outcome) -> Outcome:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
 
+from parallel import trail
 from parallel.context import Dispatcher, about_to_wait, era, this
 from parallel.errors import ForkedError
 from parallel.naps import NAP
@@ -284,6 +285,9 @@ class State(concurrent.futures.Future[T]):
             first = take_first(fields, ENDED)
             if first is not None:
                 told.insert(0, first)
+        noting = trail.current
+        if noting is not None and told is not None and outcome[1] is not None and "_id" in fields:
+            noting.note((trail.ENDED, trail.clock(), fields["_id"], outcome[1]))
         return told
 
     def _fail_with(self, outcome: Outcome) -> list[Any] | None:

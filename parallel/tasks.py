@@ -20,6 +20,7 @@ from contextvars import copy_context
 from types import CodeType, CoroutineType, MethodType
 from typing import Any, Final, Generic, Literal, ParamSpec, Protocol, Self, TypeAlias, TypeVar, Unpack, cast, overload
 
+from parallel import trail
 from parallel.chains import short_name
 from parallel.chunks import Done, ItemCall, Manner, Seeding, run_item, run_item_later
 from parallel.combine import Settled
@@ -40,6 +41,8 @@ from parallel.routes import Chunks, Medians, Singles, constants_of
 from parallel.seeds import seeded
 from parallel.streams import MapCommon, MapFuture, MapSaid, Stream, StreamCommon, StreamSaid
 from parallel.timer import TIMER
+from parallel.traced import TracedFuture
+from parallel.trail import note_call
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -331,8 +334,12 @@ class Task(Declared, Generic[P, R]):
         context = copy_context()
 
         def launch(fn: Callable[..., Any], args: tuple[Any, ...]) -> Future[Any]:
-            future: Future[Any] = Future((fn, args, None, context.copy()))
+            noting = trail.current
+            kind: type[Future[Any]] = Future if noting is None or pool.tells_times else TracedFuture
+            future = kind((fn, args, None, context.copy()))
             future.__dict__["_made"] = (plan.about, *place)
+            if noting is not None:
+                note_call(noting, future, plan.about.name, pool.number, items=len(args[1]))
             try:
                 if group is not None:
                     group.adopt(future)

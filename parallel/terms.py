@@ -51,6 +51,10 @@ class Launcher(Protocol):
 
     launches_here: ClassVar[bool]
     """Whether launching runs code of the user's, or the call itself: not for a timer's or a loop's thread."""
+    number: int
+    """Which pool of this process it is."""
+    tells_times: ClassVar[bool]
+    """Whether its workers tell by themselves when calls begin and end; else who runs them notes it."""
     has_threads: ClassVar[bool]
     """Whether its workers are threads, which take the future itself and run it by `run_on`."""
 

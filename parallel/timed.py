@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from parallel import trail
 from parallel.context import Dispatcher, Waiter, this
 from parallel.delivery import settle
 from parallel.errors import TaskTimeoutError
@@ -21,6 +22,7 @@ from parallel.lanes import Lane
 from parallel.outcomes import Work, attempt, failure
 from parallel.runs import run_of
 from parallel.states import share_keys
+from parallel.trail import note_start, note_stop
 
 
 class TimedFuture(Future[Any]):
@@ -54,10 +56,15 @@ class TimedFuture(Future[Any]):
         except Exception as error:  # the timer's thread can't be started
             settle(self, failure(error), here, may_block=may_block)
             return
+        noting = trail.current
+        if noting is not None:
+            note_start(noting, fields)
         try:
             outcome = attempt(work)
         except BaseException as error:  # not even that could be done: the stack is full
             outcome = (None, error, None)
+        if noting is not None:
+            note_stop(noting, fields, outcome[1])
         del work  # what follows may take long: don't keep the arguments alive
         if not lane.stop(self):
             if worker is not None:

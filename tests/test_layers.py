@@ -17,6 +17,7 @@ HOUSE = [
     {"errors"},
     {"weak", "naps"},
     {"context"},
+    {"trail"},
     {"coroutines"},
     {"kept"},
     {"salvage"},
@@ -66,6 +67,7 @@ HOUSE = [
     {"terms"},
     {"attempts"},
     {"call"},
+    {"traced"},
     {"timed"},
     {"plans"},
     {"current"},
@@ -126,7 +128,7 @@ HOUSE = [
 ]
 STOREY = {room: number for number, rooms in enumerate(HOUSE) for room in rooms}
 
-SUITES = ("pools.process", "pools.distant")
+SUITES = ("pools.process", "pools.distant", "observe")
 """Rooms of several modules."""
 
 MODULES = sorted(path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
@@ -139,7 +141,7 @@ def dotted(path: Path) -> str:
 
 def room_of(module: str) -> str:
     """Return the room that a module is in; a subpackage other than `pools` is one room."""
-    for room in (*SUITES, "observe"):
+    for room in SUITES:
         if module == room or module.startswith(f"{room}."):
             return room
     return module

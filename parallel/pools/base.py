@@ -16,6 +16,7 @@ earlier than `atexit`, while threads can still be started, so that what was acce
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import os
 import sys
 import threading
@@ -27,6 +28,7 @@ from contextvars import copy_context
 from types import TracebackType
 from typing import Any, ClassVar, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast, get_args
 
+from parallel import trail
 from parallel.chunks import BUDGET, Done, run_chunk
 from parallel.context import WITHIN, Dispatcher, callbacks_within, era, plain_function
 from parallel.futures import Future
@@ -36,6 +38,8 @@ from parallel.naps import join
 from parallel.outcomes import Work, contexts
 from parallel.outcomes import failure as failed
 from parallel.timer import TIMER
+from parallel.traced import TracedFuture
+from parallel.trail import note_call
 from parallel.weak import WeakSet
 
 P = ParamSpec("P")
@@ -140,10 +144,12 @@ class Pool(concurrent.futures.Executor):
         kind: What `kind =` in a configuration calls it.
         launches_here: Whether `launch` runs code of the user's, or the call itself: not for a timer's or loop's thread.
         has_threads: Whether its workers are threads, which take the future itself and run it by `run_on`.
+        tells_times: Whether its workers tell by themselves when calls begin and end; else who runs them notes it.
         pickles: Whether what a function is given is pickled.
         depth: How many pieces of a map it is given for each that it runs: one, and those that wait behind it.
         piece_time: Nanoseconds that a piece of a map is to take.
         name: Its name in the configuration; empty for a pool used on its own.
+        number: Which pool of this process it is; what the trail calls it.
         gate: What bounds the calls that wait in it; None: nothing.
         cancels_at_exit: Whether what waits at the program's end is cancelled, and what runs asked to end.
         wants_configuration: Whether its workers make registries of their own.
@@ -152,6 +158,7 @@ class Pool(concurrent.futures.Executor):
     kind: ClassVar[str]
     launches_here: ClassVar[bool] = False
     has_threads: ClassVar[bool] = False
+    tells_times: ClassVar[bool] = False
     pickles: ClassVar[bool] = False
     depth: ClassVar[int] = 2
     piece_time: int = BUDGET
@@ -166,6 +173,7 @@ class Pool(concurrent.futures.Executor):
         on_exit: OnExit = "wait",
     ) -> None:
         self.name = name
+        self.number = next(_numbers)
         self.cancels_at_exit = check_exit(on_exit) == "cancel"
         self.gate = None if max_pending is None else Gate(self.label, check_pending(max_pending), check_full(on_full))
         self._callbacks = callbacks
@@ -174,6 +182,9 @@ class Pool(concurrent.futures.Executor):
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._renew()
         _pools.add(self)
+        noting = trail.current
+        if noting is not None:
+            noting.note((trail.POOL_OPENED, trail.clock(), self.number, self.name, self.kind, self.capacity))
 
     @abstractmethod
     def _new_engine(self) -> Engine | None:
@@ -272,7 +283,16 @@ class Pool(concurrent.futures.Executor):
         plain = plain_function(fn)
         self.check(plain)
         work: Work = (plain, args, kwargs or None, copy_context())
-        future: Future[T] = Future(work, self.follower) if self.gate is None else GatedFuture(work, self.follower)
+        noting = trail.current
+        future: Future[T]
+        if self.gate is not None:
+            future = GatedFuture(work, self.follower)
+        elif noting is None or self.tells_times:
+            future = Future(work, self.follower)
+        else:
+            future = TracedFuture(work, self.follower)
+        if noting is not None:
+            note_call(noting, future, plain, self.number)
         try:
             self.enter(future)
             return future
@@ -366,6 +386,11 @@ class Pool(concurrent.futures.Executor):
         raise TypeError(f"{self!r} can't be pickled: a pool belongs to its process; name it, and look it up there")
 
 
+def pools() -> list[Pool]:
+    """Return all pools of this process that somebody holds."""
+    return list(_pools)
+
+
 def check_workers(max_workers: int | None, default: int) -> int:
     """Return the number of workers to use, *default* for None; refuse what is no positive number."""
     if max_workers is None:
@@ -407,6 +432,7 @@ def check_initializer(initializer: object) -> None:
 
 
 _pools: WeakSet[Pool] = WeakSet()
+_numbers = itertools.count(1)
 _engines: WeakSet[Engine] = WeakSet()
 _helpers: WeakSet[threading.Thread] = WeakSet()
 _draining = False

@@ -9,6 +9,7 @@ from contextvars import copy_context
 from types import FunctionType
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
+from parallel import trail
 from parallel.context import Dispatcher, plain_function
 from parallel.futures import Future
 from parallel.gates import OnFull
@@ -100,7 +101,7 @@ class ThreadPool(Pool):
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `fn(*args, **kwargs)` on a worker thread; see `Pool.submit`."""
-        if self.gate is not None:
+        if self.gate is not None or trail.current is not None:
             return super().submit(fn, *args, **kwargs)
         plain = fn if type(fn) is FunctionType else plain_function(fn)
         return self._crew.call((plain, args, kwargs or None, copy_context()))

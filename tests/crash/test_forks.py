@@ -30,6 +30,7 @@ import parallel.pools.process.starting
 import parallel.registry
 import parallel.runs
 import parallel.storage
+import parallel.trail
 import parallel.unseen
 from parallel import (
     ForkedError,
@@ -104,6 +105,8 @@ class World:
     """
 
     def __init__(self, gate: jobs.Gate) -> None:
+        self.steps: list[parallel.trail.Step] = []
+        self.trail = parallel.trail.follow(self.steps.extend)
         self.registry = Registry(CONFIG)
         with using(self.registry):
             pools = self.pools = {name: self.registry.pool(name) for name in CONFIG["pools"]}
@@ -246,6 +249,7 @@ def world() -> Iterator[World]:
     with jobs.Gate() as gate:
         made = World(gate)
         yield made
+        parallel.trail.leave(made.steps.extend)
         gate.open()
         for future in made.running + made.queued:
             future.result(LONG)
@@ -294,6 +298,8 @@ WORLDS: Final[dict[str, Callable[[World], Any]]] = {
     "parallel.runs:_events": lambda world: parallel.runs._events,
     "parallel.streams:MapFuture._turn": lambda world: world.map._turn,
     "parallel.timer:Timer.lock": lambda world: TIMER.lock,
+    "parallel.trail:_lock": lambda world: parallel.trail._lock,
+    "parallel.trail:Trail._turn": lambda world: world.trail._turn,
     "parallel.unseen:_lock": lambda world: parallel.unseen._lock,
 }
 """How to come by each lock."""
@@ -338,6 +344,7 @@ HARMLESS: Final = {
     "parallel.registry:Registry.drain.dry": "the thread's own that waits there",
     "parallel.storage:SQLITE": "who forks waits for it, and holds it in the fork: see `test_journal`",
     "parallel.timer:Timer._inbox": "the child has another one",
+    "parallel.trail:Trail._over": "the child has no trail",
 }
 """Locks that can't matter in a forked child, and why."""
 

@@ -29,7 +29,6 @@ from typing import Any, Final
 from parallel.call import Call
 from parallel.chunks import BUDGET, Kept
 from parallel.coroutines import runs_a_loop
-from parallel.current import id_of
 from parallel.deaths import WorkerDiedError
 from parallel.delivery import Feed, settle
 from parallel.errors import PoolBrokenError
@@ -47,6 +46,7 @@ from parallel.pools.process.replies import error_of
 from parallel.pools.process.wire import BROKEN
 from parallel.runs import Run
 from parallel.states import State
+from parallel.trail import id_of
 
 LOGGER = logging.getLogger("parallel")
 

@@ -103,7 +103,8 @@ def run(packet: Packet, *attached: tuple[str, Bundle]) -> Answer:
         come = {key: _supplies.get(key) or Supplied(packed) for key, packed in attached}
         setup = _setups.get(packet.setup)
         if isinstance(setup, Setup) and setup.uploads and not uploads.use(setup.uploads):
-            setup = None  # what it uploaded was thrown away, for that of many others
+            _initialized.discard(setup.pool)  # what it uploaded was thrown away, for that of many others
+            setup = None
         if setup is None and packet.setup in come:
             setup = _setups[packet.setup] = _entered(packet, come.pop(packet.setup))
         found = {key: come.get(key) or _supplies.get(key) for key in packet.needs}

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final, cast
 
-from parallel.current import id_of
+from parallel import trail
 from parallel.futures import Future
 from parallel.gates import GatedFuture
 from parallel.outcomes import failure
@@ -364,7 +364,12 @@ class Dispatching:
         if last is not None:
             peer.sent = number - 1
             peer.cost = max(cost // (number - first), 1)
-            peer.outbox = peer.baggage.frames() + pack((first, runs, references, None), large)
+            message: tuple[Any, ...] = (first, runs, references, None)
+            noting = trail.current
+            if noting is not None:
+                _note_given(noting, peer, first)
+                message = (*message, True)
+            peer.outbox = peer.baggage.frames() + pack(message, large)
             self._send(peer, number - first)
         return False
 
@@ -392,7 +397,11 @@ class Dispatching:
         peer.inflight.append(begun._replace(number=number))
         peer.sent = number
         peer.cost = TARGET
-        message = (number, [known.number, [wired]], references, _facts(begun))
+        message: tuple[Any, ...] = (number, [known.number, [wired]], references, _facts(begun))
+        noting = trail.current
+        if noting is not None:
+            _note_given(noting, peer, number)
+            message = (*message, True)
         peer.outbox = peer.baggage.frames() + pack(message, large)
 
     def send_claimed(self, peer: Peer) -> None:
@@ -505,12 +514,18 @@ def _wired(peer: Peer, item: Item) -> tuple[Any, Part]:
     return item, b""
 
 
+def _note_given(noting: trail.Trail, peer: Peer, first: int) -> None:
+    """Note which calls a worker has been given, from its number *first* on."""
+    ids = [given.future.__dict__.get("_id", 0) for given in peer.inflight if given.number >= first]
+    noting.note((trail.GIVEN, trail.clock(), peer.pid, first, ids))
+
+
 def _facts(given: Given) -> tuple[int, int, float | None] | None:
     """Return what the function can ask about its call; None: the call has no terms."""
     if given.run is None:
         return None
     deadline = getattr(given.future, "deadline", None)
-    return id_of(given.future), given.run.number, None if deadline is None else deadline.at
+    return trail.id_of(given.future), given.run.number, None if deadline is None else deadline.at
 
 
 def _load(peer: Peer) -> int:

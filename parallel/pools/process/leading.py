@@ -28,6 +28,7 @@ from io import BytesIO
 from socket import MSG_PEEK
 from typing import Any, Final, NoReturn, cast
 
+from parallel import trail
 from parallel.futures import Future
 from parallel.pools.process.calls import Calls
 from parallel.pools.process.dispatching import Dispatching
@@ -144,6 +145,9 @@ class Leading:
             if number <= given.number < number + len(results):
                 if self._publish(fields, results[given.number - number]) and at == end and len(results) == 1:
                     self._tidy(peer, given.number, me, end)
+                    noting = trail.current
+                    if noting is not None and len(parts) > 2:
+                        noting.note((trail.TIMES, peer.pid, number, parts[2]))
                 return
 
     def _publish(self, fields: dict[str, Any], result: Any) -> bool:

@@ -23,6 +23,7 @@ import time
 from functools import partial
 from typing import Any, Final, cast
 
+from parallel import trail
 from parallel.deaths import WorkerDiedError, how_it_died, quoted
 from parallel.delivery import settle
 from parallel.outcomes import CANCELLED, Outcome
@@ -149,7 +150,7 @@ class Listening:
     def _on_frame(self, peer: Peer, frame: Frame) -> None:
         (kind, *parts), large = frame
         if kind == ANSWERS:
-            self._on_answers(peer, parts[1], parts[2], large)
+            self._on_answers(peer, *parts, large=large)
         elif kind == LOG:
             self._books.relay.take(parts[0])
         elif kind == HELLO:
@@ -169,13 +170,20 @@ class Listening:
         self._stillborn = 0
         with self._books.lock:
             stays = self._books.roster.welcome(peer)
+        if trail.current is not None:
+            trail.current.note((trail.WORKER_STARTED, trail.clock(), peer.pid))
         if stays:
             self._dispatching.welcome(peer)
         self._see_to_workers()
 
-    def _on_answers(self, peer: Peer, results: list[Any], spent: list[int], large: Part) -> None:
+    def _on_answers(
+        self, peer: Peer, first: int, results: list[Any], spent: list[int], times: bytes = b"", *, large: Part
+    ) -> None:
         """Refill the worker before its answers are looked at, so that it has something to do meanwhile."""
         self._note_costs(peer, spent)
+        noting = trail.current
+        if times and noting is not None:
+            noting.note((trail.TIMES, peer.pid, first, times))
         if peer.seen:
             seen = min(peer.seen, len(results))
             peer.seen -= seen
@@ -279,6 +287,9 @@ class Listening:
         exit_code = peer.bury()
         with books.lock:
             expected = books.roster.strike_off(peer)
+        if trail.current is not None:
+            how = "" if expected and not peer.killed else how_it_died(exit_code)
+            trail.current.note((trail.WORKER_ENDED, trail.clock(), peer.pid, how))
         self._answered += peer.ended
         books.killing.bury(peer.target, spare=expected)
         words = last_words(peer.board)

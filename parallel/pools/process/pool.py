@@ -31,6 +31,7 @@ from multiprocessing.context import BaseContext
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, cast
 
+from parallel import trail
 from parallel.chunks import Done
 from parallel.context import DEFAULT_CALLBACKS, WITHIN, Dispatcher, callbacks_within
 from parallel.durations import Duration, pause
@@ -115,6 +116,7 @@ class ProcessPool(HandingPool):
     """
 
     kind: ClassVar[str] = "process"
+    tells_times: ClassVar[bool] = True
     wants_configuration: ClassVar[bool] = True
     pickles: ClassVar[bool] = True
     launches_here: ClassVar[bool] = True
@@ -252,7 +254,7 @@ class ProcessPool(HandingPool):
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `fn(*args, **kwargs)` in a worker; see `Pool.submit`."""
-        if self.gate is not None:
+        if self.gate is not None or trail.current is not None:
             return super().submit(fn, *args, **kwargs)
         staff = self._staff
         packed: Packed | Outcome = (None if kwargs else staff.pack_quickly(fn, args)) or staff.pack(fn, args, kwargs)

@@ -5,9 +5,11 @@ The wire between a pool and one of its workers: frames on a stream socket.
 
     from      marshalled
     pool      (first number, [function, [item, ...], function, [item, ...]], [(function, its reference), ...], facts)
+    pool      (..., True)                 the same, and when each call begins and ends is to be told: see `trail`
     pool      (number, None, None, None)  the call of that number is to stop
     pool      (NEWS, [released, ...], [constant that is gone, ...], constant or None)     see `baggage`
     worker    (ANSWERS, first number, [result, ...], [function, calls, nanoseconds, ...])
+    worker    (..., times)                the same, and when each has begun and ended: an array's bytes
     worker    (HELLO,)                    ready for calls
     worker    (BROKEN, error, words, what)  the initializer failed, or *what* else; see `failures`
     worker    (HEAVY,)                    it takes more memory than a worker may: it should be replaced

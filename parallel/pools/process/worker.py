@@ -27,6 +27,7 @@ import os
 import signal
 import sys
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
@@ -306,6 +307,7 @@ class Server:
         self._large: Part = b""  # what comes with the present message
         self._results: list[Any] = []  # not sent yet
         self._spent: list[int] = []  # on them: function, calls, nanoseconds
+        self._times: array[int] | None = None  # when each of them has begun, and has ended; None: nobody wants to know
         self._journal_end = JOURNAL
         self._flushed_at = 0
         self._scale = scale
@@ -347,8 +349,10 @@ class Server:
         runs: list[Any],
         references: list[tuple[int, bytes]],
         facts: tuple[int, int, float | None] | None,
+        is_timed: bool = False,
     ) -> None:
         """Run the calls of one message, with what is known about them."""
+        self._times = array("q") if is_timed else None
         self._functions.update(references)
         self._facts = facts
         if facts is None or facts[2] is None:
@@ -380,7 +384,7 @@ class Server:
 
     def _run_all(self, function: int, items: list[Any], number: int, left: int) -> bool:
         """Run calls of one function, after which *left* of others come; False if the pool wants the rest back."""
-        words, call = self._words, self._call
+        words, call, times = self._words, self._call, self._times
         self._function = function
         begun = now = time.monotonic_ns()
         last = number + len(items) - 1 + left
@@ -396,6 +400,8 @@ class Server:
             result = call(function, item)
             self._results.append(result)
             now = time.monotonic_ns()
+            if times is not None:
+                times.extend((words[BEGAN], now))
             if number != last and (now - self._flushed_at >= FLUSH or not self._write_down(result)):
                 self._note_cost(function, number + 1 - first, now - begun)
                 begun, first = now, number + 1
@@ -545,8 +551,12 @@ class Server:
             if kind is tuple and last[0] in _VALUES and len(last[1]) >= SMALL:
                 name, large, *rest = last
                 results[-1] = (name, None, *rest)
-            self._send(pack((ANSWERS, following - len(results), results, spent), large))
+            times = self._times
+            told = () if times is None else (times.tobytes(),)
+            self._send(pack((ANSWERS, following - len(results), results, spent, *told), large))
             self._results, self._spent = [], []
+            if times is not None:
+                del times[:]
             if self._scale.is_over():
                 self._send(pack((HEAVY,)))
         self._empty_journal(following)
