@@ -191,7 +191,7 @@ class Recording:
             if columns["started"][row] == NEVER and row in self._given_at and error is not CANCELLED:
                 columns["started"][row] = self._given_at[row]  # its worker has died with it, or it overran its time
             self._end(row, at, error)
-        elif columns["state"][row] == SUCCEEDED:
+        else:  # its body has stopped; how the call has ended counts: a coroutine is stopped when its time is over
             self._note_error(row, error)
 
     def _end(self, row: int, at: int, error: BaseException | None) -> None:

@@ -1,11 +1,12 @@
 """
 A backlog: what waits for a worker, first come first served, and by priority.
 
-    append() ──▶ deque, of the usual priority ──▶ popleft()
-            └──▶ heap, of the others ─────────▶
+    append(), appendleft() ──▶ deque, of the usual priority ──▶ popleft()
+                          └──▶ heap, of the others ─────────▶
 
 Guarantees:
-- Of two calls, the one with the higher priority comes out first; of two with the same, the one that came first.
+- Of two calls, the one with the higher priority comes out first; of two with the same, the one that came first. One
+  that was put back comes before its like.
 
 State: `_plain` and `_ranked`, guarded by the lock of whoever owns the backlog.
 """
@@ -38,6 +39,7 @@ class Backlog(Generic[S]):
         self._plain: deque[S] = deque()  # those of the usual priority
         self._ranked: list[tuple[int, int, S]] = []  # a heap of the others
         self._numbers = itertools.count()
+        self._numbers_before = itertools.count(-1, -1)  # of those that were put back
 
     def append(self, step: S) -> None:
         """Add *step* behind all that come before it."""
@@ -45,6 +47,13 @@ class Backlog(Generic[S]):
             heapq.heappush(self._ranked, (-step.priority, next(self._numbers), step))
         else:
             self._plain.append(step)
+
+    def appendleft(self, step: S) -> None:
+        """Put *step* back, before all of its priority."""
+        if step.priority:
+            heapq.heappush(self._ranked, (-step.priority, next(self._numbers_before), step))
+        else:
+            self._plain.appendleft(step)
 
     def popleft(self) -> S:
         """

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallel import task, using
+from parallel import Future, task, using
 from parallel.pools.backlog import Backlog
+from parallel.pools.process.calls import Calls
 
 LONG = 30  # seconds; only a deadlock takes so long
 
@@ -25,20 +26,27 @@ class Item:
         self.priority = priority
 
 
-@given(st.lists(st.one_of(st.none(), st.integers(-3, 3))))
-def test_highest_first_then_first_come(moves: list[int | None]) -> None:
-    """The highest priority comes out first; of one priority, the first to come. None takes one out."""
+@given(st.lists(st.one_of(st.none(), st.just("put back"), st.integers(-3, 3))))
+def test_highest_first_then_first_come(moves: list[int | str | None]) -> None:
+    """
+    The highest priority comes out first; of one priority, the first to come.
+
+    None takes one out, and `"put back"` puts it back again: that changes nothing, and it stays before its like.
+    """
     backlog: Backlog[Item] = Backlog()
     model: list[Item] = []
     for move in moves:
-        if move is not None:
+        if isinstance(move, int):
             item = Item(move)
             backlog.append(item)
             model.append(item)
         elif model:
             best = max(model, key=lambda one: one.priority)  # the first of those
-            model.remove(best)
             assert backlog.popleft() is best
+            if move is None:
+                model.remove(best)
+            else:
+                backlog.appendleft(best)
         else:
             with pytest.raises(IndexError):
                 backlog.popleft()
@@ -60,6 +68,20 @@ def test_priorities() -> None:
         for future in [running, *futures]:
             future.result(LONG)
     assert seen == [4, 1, 3, 0, 5, 2]
+
+
+def test_put_back() -> None:
+    """A call that was taken and put back comes before its like, and after those of a higher priority that come then."""
+    calls = Calls(threading.RLock())
+    usual, second, urgent, last = (Future[int]() for _ in range(4))
+    urgent.priority, last.priority = 1, -1
+    for future in (last, usual, second):
+        calls.queue(future)
+    taken = calls.take()
+    assert taken is usual
+    calls.put_back(usual)
+    calls.queue(urgent)
+    assert list(calls.stream()) == [urgent, usual, second, last]
 
 
 @pytest.mark.parametrize("pool", ["loop", "process"])

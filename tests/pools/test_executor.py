@@ -5,8 +5,10 @@ Kind `executor`: the contract on real executors, and what only this kind does.
 from __future__ import annotations
 
 import concurrent.futures
+import importlib
 import os
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -285,8 +287,41 @@ def test_a_factory_that_exits(one: ExecutorPool) -> None:
 
     with ExecutorPool(factory) as pool:
         assert isinstance(pool.submit(os._exit, 1).exception(timeout=LONG), WorkerDiedError)
-        error = pool.submit(jobs.double, 2).exception(timeout=LONG)
+        try:
+            error = pool.submit(jobs.double, 2).exception(timeout=LONG)
+        except PoolBrokenError as refused:  # it is known by now
+            error = refused
     assert "its executor could not be made anew: SystemExit('no licence')" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("multiprocessing.resource_tracker", "_resource_tracker"), ("multiprocessing.forkserver", "_forkserver")],
+)
+def test_fork_while_a_worker_is_started(module: str, name: str, in_fork: Callable[..., Any]) -> None:
+    """By another thread: what starts processes is locked then, and the child has processes started all the same."""
+    lock = getattr(importlib.import_module(module), name)._lock
+    locked, forked = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            locked.set()
+            assert forked.wait(LONG)
+
+    def child() -> Any:
+        with ExecutorPool(executors.processes) as pool:
+            return pool.submit(jobs.double, 2).result(timeout=LONG)
+
+    with ExecutorPool(executors.processes) as pool:  # it has started what watches over processes, which outlives it
+        assert pool.submit(jobs.double, 1).result(timeout=LONG) == 2
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert locked.wait(LONG)
+    try:
+        assert in_fork(child) == 4
+    finally:
+        forked.set()
+        thread.join()
 
 
 def test_an_initializer_is_called_once(tmp_path: Path) -> None:

@@ -3,11 +3,12 @@ The calls of a process pool that no worker has: those that wait for one, and tho
 
     queue(), returned ──▶ take() ──▶ (a worker) ──▶ settled by `listening`, or by who waits for it
        │          ▲         └── it was cancelled, or its worker died ──▶ end() ──▶ settle_all()
-       │          └── given back: its worker died, or was not to begin it
+       │          └── put_back(), give_back(): its worker died, or was not to begin it
        └──▶ drop() ──▶ end_dropped(), or end_here()
 
 Guarantees:
-- Calls come out in the order in which they went in; those that were given back come first. Cancelled ones never do.
+- Calls come out by priority, and of one priority in the order in which they went in; those that were put back come
+  before their like, and those that a worker had for itself before all. Cancelled ones never do.
 - A call counts as unended until everything that follows it has been handed on.
 
 State: the four queues are appended to by anybody, and taken from under the gate: each step is atomic. The
@@ -48,7 +49,7 @@ class Calls:
         urgent: Those that wait, cancelled ones too, and have a priority above the usual one;
         plain: the usual one;
         lesser: one below it.
-        returned: Those that were given back, before all others.
+        returned: Those that had a worker for themselves, and were given back: before all others.
         settled: How many calls the reader has settled.
         tidied: How many have been settled by those who waited for them, or cancelled. Changed under the gate.
         settling: The reader is about to settle calls that no worker has any more.
@@ -83,6 +84,14 @@ class Calls:
         """Queue a call, from any thread: one step, and no lock."""
         priority = future.priority
         (self.urgent if priority > 0 else self.lesser if priority else self.plain).append(future)
+
+    def put_back(self, call: Waiting) -> None:
+        """Under the gate: queue again, before its like, a call that was taken."""
+        if isinstance(call, Given):
+            self.returned.appendleft(call)
+            return
+        priority = call.priority
+        (self.urgent if priority > 0 else self.lesser if priority else self.plain).appendleft(call)
 
     def all_ended(self) -> bool:
         """Tell whether no call is here, waiting or about to end."""
@@ -144,12 +153,12 @@ class Calls:
         self.wake()
 
     def give_back(self, given: Given) -> None:
-        """Under the gate: queue again, before all others, what a worker has not begun; a pending call is one again."""
+        """Under the gate: queue again, before its like, what a worker has not begun; a pending call is one again."""
         if given.run is not None:
-            self.returned.appendleft(given)
+            self.put_back(given)
             return
         given.future.__dict__["_work"] = Packed((given.known, given.item))
-        self.returned.appendleft(given.future)
+        self.put_back(given.future)
 
     def drop(self) -> list[Future[Any]]:
         """Under the gate: take all that wait; the caller ends each of what `dropped` returns then."""
@@ -171,7 +180,7 @@ class Calls:
         """Under the gate: forget those at the head of the queue that were cancelled."""
         while (call := self.take()) is not None:
             if isinstance(call, Given) or "_work" in call.__dict__:
-                self.returned.appendleft(call)
+                self.put_back(call)
                 return
             self.settled_elsewhere()
 

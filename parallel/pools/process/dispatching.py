@@ -276,7 +276,7 @@ class Dispatching:
         call = calls.take()
         if call is None:
             return 0
-        calls.returned.appendleft(call)
+        calls.put_back(call)
         if type(call) is Given:
             return call.known.cost
         packed: object = call.__dict__.get("_work")
@@ -324,11 +324,11 @@ class Dispatching:
         number, cost, size = first, 0, 0
         for call in source:
             if number - first >= room or cost >= TARGET or size >= SMALL:
-                calls.returned.appendleft(call)
+                calls.put_back(call)
                 break
             is_plain = type(call) is Future and "_unread" not in call.__dict__
             if not is_plain and inflight:
-                calls.returned.appendleft(call)  # it gets a worker for itself
+                calls.put_back(call)  # it gets a worker for itself
                 break
             if is_plain and "_run" not in call.__dict__:  # the usual case, without the ceremony
                 begun: Packed | Given | None = call.__dict__.pop("_work", None)
@@ -345,7 +345,7 @@ class Dispatching:
             if known is not last:
                 if number > first and not known.cost:  # it may take long
                     call.__dict__["_work"] = begun
-                    calls.returned.appendleft(call)
+                    calls.put_back(call)
                     break
                 if known.reference is not None and known.number not in peer.references:
                     peer.references.add(known.number)
