@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from parallel.checks import did_you_mean
 from parallel.observe.recording import MOST, Recording
+from parallel.observe.timeline import page
 from parallel.observe.traces import trace_events
 
 
@@ -26,7 +27,7 @@ def _as_trace(table: Mapping[str, Any]) -> str:
     return json.dumps(trace_events(table), separators=(",", ":"))
 
 
-WRITERS: Final[dict[str, Callable[[Mapping[str, Any]], str]]] = {".json": _as_trace}
+WRITERS: Final[dict[str, Callable[[Mapping[str, Any]], str]]] = {".html": page, ".json": _as_trace}
 """What makes the text of a file, by how its name ends."""
 
 
@@ -39,7 +40,8 @@ def record(path: str | os.PathLike[str], *, most: int = MOST) -> Generator[None]
     The file is written when the block ends, also by an error. What has not ended by then is shown as it is.
 
     Args:
-        path: Where to; what is there is overwritten. `.json`: trace events, which Perfetto opens.
+        path: Where to; what is there is overwritten. `.html`: a page with a timeline, for a browser, which loads
+            nothing. `.json`: trace events, which Perfetto opens.
         most: How many attempts of calls are kept; of what comes then only the number is.
 
     Raises:

@@ -333,7 +333,7 @@ held in the child: seen in `ResourceTracker.ensure_running`, on CPython 3.11."""
 def _after_fork_in_child() -> None:
     for module, name in _STARTERS:
         starter = getattr(sys.modules.get(module), name, None)
-        if hasattr(starter, "_lock"):
+        if starter is not None and hasattr(starter, "_lock"):
             starter._lock = threading.RLock()  # which does for a `Lock`, too
 
 
