@@ -6,6 +6,7 @@ Index a tree of Python sources: its functions, classes and imports go to an SQLi
     python examples/index_sources.py                    the standard library of this interpreter
     python examples/index_sources.py FOLDER --compare   a tree of yours, and how fast a plain loop would have been
     python examples/index_sources.py --journal FILE     go on where a run with this journal was stopped
+    python examples/index_sources.py --record run.html  and show what ran where, and when, as a page
     python examples/index_sources.py --config FILE      with other pools, such as those of `cluster.toml`
 
 Each file takes its own way through the three stages; how many workers a stage has, and of what kind, stands in
@@ -28,11 +29,12 @@ import tokenize
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple, TypeVar
 
-from parallel import ConfigError, JournalError, PoolBrokenError, Registry, Settled, WorkerDiedError, task
+from parallel import ConfigError, JournalError, PoolBrokenError, Registry, Settled, WorkerDiedError, record, task
 
 T = TypeVar("T")
 
@@ -244,14 +246,22 @@ def main() -> int:
     parser.add_argument("--database", type=Path, default=Path("sources.sqlite"), help="its old index is replaced")
     parser.add_argument("--journal", type=Path, metavar="FILE", help="remembers what is done if the run is stopped")
     parser.add_argument("--config", type=Path, metavar="FILE", default=CONFIGURATION, help="names the pools")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="shows what ran: .html a page, .json for Perfetto")
     parser.add_argument("--compare", action="store_true", help="do the same in a plain loop, and tell the speed-up")
     options = parser.parse_args()
 
     folder: Path = options.folder
     if not folder.is_dir():
         parser.error(f"{folder} is no folder")
+    recording = ExitStack()
+    if options.record:
+        try:
+            recording.enter_context(record(options.record))
+        except (ValueError, OSError) as error:
+            parser.error(str(error))
     try:
-        run(folder, options.database, options.journal, options.config, options.compare)
+        with recording:
+            run(folder, options.database, options.journal, options.config, options.compare)
     except KeyboardInterrupt:
         print(f"interrupted: {options.database} holds what was indexed so far", file=sys.stderr)
         return 130

@@ -69,6 +69,9 @@ WORKER_ENDED: Final = 10
 FOLLOWS: Final = 11
 """A call waits for others, which are among its arguments: `(FOLLOWS, id, ids)`."""
 
+THREAD_STARTED: Final = 12
+"""A worker thread has begun: `(THREAD_STARTED, ident, name)`; it may be gone before anybody looks."""
+
 Step: TypeAlias = tuple[Any, ...]
 """Something that has happened: which of the above, when (on the clock of `time.monotonic_ns`), and so on."""
 
@@ -203,6 +206,14 @@ def note_start(noting: Trail, fields: dict[str, Any]) -> None:
 def note_stop(noting: Trail, fields: dict[str, Any], error: BaseException | None) -> None:
     """Note that it has ended."""
     noting.note((STOPPED, clock(), fields.get("_id", 0), 1, error))
+
+
+def note_thread() -> None:
+    """Note that this thread has begun to work."""
+    noting = current
+    if noting is not None:
+        thread = threading.current_thread()
+        noting.note((THREAD_STARTED, thread.ident, thread.name))
 
 
 def is_owned() -> bool:

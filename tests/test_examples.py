@@ -4,6 +4,7 @@ The examples, the README's program and its two commands, run as a user would run
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import sysconfig
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -109,6 +111,19 @@ def test_index_compare(sources: Path, tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     assert re.search(r"^plain loop +[0-9.]+ s, [0-9.]+ times as long$", ended.stdout, re.MULTILINE)
     assert rows(tmp_path / "elsewhere.sqlite", "SELECT count(*) FROM files") == [(3,)]
+
+
+def test_index_recorded(sources: Path, tmp_path: Path) -> None:
+    """With --record it writes what ran where; a name that can't be written is a usage error."""
+    ended = run(INDEX, sources, "--record", "run.json", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    events = json.loads((tmp_path / "run.json").read_text())["traceEvents"]
+    calls = Counter(event["name"].rpartition(":")[2] for event in events if event["ph"] == "X")
+    assert calls["read"] == 7
+    assert calls["parse"] == 5  # two could not be read
+    ended = run(INDEX, sources, "--record", "run.txt", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert ".html, .json" in ended.stderr
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "good.py"])

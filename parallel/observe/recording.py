@@ -117,6 +117,7 @@ class Recording:
             trail.WORKER_STARTED: self._worker_started,
             trail.WORKER_ENDED: self._worker_ended,
             trail.FOLLOWS: self._follows,
+            trail.THREAD_STARTED: self._names.__setitem__,
         }
 
     def start(self) -> None:

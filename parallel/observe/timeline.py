@@ -22,7 +22,7 @@ def page(table: Mapping[str, Any]) -> str:
     Args:
         table: What `Recording.table` has returned.
     """
-    frame = files(__package__).joinpath("timeline.html").read_text(encoding="utf-8")
+    frame = files("parallel.observe").joinpath("timeline.html").read_text(encoding="utf-8")
     data = json.dumps(table, separators=(",", ":")).replace("<", "\\u003c")  # as `</script>` may stand in an error
     before, after = frame.replace("__TITLE__", html.escape(str(table["title"])), 1).split("__DATA__")
     return f"{before}{data}{after}"

@@ -25,6 +25,7 @@ from parallel.futures import Future
 from parallel.kept import close_kept
 from parallel.runs import begin_waiting, end_waiting
 from parallel.states import State, hangs_on, no_failure
+from parallel.trail import note_thread
 
 LOGGER = logging.getLogger("parallel")
 
@@ -113,6 +114,7 @@ class Worker:
         crew = self.crew
         self.begun.set()
         try:
+            note_thread()
             self._initialize()
             while not self._serve():
                 continue

@@ -335,6 +335,7 @@ HARMLESS: Final = {
     "parallel.pools.distant.connection:_Keeper._started": "the child has another connection, or none",
     "parallel.pools.distant.connection:_Keeper._leaving": "the child has another connection, or none",
     "parallel.pools.distant.telling:_look_on.wait": "the thread's own that waits there",
+    "parallel.pools.foreign:starter._lock": "made in a forked child, in place of one of the standard library's",
     "parallel.pools.distant.worker:Supplied._lock": "the child forgets what has come; a call in it has all it needs",
     "parallel.pools.intake:Intake._queue": "the child looks into it without waiting, and leaves it",
     "parallel.pools.process.segments:Store._wait_for.freed": "the thread's own that waits there",
