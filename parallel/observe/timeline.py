@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
+from parallel.observe.summary import summarize
+
 
 def page(table: Mapping[str, Any]) -> str:
     """
@@ -23,6 +25,7 @@ def page(table: Mapping[str, Any]) -> str:
         table: What `Recording.table` has returned.
     """
     frame = files("parallel.observe").joinpath("timeline.html").read_text(encoding="utf-8")
-    data = json.dumps(table, separators=(",", ":")).replace("<", "\\u003c")  # as `</script>` may stand in an error
+    data = json.dumps({**table, "verdict": summarize(table).verdict}, separators=(",", ":"))
+    data = data.replace("<", "\\u003c")  # as `</script>` may stand in an error
     before, after = frame.replace("__TITLE__", html.escape(str(table["title"])), 1).split("__DATA__")
     return f"{before}{data}{after}"

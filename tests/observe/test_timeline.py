@@ -160,6 +160,7 @@ def test_bars_and_tables(opened: Callable[[str], Any]) -> None:
     assert browser.title == "python <shop>.py | parallel"
     assert (ask(browser, "bars"), ask(browser, "drawn") > 0) == (1000, True)
     assert "ValueError: </script> 99" in text_of(browser, "#failed")
+    assert text_of(browser, "#verdict").startswith("Too few workers: all 4 of pool 'heavy'")
     assert len(browser.find_elements("css selector", "#tasks tbody tr")) == 10  # five tasks in two pools
     assert len(browser.find_elements("css selector", "#slowest tbody tr")) == 50
 
