@@ -177,8 +177,8 @@ _ROOMS: Final = {
 }
 """Where each name lives, room by room, ground to roof."""
 
-_TRACE: Final = "PARALLEL_TRACE"
-"""The variable of the environment that has the whole program recorded, from the first name on that is handed out."""
+_WATCHED: Final = ("PARALLEL_TRACE", "PARALLEL_STATS")
+"""The variables of the environment that have the whole program recorded, from the first name on that is handed out."""
 
 _ROOM_OF: Final = {name: room for room, names in _ROOMS.items() for name in names.split()}
 
@@ -187,7 +187,7 @@ def __getattr__(name: str) -> object:
     room = _ROOM_OF.get(name)
     if room is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if _TRACE in environ:
+    if any(variable in environ for variable in _WATCHED):
         import_module(f"{__name__}.observe.recorder").record_program()
     value: object = getattr(import_module(f"{__name__}.{room}"), name)
     globals()[name] = value  # next time without this detour

@@ -4,6 +4,7 @@ The command line, `python -m parallel`: what a configuration says, what is wrong
     check    every mistake in a configuration, or what it says      schema   for editors
     explain  what holds for a task, and who says it                 init     a file to begin with
     pools    the pools, and who says what about them                map      in `shell`
+                                                                    run      in `running`
 
 Statuses: 0 right, 1 mistakes (told on standard error), 2 wrong usage, 130 after Ctrl-C, 141 when the reader of the
 output has gone away.
@@ -27,6 +28,7 @@ from parallel.explaining import Explanation, explain_pool, explain_task, task_of
 from parallel.interrupts import STATUS
 from parallel.options import TaskOptions
 from parallel.piped import PIPE_CLOSED
+from parallel.running import add_run, run_program
 from parallel.schema import schema
 from parallel.shell import add_command, run
 from parallel.showing import say, say_json, show
@@ -130,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     init = command("init", _init, "write a file to begin with, in which all that it says is explained")
     init.add_argument("file", nargs="?", metavar="FILE", default="parallel.toml", help="default: %(default)s")
     add_command(commands).set_defaults(run=run)
+    add_run(commands).set_defaults(run=run_program)
     return parser
 
 

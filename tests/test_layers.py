@@ -123,6 +123,7 @@ HOUSE = [
     {"interrupts"},
     {"piped"},
     {"shell"},
+    {"running"},
     {"cli"},
     {"__main__"},
 ]

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from parallel.checks import did_you_mean
 from parallel.observe.recording import MOST, Recording
+from parallel.observe.summary import as_text, summarize
 from parallel.observe.timeline import page
 from parallel.observe.traces import trace_events
 
@@ -96,12 +97,18 @@ def write(recording: Recording, target: Path) -> None:
 TRACE: Final = "PARALLEL_TRACE"
 """The variable that names the file to which the whole program is recorded."""
 
+STATS: Final = "PARALLEL_STATS"
+"""The variable that has what the whole program did printed at its end, if it is set."""
+
+ONLY: Final = "PARALLEL_TRACE_ONLY"
+"""The variable that says which process both are meant for, by its id: not for programs that it starts."""
+
 _program: Recording | None = None
 
 
 def record_program() -> None:
     """
-    Record the program from now on, as `$PARALLEL_TRACE` says, and write that at its end.
+    Record the program from now on; at its end, write that to `$PARALLEL_TRACE`, and print figures if `$PARALLEL_STATS`.
 
     A child that multiprocessing has started, such as a worker, doesn't. `{pid}` in the name becomes the process's id,
     for programs that start others of their kind.
@@ -110,13 +117,15 @@ def record_program() -> None:
         ValueError, OSError: It can't be written there; see `record`.
     """
     global _program
-    if _program is not None or _is_child():
+    if _program is not None or _is_child() or os.environ.get(ONLY, str(os.getpid())) != str(os.getpid()):
         return
-    path = os.environ[TRACE].replace("{pid}", str(os.getpid()))
+    path = os.environ.get(TRACE, "").replace("{pid}", str(os.getpid()))
     try:
-        target = check_target(path)
+        target = check_target(path) if path else None
     except (ValueError, OSError) as error:
         raise type(error)(f"${TRACE}: {error}") from None
+    if target is None and not os.environ.get(STATS):
+        return
     _program = Recording()
     _program.start()
     atexit.register(_finish, _program, target, os.getpid())  # which is called when all pools have run dry
@@ -130,7 +139,11 @@ def _is_child() -> bool:
     return processes.parent_process() is not None or hasattr(processes.current_process(), "_inheriting")
 
 
-def _finish(recording: Recording, target: Path, pid: int) -> None:
-    if os.getpid() == pid:  # not in a forked child
-        recording.stop()
+def _finish(recording: Recording, target: Path | None, pid: int) -> None:
+    if os.getpid() != pid:
+        return  # a forked child
+    recording.stop()
+    if target is not None:
         write(recording, target)
+    if os.environ.get(STATS) and sys.stderr is not None:
+        print(f"\n{as_text(summarize(recording.table()))}", file=sys.stderr)

@@ -109,12 +109,10 @@ def summarize(table: Mapping[str, Any]) -> Summary:
         table: What `Recording.table` has returned.
     """
     attempts = [*_attempts(table)]
-    groups: dict[tuple[int, int], list[_Attempt]] = {}
-    for one in attempts:
-        groups.setdefault((one.task, one.pool), []).append(one)
-    tasks = [
-        _summary_of(table["tasks"][task], table["pools"][pool]["name"], group) for (task, pool), group in groups.items()
-    ]
+    groups: dict[tuple[str, str], list[_Attempt]] = {}
+    for one in attempts:  # several registries, one after the other, may have had a pool of that name
+        groups.setdefault((table["tasks"][one.task], table["pools"][one.pool]["name"]), []).append(one)
+    tasks = [_summary_of(task, pool, group) for (task, pool), group in groups.items()]
     tasks.sort(key=lambda each: -each.total)
     return Summary(
         seconds=table["duration"] / 1e6,
@@ -151,6 +149,27 @@ def _summary_of(task: str, pool: str, group: Sequence[_Attempt]) -> TaskSummary:
         longest=ran[-1] if ran else 0.0,
         waited=sum(one.waited for one in group) / begun,
     )
+
+
+def as_text(summary: Summary) -> str:
+    """Return a summary as people read it: a line about all calls, a table, and the verdict."""
+    calls = sum(each.calls for each in summary.tasks)
+    about = (
+        f"{calls:,} calls in {_time(summary.seconds)}: they ran for {_time(summary.total)} in all, "
+        f"{summary.speed_up:.1f} at a time, and waited for {_time(summary.waited)} in the queue."
+    )
+    heads = ("task", "pool", "calls", "failed", "tried again", "mean", "95 %", "total", "mean wait")
+    rows: list[tuple[str, ...]] = [heads]
+    for each in summary.tasks:
+        counts = (each.calls, each.failed, each.retried)
+        times = (each.mean, each.p95, each.total, each.waited)
+        rows.append((each.task, each.pool, *(f"{count:,}" for count in counts), *map(_time, times)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.rjust(width) if column > 1 else cell.ljust(width) for column, (cell, width) in enumerate(pairs))
+        for pairs in (list(zip(row, widths, strict=True)) for row in rows)
+    ]
+    return "\n".join([about, "", *lines, "", summary.verdict] if summary.tasks else [about])
 
 
 # -- what held it back ------------------------------------------------------------------------------------------------
