@@ -31,8 +31,8 @@ def add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> ar
     add("--profile", metavar="NAME", help="the profile of its configuration: sets $PARALLEL_PROFILE")
     add("--record", metavar="FILE", help="where what it does is written at its end: .html a page, .json for Perfetto")
     add("--stats", action="store_true", help="print the figures of each task, and what held the program back")
-    add("-m", dest="module", metavar="MODULE", nargs=argparse.REMAINDER, help="a module, and its arguments")
-    add("script", metavar="SCRIPT", nargs=argparse.REMAINDER, help="a file, and its arguments")
+    add("-m", dest="is_module", action="store_true", help="what follows is a module, not a file")
+    add("program", metavar="PROGRAM", nargs=argparse.REMAINDER, help="a file or a module, and its arguments")
     return parser
 
 
@@ -65,16 +65,14 @@ def run_program(arguments: argparse.Namespace) -> int:
 
 def _command_of(arguments: argparse.Namespace) -> list[str]:
     """Return what the interpreter is to be told to run."""
-    script: list[str] = arguments.script or []
-    if arguments.module is not None:
-        if not arguments.module:
-            raise Refusal("-m: name a module")
-        return ["-m", *arguments.module]
-    if not script:
+    program: list[str] = arguments.program
+    if not program:
         raise Refusal("name a script, or -m and a module")
-    if not os.path.exists(script[0]):
-        raise Refusal(f"there is no file {script[0]!r}; a module is named after -m")
-    return script
+    if arguments.is_module:
+        return ["-m", *program]
+    if not os.path.exists(program[0]):
+        raise Refusal(f"there is no file {program[0]!r}; a module is named after -m")
+    return program
 
 
 def _flags() -> list[str]:

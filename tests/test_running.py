@@ -125,7 +125,8 @@ def test_a_signal(folder: Path) -> None:
     ("words", "said"),
     [
         ([], "name a script, or -m and a module"),
-        (["-m"], "-m: name a module"),
+        (["-m"], "name a script, or -m and a module"),
+        (["-mprogram", "--stats"], "-m"),
         (["nowhere.py"], "there is no file 'nowhere.py'; a module is named after -m"),
         (["--record", "run.txt", "program.py"], "--record: a recording can't be written to 'run.txt'"),
         (["--record", "no/run.html", "program.py"], "there is no folder 'no'"),

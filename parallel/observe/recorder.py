@@ -117,9 +117,10 @@ def record_program() -> None:
         ValueError, OSError: It can't be written there; see `record`.
     """
     global _program
-    if _program is not None or _is_child() or os.environ.get(ONLY, str(os.getpid())) != str(os.getpid()):
+    pid = str(os.getpid())
+    if _program is not None or _is_child() or os.environ.get(ONLY, pid) != pid:
         return
-    path = os.environ.get(TRACE, "").replace("{pid}", str(os.getpid()))
+    path = os.environ.get(TRACE, "").replace("{pid}", pid)
     try:
         target = check_target(path) if path else None
     except (ValueError, OSError) as error:

@@ -39,7 +39,8 @@ class TaskSummary(NamedTuple):
         cancelled: How many were cancelled.
         retried: Attempts that failed, and were followed by another.
         total: Seconds that all of them ran, together.
-        mean: Seconds that one ran.
+        mean: Seconds that one ran, on average.
+        median: Seconds that half of them didn't exceed.
         p95: Seconds that 95 % of them didn't exceed.
         longest: Seconds that the longest ran.
         waited: Seconds that one waited for a worker, on average.
@@ -53,6 +54,7 @@ class TaskSummary(NamedTuple):
     retried: int
     total: float
     mean: float
+    median: float
     p95: float
     longest: float
     waited: float
@@ -68,6 +70,7 @@ class Summary(NamedTuple):
         total: Seconds that all calls ran, together.
         waited: Seconds that all calls waited for a worker, together.
         verdict: What held the program back, in one line.
+        dropped: How many attempts there were besides, of which no more is known.
     """
 
     seconds: float
@@ -75,10 +78,11 @@ class Summary(NamedTuple):
     total: float
     waited: float
     verdict: str
+    dropped: int
 
     @property
     def speed_up(self) -> float:
-        """How many calls ran at a time, on average: as many times as long would the program have run without."""
+        """How many calls ran at a time, on average."""
         return self.total / self.seconds if self.seconds else 0.0
 
 
@@ -120,6 +124,7 @@ def summarize(table: Mapping[str, Any]) -> Summary:
         total=sum(one.ran for one in attempts),
         waited=sum(one.waited for one in attempts),
         verdict=_verdict(table, attempts),
+        dropped=table["dropped"],
     )
 
 
@@ -145,10 +150,16 @@ def _summary_of(task: str, pool: str, group: Sequence[_Attempt]) -> TaskSummary:
         retried=states.count(RETRIED),
         total=sum(ran),
         mean=sum(ran) / begun,
-        p95=ran[math.ceil(len(ran) * 0.95) - 1] if ran else 0.0,
-        longest=ran[-1] if ran else 0.0,
+        median=_quantile(ran, 0.5),
+        p95=_quantile(ran, 0.95),
+        longest=_quantile(ran, 1.0),
         waited=sum(one.waited for one in group) / begun,
     )
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    """Return the least of these, which are in order, that so large a share of them doesn't exceed; 0: there is none."""
+    return values[math.ceil(len(values) * share) - 1] if values else 0.0
 
 
 def as_text(summary: Summary) -> str:
@@ -158,6 +169,8 @@ def as_text(summary: Summary) -> str:
         f"{calls:,} calls in {_time(summary.seconds)}: they ran for {_time(summary.total)} in all, "
         f"{summary.speed_up:.1f} at a time, and waited for {_time(summary.waited)} in the queue."
     )
+    if summary.dropped:
+        about += f" Besides, there were {summary.dropped:,} attempts more, which were not kept."
     heads = ("task", "pool", "calls", "failed", "tried again", "mean", "95 %", "total", "mean wait")
     rows: list[tuple[str, ...]] = [heads]
     for each in summary.tasks:
@@ -196,11 +209,10 @@ def _verdict(table: Mapping[str, Any], attempts: Sequence[_Attempt]) -> str:
         return "Nothing was run."
     first = min(one.ready for one in attempts)
     span = max(max(one.ended for one in begun) - first, 1e-6)
-    alone, longest = _alone(begun)
-    if longest is not None and alone >= MATTERS * span and longest.ran >= 2 * MATTERS * span:
-        name = table["tasks"][longest.task]
+    one, alone = _lonely(begun)
+    if alone >= MATTERS * span and one.ran >= 2 * MATTERS * span:
         return (
-            f"One long call: {name} ran for {_time(longest.ran)} of {_time(span)}, "
+            f"One long call: {table['tasks'][one.task]} ran for {_time(one.ran)} of {_time(span)}, "
             f"for {_time(alone)} with no other call beside it."
         )
     loads = {pool: _load_of(pool, said, attempts) for pool, said in enumerate(table["pools"])}
@@ -219,9 +231,10 @@ def _verdict(table: Mapping[str, Any], attempts: Sequence[_Attempt]) -> str:
 def _too_few(table: Mapping[str, Any], pool: int, load: _Load, span: float) -> str:
     said = table["pools"][pool]
     workers = said["max_workers"]
+    who = f"all {workers} of pool {said['name']!r} were" if workers > 1 else f"the one of pool {said['name']!r} was"
     text = (
-        f"Too few workers: all {workers} of pool {said['name']!r} were busy for {load.full / span:.0%} of the time "
-        f"while calls waited, up to {load.most:,} of them"
+        f"Too few workers: {who} busy for {load.full / span:.0%} of the time while calls waited, up to {load.most:,} "
+        "of them"
     )
     if said["kind"] == "process" and workers >= table["cpus"]:
         return f"{text}; it has as many as there are CPUs."
@@ -238,26 +251,23 @@ def _too_late(table: Mapping[str, Any], pool: int, load: _Load, span: float, beg
     return f"The queue: {text}, as when workers start, or arguments and results are pickled and sent."
 
 
-def _alone(begun: Sequence[_Attempt]) -> tuple[float, _Attempt | None]:
-    """Return the longest time for which one call ran with no other beside it, and that call."""
-    moments = [(one.started or 0.0, 1, one) for one in begun] + [(one.ended, -1, one) for one in begun]
-    moments.sort(key=lambda each: each[:2])
-    running: dict[int, _Attempt] = {}
-    alone: dict[int, float] = {}
+def _lonely(begun: Sequence[_Attempt]) -> tuple[_Attempt, float]:
+    """Return the call that ran for the longest time with no other beside it, and that time."""
+    moments: list[tuple[float, int]] = []  # where a call is twice: its beginning and its end
+    for number, one in enumerate(begun):
+        moments += [(one.started or 0.0, number), (one.ended, number)]
+    moments.sort()
+    running: set[int] = set()
+    alone = dict.fromkeys(range(len(begun)), 0.0)
     before = 0.0
-    for at, change, one in moments:
+    for at, number in moments:
         if len(running) == 1:
-            [key] = running
-            alone[key] = alone.get(key, 0.0) + at - before
-        if change > 0:
-            running[id(one)] = one
-        else:
-            running.pop(id(one), None)
+            [only] = running
+            alone[only] += at - before
+        running ^= {number}
         before = at
-    if not alone:
-        return 0.0, None
-    key = max(alone, key=lambda each: alone[each])
-    return alone[key], next(one for one in begun if id(one) == key)
+    most = max(alone, key=alone.__getitem__)
+    return begun[most], alone[most]
 
 
 def _load_of(pool: int, said: Mapping[str, Any], attempts: Sequence[_Attempt]) -> _Load:

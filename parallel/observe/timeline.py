@@ -25,7 +25,9 @@ def page(table: Mapping[str, Any]) -> str:
         table: What `Recording.table` has returned.
     """
     frame = files("parallel.observe").joinpath("timeline.html").read_text(encoding="utf-8")
-    data = json.dumps({**table, "verdict": summarize(table).verdict}, separators=(",", ":"))
+    summary = summarize(table)
+    figures = [each._asdict() for each in summary.tasks]
+    data = json.dumps({**table, "verdict": summary.verdict, "summary": figures}, separators=(",", ":"))
     data = data.replace("<", "\\u003c")  # as `</script>` may stand in an error
     before, after = frame.replace("__TITLE__", html.escape(str(table["title"])), 1).split("__DATA__")
     return f"{before}{data}{after}"

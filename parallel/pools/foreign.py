@@ -6,7 +6,6 @@ Kind `executor`: any `concurrent.futures.Executor`, made by a factory.
 Guarantees:
 - The executor is given one function only, `run`, and never its `map`. What its futures, or its `shutdown`, can't do is
   done without.
-- A forked child can have executors made, also if another thread was starting a worker of one when it was forked.
 - One that has broken is made anew by its factory, later each time; the calls that had not begun are sent again.
 - Calls beyond those that it can run, or is to take, wait here: by priority, and cancellable.
 """
@@ -17,9 +16,6 @@ import asyncio
 import concurrent.futures
 import inspect
 import logging
-import os
-import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final
@@ -320,22 +316,3 @@ def _shut_down(executor: concurrent.futures.Executor, *, wait: bool) -> None:
             executor.shutdown(wait=False)
     except Exception:
         LOGGER.exception("%r could not be shut down", executor)
-
-
-_STARTERS: Final = (
-    ("multiprocessing.resource_tracker", "_resource_tracker"),
-    ("multiprocessing.forkserver", "_forkserver"),
-)
-"""What executors start their processes by, in which modules. A lock of theirs that another thread holds at a fork stays
-held in the child: seen in `ResourceTracker.ensure_running`, on CPython 3.11."""
-
-
-def _after_fork_in_child() -> None:
-    for module, name in _STARTERS:
-        starter = getattr(sys.modules.get(module), name, None)
-        if starter is not None and hasattr(starter, "_lock"):
-            starter._lock = threading.RLock()  # which does for a `Lock`, too
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

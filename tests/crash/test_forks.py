@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -289,6 +290,9 @@ WORLDS: Final[dict[str, Callable[[World], Any]]] = {
     "parallel.pools.process.launching:_lock": lambda world: parallel.pools.process.launching._lock,
     "parallel.pools.process.servers:Server._lock": lambda world: parallel.pools.process.launching._shared.server._lock,
     "parallel.pools.process.starting:_lock": lambda world: parallel.pools.process.starting._lock,
+    "parallel.pools.process.starting:tracker._lock": lambda world: (
+        multiprocessing.resource_tracker._resource_tracker._lock
+    ),
     "parallel.pools.process.starting:server._lock": lambda world: multiprocessing.forkserver._forkserver._lock,
     "parallel.pools.sparing:SparingCrew._enough": lambda world: world.pools["ranked"]._engine._enough,
     "parallel.registry:Registry._drained": lambda world: world.closed._drained,
@@ -335,7 +339,6 @@ HARMLESS: Final = {
     "parallel.pools.distant.connection:_Keeper._started": "the child has another connection, or none",
     "parallel.pools.distant.connection:_Keeper._leaving": "the child has another connection, or none",
     "parallel.pools.distant.telling:_look_on.wait": "the thread's own that waits there",
-    "parallel.pools.foreign:starter._lock": "made in a forked child, in place of one of the standard library's",
     "parallel.pools.distant.worker:Supplied._lock": "the child forgets what has come; a call in it has all it needs",
     "parallel.pools.intake:Intake._queue": "the child looks into it without waiting, and leaves it",
     "parallel.pools.process.segments:Store._wait_for.freed": "the thread's own that waits there",

@@ -11,7 +11,7 @@ from observe import seen_jobs
 
 from parallel import Registry, gather, task, using
 from parallel.observe.recording import CANCELED, FAILED, RETRIED, SUCCEEDED, Recording
-from parallel.observe.summary import summarize
+from parallel.observe.summary import as_text, summarize
 
 LONG = 30  # seconds; only a deadlock takes so long
 S = 1_000_000  # microseconds
@@ -23,6 +23,7 @@ def table(*rows: tuple[int, int, int], workers: int = 2, kind: str = "thread", c
     return {
         "duration": max((row[2] for row in rows), default=0),
         "cpus": cpus,
+        "dropped": 0,
         "tasks": ["shop:load"],
         "pools": [{"name": "io", "kind": kind, "max_workers": workers}],
         "calls": {
@@ -45,7 +46,7 @@ def test_figures() -> None:
     [one] = summary.tasks
     assert (one.task, one.pool, one.calls) == ("shop:load", "io", 3)
     assert (one.failed, one.cancelled, one.retried) == (1, 1, 1)
-    assert (one.total, one.longest, one.p95) == (7.0, 4.0, 4.0)
+    assert (one.total, one.longest, one.p95, one.median) == (7.0, 4.0, 4.0, 2.0)
     assert one.mean == pytest.approx(7 / 3)
     assert one.waited == pytest.approx(1.0)
     assert (summary.seconds, summary.total, summary.waited) == (6.0, 7.0, 3.0)
@@ -60,6 +61,14 @@ def test_figures() -> None:
         (
             table((0, 0, S), (0, 0, S), (0, 0, 10 * S), workers=3),
             "One long call: shop:load ran for 10 s of 10 s, for 9 s with no other call beside it.",
+        ),
+        (
+            table((9, 9, 10 * S), (0, 0, 0), (5 * S, 5 * S, 5 * S)),  # two are too short to see
+            "One long call: shop:load ran for 10 s of 10 s, for 10 s with no other call beside it.",
+        ),
+        (
+            table(*((0, turn * S, (turn + 1) * S) for turn in range(10)), workers=1),
+            "Too few workers: the one of pool 'io' was busy for 90% of the time while calls waited, up to 9 of them.",
         ),
         (
             table(*((0, turn * S, (turn + 1) * S) for turn in range(10) for _ in range(2))),
@@ -95,6 +104,19 @@ def test_figures() -> None:
 def test_what_held_it_back(made: dict[str, Any], said: str) -> None:
     """One long call, too few workers, the way to them, or the program itself."""
     assert summarize(made).verdict == said
+
+
+def test_text() -> None:
+    """A line about all, one for each task, and the verdict; what was not kept is told."""
+    made = table((0, 0, S), (0, 0, 2 * S))
+    made["dropped"] = 1234
+    lines = as_text(summarize(made)).splitlines()
+    assert lines[0] == (
+        "2 calls in 2 s: they ran for 3 s in all, 1.5 at a time, and waited for 0 us in the queue. "
+        "Besides, there were 1,234 attempts more, which were not kept."
+    )
+    assert lines[3].split("  ")[0] == "shop:load"
+    assert lines[-1].startswith("One long call: shop:load")
 
 
 def test_a_real_run() -> None:

@@ -7,6 +7,8 @@ What multiprocessing needs to start a worker where its own way would fail.
   for the calls that are left would not know it: it is put back.
 - A forked child believes the fork server of its parent to be its own child, and fails to wait for it; besides, the
   server would not end with the parent. The child forgets it, and has one of its own when it needs one.
+- What another thread of the parent was starting at the fork leaves the locks of the fork server and of the resource
+  tracker held in the child, for ever: it gets new ones.
 - A Ctrl-C hits the fork server and the workers as well, and would print a traceback while they import:
   `without_interrupts`, until they have a handler of their own.
 - Descriptors that run out in the middle of a start are not all closed again: `check_room`.
@@ -99,19 +101,22 @@ def check_room() -> None:
 
 
 def _after_fork_in_child() -> None:
-    """Show the main file again, and let go of the parent's fork server."""
+    """Show the main file again, let go of the parent's fork server, and of what its threads have locked."""
     global _lock
     _lock = threading.RLock()
     if _hidden.name is not None:
         sys.modules["__main__"].__file__ = _hidden.name
     _hidden.starts = 0
-    module: Any = sys.modules.get("multiprocessing.forkserver")
-    server = getattr(module, "_forkserver", None)
-    if server is None or server._forkserver_pid is None:
+    tracker: Any = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_resource_tracker", None)
+    server: Any = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
+    if tracker is not None:
+        tracker._lock = threading.RLock()
+    if server is None:
         return
-    os.close(server._forkserver_alive_fd)
-    server._forkserver_address = server._forkserver_alive_fd = server._forkserver_pid = None
     server._lock = threading.RLock()
+    if server._forkserver_pid is not None:
+        os.close(server._forkserver_alive_fd)
+        server._forkserver_address = server._forkserver_alive_fd = server._forkserver_pid = None
 
 
 if hasattr(os, "register_at_fork"):
