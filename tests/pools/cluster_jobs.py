@@ -63,6 +63,13 @@ def fail_twice(path: str) -> int:
     return tries
 
 
+def began(seconds: float) -> float:
+    """Return when it began; it takes so long."""
+    now = time.monotonic()
+    time.sleep(seconds)
+    return now
+
+
 def alone(path: str) -> bool:
     """Tell whether no other call of it runs meanwhile."""
     try:
