@@ -276,12 +276,15 @@ def take_unlooked(home: Home, before: Unlooked) -> list[str]:
         home: A registry that raises such failures: those that are dropped are collected.
         before: What `unlooked` returned, when it began: none of these.
     """
-    failures = _take_collected(home)
-    for key, reference in _unseen.copy().items():
-        failure = reference()
-        if failure is not None and before.get(key) is not reference and _home_of(failure) is home:
-            failure.look()
-            failures.append(failure)
+    held = [
+        failure
+        for key, reference in _unseen.copy().items()
+        if before.get(key) is not reference
+        and (failure := reference()) is not None
+        and _home_of(failure) is home
+        and _unseen.pop(key, None) is not None  # else another thread has looked at it, or drops it
+    ]
+    failures = [*held, *_take_collected(home)]  # in this order: what is held may be dropped meanwhile
     return [f"{_text(failure)}: {_in_brief(failure.error)}" for failure in failures]
 
 

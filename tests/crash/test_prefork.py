@@ -56,6 +56,17 @@ class Server:
         )
         self.seen: set[int] = set()
 
+    def listens(self) -> bool:
+        """Tell whether it takes connections: the socket is there a moment earlier."""
+        connection = Connection(self.path)
+        try:
+            connection.connect()
+        except OSError:
+            return False
+        finally:
+            connection.close()
+        return True
+
     def ask(self, query: str = "") -> dict[str, Any]:
         """Make a request."""
         connection = Connection(self.path)
@@ -115,7 +126,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     pytest.importorskip("gunicorn")
     made = Server(tmp_path)
     try:
-        wait_until(lambda: made.path.exists() or made.master.poll() is not None)
+        wait_until(lambda: made.listens() or made.master.poll() is not None)
         assert made.master.poll() is None, made.said()
         yield made
     finally:
