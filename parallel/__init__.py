@@ -54,7 +54,8 @@ if TYPE_CHECKING:
     from parallel.mapping import ParallelMap, parallel_map
     from parallel.meters import Progress
     from parallel.observe.recorder import record
-    from parallel.pools.base import Pool, PoolStats
+    from parallel.observe.snapshot import dump
+    from parallel.pools.base import Pool
     from parallel.pools.dask import DaskPool
     from parallel.pools.foreign import ExecutorPool
     from parallel.pools.inline import InlinePool
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from parallel.resources import PerWorker, per_worker
     from parallel.retries import Retry
     from parallel.seeds import rng
+    from parallel.stats import PoolStats, RegistryStats
     from parallel.streams import Halt, MapFuture, Stream
     from parallel.tasks import Task
     from parallel.unseen import UnobservedErrorWarning
@@ -105,6 +107,7 @@ __all__ = [
     "Rate",
     "RayPool",
     "Registry",
+    "RegistryStats",
     "RemoteError",
     "Retry",
     "SerializationError",
@@ -126,6 +129,7 @@ __all__ = [
     "configure",
     "current_task",
     "detached",
+    "dump",
     "failed",
     "first",
     "gather",
@@ -152,11 +156,12 @@ _ROOMS: Final = {
     "rates": "Rate",
     "retries": "Retry",
     "kinds": "PoolConfig",
+    "stats": "PoolStats RegistryStats",
     "futures": "Future completed failed",
     "combine": "Settled as_completed first gather race settle wait",
     "arguments": "result_of unresolved",
     "current": "CurrentTask checkpoint current_task sleep",
-    "pools.base": "Pool PoolStats",
+    "pools.base": "Pool",
     "pools.dask": "DaskPool",
     "pools.foreign": "ExecutorPool",
     "pools.inline": "InlinePool",
@@ -173,6 +178,7 @@ _ROOMS: Final = {
     "mapping": "ParallelMap parallel_map",
     "resources": "PerWorker per_worker",
     "groups": "TaskGroup detached",
+    "observe.snapshot": "dump",
     "observe.recorder": "record",
 }
 """Where each name lives, room by room, ground to roof."""

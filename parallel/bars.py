@@ -33,7 +33,7 @@ from rich.live import Live
 from rich.text import Text
 
 from parallel.meters import Meter, in_words
-from parallel.pools.base import PoolStats
+from parallel.pools.base import Counts
 from parallel.screens import PATIENCE, Screen
 
 LOGGER = logging.getLogger("parallel")
@@ -93,7 +93,7 @@ class Bar(Meter):
         stats: Tells what the pool does now.
     """
 
-    def __init__(self, label: str, total: int | None, stats: Callable[[], PoolStats]) -> None:
+    def __init__(self, label: str, total: int | None, stats: Callable[[], Counts]) -> None:
         super().__init__(total, stats)
         self._label = label
         self._last: Row | None = None  # its row when it has ended

@@ -26,6 +26,7 @@ from parallel.dumping import as_json, in_toml, said_in
 from parallel.errors import ConfigError
 from parallel.explaining import Explanation, explain_pool, explain_task, task_of
 from parallel.interrupts import STATUS
+from parallel.observing import ObserveOptions
 from parallel.options import TaskOptions
 from parallel.piped import PIPE_CLOSED
 from parallel.running import add_run, run_program
@@ -164,6 +165,8 @@ def _check(arguments: argparse.Namespace) -> int:
         say(f"\nAll tasks: {_options(config.defaults)}")
     for event, named in config.on.items():
         say(f"\nOn {event}: {', '.join(named)}")
+    if config.observe != ObserveOptions():
+        say(f"\nObserved: {_options(config.observe)}")
     show(("Pool", "Kind", "Options"), [_pool_row(name, pool) for name, pool in config.pools.items()])
     _show_rules(config)
     for warning in warnings:
@@ -207,7 +210,7 @@ def _show_rules(config: Config) -> None:
         say("\nNo rules for tasks.")
 
 
-def _options(options: PoolConfig | TaskOptions, resolved: dict[str, object] | None = None) -> str:
+def _options(options: PoolConfig | TaskOptions | ObserveOptions, resolved: dict[str, object] | None = None) -> str:
     """Write the options that differ from their defaults, with what they come to on this machine."""
     written: list[str] = []
     for name, text in said_in(options):
@@ -229,11 +232,12 @@ def _as_json(read: Read, warnings: list[str]) -> dict[str, object]:
         "tasks": {pattern: _said(options) for pattern, options in config.tasks.items()},
         "environment": {pattern: _said(options) for pattern, options in config.environment.items()},
         "on": {event: list(named) for event, named in config.on.items()},
+        "observe": _said(config.observe),
         "warnings": warnings,
     }
 
 
-def _said(options: PoolConfig | TaskOptions) -> dict[str, object]:
+def _said(options: PoolConfig | TaskOptions | ObserveOptions) -> dict[str, object]:
     return {name: as_json(text) for name, text in said_in(options)}
 
 

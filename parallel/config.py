@@ -30,6 +30,7 @@ from parallel.kinds import BUILT_IN
 from parallel.kinds import PoolConfig as PoolConfig  # whoever takes a Config takes these from here too
 from parallel.layers import ENVIRONMENT, Layer, Merged, Place, Told, layers_of, merged, told
 from parallel.machine import cpus as cpus
+from parallel.observing import ObserveOptions
 from parallel.options import TaskOptions
 from parallel.rules import Patterns, specificity
 from parallel.tables import TABLE_NAMES, TOP, structured, unknown_table
@@ -53,6 +54,7 @@ class Config:
         environment: Rules that the environment says; they win over *tasks*.
         profile: The profile that was laid over the tables, None for none.
         on: Import strings of functions that are called with events, by the names of these; see `Registry.on`.
+        observe: What is observed.
     """
 
     source: str
@@ -63,6 +65,7 @@ class Config:
     environment: Mapping[str, TaskOptions] = field(factory=dict[str, TaskOptions])
     profile: str | None = None
     on: Mapping[str, tuple[str, ...]] = field(factory=dict[str, "tuple[str, ...]"])
+    observe: ObserveOptions = field(factory=ObserveOptions)
     _patterns: Mapping[str, Patterns] = field(
         default=Factory(lambda config: cast(Config, config).patterns(), takes_self=True),
         init=False,
@@ -92,6 +95,8 @@ class Config:
         parts += [table_in_toml(("tasks", pattern), said_in(options)) for pattern, options in self.tasks.items()]
         if self.on:
             parts.append(table_in_toml(("on",), ((event, in_toml(named)) for event, named in self.on.items())))
+        if self.observe != ObserveOptions():
+            parts.append(table_in_toml(("observe",), said_in(self.observe)))
         of_environment = [
             table_in_toml(("tasks", pattern), said_in(rule)) for pattern, rule in self.environment.items()
         ]
@@ -345,4 +350,5 @@ def _checked(said: Merged, source: str, profile: str | None, mistakes: list[Told
         read.environment,
         profile,
         read.on,
+        read.observe,
     )

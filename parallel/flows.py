@@ -37,7 +37,7 @@ from parallel.ledgers import LOOKUP, Ledger, Part
 from parallel.meetings import attach
 from parallel.meters import Meter
 from parallel.outcomes import Outcome
-from parallel.pools.base import PoolStats
+from parallel.pools.base import Counts
 from parallel.states import State, hangs_on
 
 MOST: Final = 1 << 14
@@ -156,7 +156,7 @@ class Route(Protocol):
         ...
 
     @property
-    def stats(self) -> Callable[[], PoolStats]:
+    def stats(self) -> Callable[[], Counts]:
         """Tells what the pool does now."""
         ...
 

@@ -151,7 +151,8 @@ def _over(
 # The environment
 
 _OURS: Final = re.compile(r"PARALLEL_([A-Z]+)__(.+)")
-_TABLES: Final = ("POOLS", "DEFAULTS", "TASKS")
+_FLAT: Final = ("DEFAULTS", "OBSERVE")
+_TABLES: Final = ("POOLS", *_FLAT, "TASKS")
 
 
 def layers_of(environ: Mapping[str, str], pools: Iterable[str]) -> tuple[list[Layer], list[Told]]:
@@ -209,11 +210,11 @@ def _said(variable: str, text: str, pools: Mapping[str, list[str]]) -> Mapping[s
     if match is None:
         return None
     table, rest = match.groups()
-    if table == "DEFAULTS":
-        return {"defaults": {rest.lower(): _value(text)}}
+    if table in _FLAT:
+        return {table.lower(): {rest.lower(): _value(text)}}
     if table != "POOLS":
         near = did_you_mean(table, _TABLES)
-        raise ValueError(f"defaults, pools and tasks can be said, found {table.lower()}{near.lower()}")
+        raise ValueError(f"defaults, observe, pools and tasks can be said, found {table.lower()}{near.lower()}")
     said = next((each for each in _splits(rest) if each[0] in pools), None)
     if said is None:
         raise ValueError(_no_such_pool(rest, pools))

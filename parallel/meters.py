@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, cast
 
 from parallel.checks import described
 from parallel.context import era
-from parallel.pools.base import PoolStats
+from parallel.pools.base import Counts
 
 INTERVAL: Final = 0.1
 """Seconds between two looks at the clock that have consequences; people don't see more, and each costs a little."""
@@ -96,7 +96,7 @@ class Meter:
             that draws.
     """
 
-    def __init__(self, total: int | None, stats: Callable[[], PoolStats]) -> None:
+    def __init__(self, total: int | None, stats: Callable[[], Counts]) -> None:
         self._total = total
         self._stats = stats
         self._done = self._failed = 0

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from parallel import context
 from parallel.checks import described
 from parallel.meters import Meter, Progress, in_words
-from parallel.pools.base import PoolStats
+from parallel.pools.base import Counts
 from parallel.screens import Screen
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ Shown: TypeAlias = "bool | str | Callable[[Progress], object] | None"
 """What *progress* may be: whether to show it, the label, `tqdm`, or a function that gets the numbers."""
 
 
-def make_display(progress: Shown, label: str, total: int | None, stats: Callable[[], PoolStats]) -> Meter:
+def make_display(progress: Shown, label: str, total: int | None, stats: Callable[[], Counts]) -> Meter:
     """
     Make what shows how far a map is; to be closed in every case. It is used by one thread at a time.
 
@@ -71,7 +71,7 @@ def _one_line(label: str) -> str:
 # -- a bar, or lines --------------------------------------------------------------------------------------------------
 
 
-def _bar_or_lines(label: str, total: int | None, stats: Callable[[], PoolStats]) -> Meter:
+def _bar_or_lines(label: str, total: int | None, stats: Callable[[], Counts]) -> Meter:
     screen = Screen()
     in_notebook = _is_in_notebook()
     if (screen.isatty() or in_notebook) and not context.in_worker_process:  # many of those would draw on one terminal
@@ -110,7 +110,7 @@ def _advise(screen: Screen, missing: str, remedy: str) -> None:
 class _Lines(Meter):
     """Plain lines: one now and then, and one at the end."""
 
-    def __init__(self, screen: Screen, label: str, total: int | None, stats: Callable[[], PoolStats]) -> None:
+    def __init__(self, screen: Screen, label: str, total: int | None, stats: Callable[[], Counts]) -> None:
         super().__init__(total, stats)
         self._screen = screen
         self._label = label
@@ -138,7 +138,7 @@ class _Lines(Meter):
 class _Told(Meter):
     """A function of the program's that gets the numbers."""
 
-    def __init__(self, tell: Callable[[Progress], object], total: int | None, stats: Callable[[], PoolStats]) -> None:
+    def __init__(self, tell: Callable[[Progress], object], total: int | None, stats: Callable[[], Counts]) -> None:
         super().__init__(total, stats)
         self._tell = tell
         self._has_failed = False
@@ -158,7 +158,7 @@ class _Told(Meter):
 class _Tqdm(Meter):
     """A bar of tqdm's: the one for terminals, or for notebooks."""
 
-    def __init__(self, label: str, total: int | None, stats: Callable[[], PoolStats]) -> None:
+    def __init__(self, label: str, total: int | None, stats: Callable[[], Counts]) -> None:
         super().__init__(total, stats)
         try:
             tqdm: Any = import_module("tqdm.auto").tqdm  # optional, and it has no types

@@ -26,8 +26,9 @@ import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
+from importlib import import_module
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, cast, overload
 
 import parallel.config
 from parallel import context
@@ -51,6 +52,7 @@ from parallel.following import CallbackThreads
 from parallel.hooks import Hooks
 from parallel.lanes import Lane
 from parallel.limits import Limits
+from parallel.observing import Observation
 from parallel.opening import changed, function, hooks_of, open_pool
 from parallel.options import Rate, Saying, TaskOptions
 from parallel.plans import Plan
@@ -59,6 +61,9 @@ from parallel.pools.desk import Desk
 from parallel.terms import Terms
 from parallel.unseen import raise_collected
 from parallel.weak import WeakSet
+
+if TYPE_CHECKING:
+    from parallel.stats import RegistryStats
 
 LimitsOf: TypeAlias = Callable[[int | None, Rate | None], tuple[Limits, ...]]
 """Returns what counts the calls of one task, by its limit and its rate."""
@@ -100,6 +105,7 @@ class Registry:
         self._desk: Desk | None = None
         self._hooks = Hooks(LateCallbacks(self._callbacks.at_hand))
         self._declared_hooks: dict[str, list[Callable[..., object]]] | None = None
+        self._observation = Observation()
         self._drained = threading.Event()
         self._entered = 0  # blocks that it is current in
         self._nested = False  # it is for what the calls of a worker call
@@ -145,6 +151,8 @@ class Registry:
             staying = list(self._pools.values())
             edition, self.edition = self.edition, Edition()
             declared, self._declared_hooks = self._declared_hooks, None
+            if staying:
+                self._observation.begin(config.observe)
         edition.end()
         for event, hooks in (declared or {}).items():
             for hook in hooks:
@@ -340,6 +348,7 @@ class Registry:
             made = open_pool(name, config, LateCallbacks(self._callbacks.at_hand), nested=self._nested)
             with self._lock:
                 if self._config is config:
+                    self._observation.begin(config.observe)
                     pool = self._pools.setdefault(name, made)
                     break
             made.shutdown(wait=False)  # the configuration has changed meanwhile; this one has started nothing
@@ -371,6 +380,21 @@ class Registry:
         self._shut_down(wait, cancel_futures, timeout=seconds)
         if wait and self.unobserved == "raise":
             raise_collected(self)
+
+    def stats(self) -> RegistryStats:
+        """Return what its pools do at this moment: those that are open."""
+        # It loads what follows calls, which takes some milliseconds.
+        made: RegistryStats = import_module("parallel.observe.statistics").stats_of_registry(self)
+        return made
+
+    def open_pools(self) -> list[Pool]:
+        """Return the pools that are open."""
+        with self._lock:
+            return list(self._pools.values())
+
+    def waiting(self) -> int:
+        """Count the calls that are in no pool: they wait for a place, or for their next attempt."""
+        return 0 if self._desk is None else self._desk.counts().queued
 
     def drain(self, timeout: Duration | None = None) -> None:
         """
@@ -404,8 +428,8 @@ class Registry:
             raise TimeoutError(self._unfinished(seconds))
 
     def _unfinished(self, seconds: float) -> str:
-        busy = [repr(pool) for pool in self._open_pools() if any(pool.stats()[1:3])]
-        if any(any(engine.stats()[1:3]) for engine in self._retired):
+        busy = [repr(pool) for pool in self.open_pools() if any(pool.counts()[1:3])]
+        if any(any(engine.counts()[1:3]) for engine in self._retired):
             busy.append("pools of a former configuration")
         left = ", ".join(busy) or "calls that wait for their next attempt, or callbacks"
         return f"the registry still has something to do after {written(seconds)}: {left}"
@@ -420,7 +444,7 @@ class Registry:
         if cancel_futures:
             if self._desk is not None:
                 self._desk.close(cancel_futures=True)
-            for pool in self._open_pools():
+            for pool in self.open_pools():
                 pool.shutdown(wait=False, cancel_futures=True)
                 if interrupt:
                     pool.interrupt()
@@ -452,25 +476,22 @@ class Registry:
             run_dry(self._engines, lambda engine: engine.idle())
         if self._desk is not None:
             self._desk.close(cancel_futures)
-        for pool in self._open_pools():
+        for pool in self.open_pools():
             pool.shutdown(wait=False, cancel_futures=cancel_futures)
         for engine in self._retired:
             engine.close(cancel_futures)
             engine.join()
-        for pool in self._open_pools():
+        for pool in self.open_pools():
             pool.shutdown(wait=True)
             self._hooks.tell(PoolClosed(pool.name, pool.kind), self)
         self._callbacks.end()
+        self._observation.end()
         self._drained.set()
 
     def _engines(self) -> list[Pool | Engine]:
         """Return all that has something to do, or may get it."""
         others = [engine for engine in (self._desk, self._callbacks.crew) if engine is not None]
-        return [*self._open_pools(), *self._retired, *others]
-
-    def _open_pools(self) -> list[Pool]:
-        with self._lock:
-            return list(self._pools.values())
+        return [*self.open_pools(), *self._retired, *others]
 
     def _owns_this_thread(self) -> bool:
         if self._lock._is_owned() or self._hooks.is_owned():  # type: ignore[attr-defined]  # as Condition does
@@ -485,6 +506,7 @@ class Registry:
         self._callbacks.after_fork_in_child()
         self._hooks.after_fork_in_child()
         self._desk = None
+        self._observation = Observation()
         self._drained = threading.Event()
         if self._shut:
             self._drained.set()
@@ -518,13 +540,14 @@ class Registry:
         message = f"nobody has shut down {self!r}: use it in a with block, or call shutdown()"
         self._shut = True
         self.edition.end()
+        self._observation.end()
         self._pools = {}  # nobody keeps them any more: they run what they have accepted, and end
         warnings.warn(message, ResourceWarning, stacklevel=1, source=self)
 
     def __repr__(self) -> str:
         state = "shut down" if self._shut else "running"
         source = "not read yet" if self._config is None else self._config.source
-        pools = ", ".join(repr(pool) for pool in self._open_pools()) or "none"
+        pools = ", ".join(repr(pool) for pool in self.open_pools()) or "none"
         return f"<Registry {state} [configuration: {source}; open pools: {pools}]>"
 
 

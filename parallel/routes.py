@@ -21,7 +21,7 @@ from parallel.futures import Future, failed
 from parallel.lanes import LateLane
 from parallel.ledgers import Part
 from parallel.outcomes import CANCELLED, Outcome
-from parallel.pools.base import PoolStats
+from parallel.pools.base import Counts
 
 ENOUGH: Final = 10
 """Items that have to have ended before one may be told from the rest by what it takes."""
@@ -56,7 +56,7 @@ class Singles:
         spread: bool,
         capacity: int,
         depth: int,
-        stats: Callable[[], PoolStats],
+        stats: Callable[[], Counts],
         before: Callable[[int], tuple[Any, ...]] | None = None,
         medians: Medians | None = None,
     ) -> None:
@@ -150,7 +150,7 @@ class Chunks:
         name: str,
         launch: Callable[[Callable[..., Done], tuple[Any, ...]], Future[Any]],
         prepare: Callable[[Piece], tuple[Callable[..., Done], tuple[Any, ...]]],
-        stats: Callable[[], PoolStats],
+        stats: Callable[[], Counts],
         error_of: Callable[[Any], BaseException],
         died: Callable[[Any], BaseException],
         reruns: int,

@@ -24,6 +24,7 @@ from parallel.checks import STRINGS, Form, form_of
 from parallel.events import EVENTS
 from parallel.imports import IMPORT_FORM
 from parallel.kinds import BUILT_IN
+from parallel.observing import ObserveOptions
 from parallel.options import Retry, TaskOptions
 from parallel.tables import UNOBSERVED
 
@@ -91,6 +92,7 @@ def _file(definitions: str = "#/$defs/") -> dict[str, object]:
                 for event, kind in EVENTS.items()
             },
         ),
+        "observe": _options(ObserveOptions),
     }
     parts["tables"] = _table("What a profile lays over the other tables.", tables)
     profile = {"$ref": f"{definitions}tables"}

@@ -36,6 +36,7 @@ from parallel.events import EVENTS
 from parallel.imports import is_import_string, with_colon
 from parallel.kinds import BUILT_IN, PoolConfig
 from parallel.layers import ENVIRONMENT
+from parallel.observing import ObserveOptions
 from parallel.options import Retry, TaskOptions
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Tables:
     defaults: TaskOptions = field(factory=TaskOptions)
     environment: dict[str, TaskOptions] = field(factory=dict[str, TaskOptions])
     on: Mapping[str, tuple[str, ...]] = field(factory=dict[str, "tuple[str, ...]"], converter=_on, validator=_are_hooks)
+    observe: ObserveOptions = field(factory=ObserveOptions)
 
 
 TABLE_NAMES: Final = tuple(each.name for each in attrs.fields(Tables) if each.name != ENVIRONMENT)
@@ -166,7 +168,12 @@ def _no_such_pool(at: tuple[object, ...], options: object, known: list[str]) -> 
         yield Mistake((*at, "pool"), f"no pool named {pool!r}{near}; known: {', '.join(map(key_path, known))}")
 
 
-_WHAT = {Tables: "table or option", TaskOptions: "option of a task", Retry: "option of retry"}
+_WHAT = {
+    Tables: "table or option",
+    TaskOptions: "option of a task",
+    Retry: "option of retry",
+    ObserveOptions: "option of observe",
+}
 """What the keys of a class are called."""
 
 

@@ -35,7 +35,7 @@ from parallel.limits import Limits
 from parallel.naming import dress, find_again, resolve
 from parallel.options import Rate, Said, Saying, TaskOptions, declared_options
 from parallel.plans import Plan, drop
-from parallel.pools.base import Pool, PoolStats
+from parallel.pools.base import Counts, Pool
 from parallel.registry import Registry
 from parallel.routes import Chunks, Medians, Singles, constants_of
 from parallel.seeds import seeded
@@ -356,7 +356,7 @@ class Task(Declared, Generic[P, R]):
             self.name,
             launch,
             prepare,
-            pool.stats,
+            pool.counts,
             functools.partial(pool.error_of_item, self.name),
             lambda error: type(error)(self.name, error.pid, error.exit_code, error.last_words, error.worker),
             plan.reruns,
@@ -387,7 +387,7 @@ class Task(Declared, Generic[P, R]):
             manner.spread,
             min(pool.capacity, SINGLES),
             pool.depth,
-            pool.stats,
+            pool.counts,
             before,
             medians,
         )
@@ -658,11 +658,11 @@ def _seeding(seed: int | tuple[int, ...] | None, first: int) -> tuple[Seeding | 
     return (None if seed is None else functools.partial(seeded, seed, first),)
 
 
-def _together(pools: list[PoolStats]) -> PoolStats:
+def _together(pools: list[Counts]) -> Counts:
     """Return what several pools do, as if they were one."""
     workers, queued, running, done, stragglers = (sum(numbers) for numbers in list(zip(*pools, strict=True))[:5])
     link = next((each.dashboard_link for each in pools if each.dashboard_link), "")
-    return PoolStats(workers, queued, running, done, stragglers, link)
+    return Counts(workers, queued, running, done, stragglers, link)
 
 
 def caller() -> Place:

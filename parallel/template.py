@@ -51,6 +51,11 @@ kind = "loop"
 # [on]
 # call_failed = "shop.alerts:page"
 
+# What is observed.
+# [observe]
+# stats = true                      # failures and times of calls, for stats()
+# dump_signal = "SIGUSR1"           # `kill -USR1 PID` writes what runs, and where, to standard error
+
 # What is laid over all this by PARALLEL_PROFILE=test, or `using(profile="test")`.
 # [profiles.test.pools.threads]
 # kind = "inline"                   # calls run where they are made

@@ -950,7 +950,7 @@ def test_cancel_while_parked_at_a_limit(registry: Registry, pool: str) -> None:
         assert first.result(LONG) is None
     registry.shutdown()
     assert registry._desk is not None
-    assert registry._desk.stats().queued == 0
+    assert registry._desk.counts().queued == 0
 
 
 @pytest.mark.parametrize("pool", ["one", "loop"])
@@ -1131,7 +1131,7 @@ def test_shutdown_cancels_every_state(pool: str) -> None:
     with using(POOLS) as registry:
         on_thread = jobs.to_thread(body) if pool == "loop" else body
         retried = declared(run, pool, retry=Retry(wait_initial=20, wait_max=20, wait_jitter=0))()
-        wait_until(lambda: registry._desk is not None and registry._desk.stats().queued)
+        wait_until(lambda: registry._desk is not None and registry._desk.counts().queued)
         limited = task(pool=pool, limit=1)(on_thread)
         runs = limited()
         assert begun.wait(LONG)

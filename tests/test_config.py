@@ -254,7 +254,7 @@ EXPECTED = [
     "unobserved: expected 'log', 'warn', 'raise' or 'ignore', found string 'wran' (did you mean 'warn'?)",
     "defaults.pool: no pool named 'thread' (did you mean 'threads'?); known: \"\", bare, ",
     "defaults.timeout: expected a duration such as 2.5, '250ms' or '5m', found integer 0 (allowed: more than 0, ",
-    "task: unknown table or option (did you mean 'tasks'?); known: pools, tasks, unobserved, defaults, on, profiles",
+    "task: unknown table or option (did you mean 'tasks'?); known: pools, tasks, unobserved, defaults, on, observe, ",
 ]
 
 

@@ -591,9 +591,9 @@ def test_a_task_after_another_pool_needs_no_hop(kind: str) -> None:
         assert first(1).then(second).then(second).result(timeout=LONG) == 8
         callbacks = registry.callbacks
         assert isinstance(callbacks, Crew)
-        assert callbacks.stats().workers == 0
+        assert callbacks.counts().workers == 0
         assert first(1).then(lambda x: x).then(second).result(timeout=LONG) == 4
-        assert callbacks.stats().workers == 1  # for the plain function
+        assert callbacks.counts().workers == 1  # for the plain function
 
 
 def test_a_task_that_might_block_is_handed_on() -> None:

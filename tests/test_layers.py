@@ -44,6 +44,8 @@ HOUSE = [
     {"retries"},
     {"options"},
     {"kinds"},
+    {"observing"},
+    {"stats"},
     {"elsewhere"},
     {"catalogue"},
     {"abilities"},

@@ -174,7 +174,7 @@ def wrong(**environ: str) -> list[str]:
         ("PARALLEL_POOLS__IO", "8", "expected a pool and an option, as in PARALLEL_POOLS__IO__MAX_WORKERS; known: "),
         ("PARALLEL_POOLS__IO__", "8", "expected a pool and an option, as in "),
         ("PARALLEL_POOLS__MY_IO__MAX_WORKERS", "8", "it may mean several pools: my-io, my_io"),
-        ("PARALLEL_POOL__IO__MAX_WORKERS", "8", "defaults, pools and tasks can be said, found pool (did"),
+        ("PARALLEL_POOL__IO__MAX_WORKERS", "8", "defaults, observe, pools and tasks can be said, found pool (did"),
         ("PARALLEL_TASKS", "x", "expected rules in JSON such as '{\"shop.images:*\": {\"pool\": "),
         ("PARALLEL_TASKS__A", "[" * 100_000, "expected rules in JSON such as "),
         ("PARALLEL_TASKS__A", "[]", "expected rules in JSON such as "),

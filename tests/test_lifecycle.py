@@ -169,7 +169,7 @@ def fails():
 
 call = fails()
 call.add_done_callback(lambda call: print(call.cancelled()))
-while not default_registry()._desk.stats().queued:
+while not default_registry()._desk.counts().queued:
     time.sleep(0.001)
 """
     )

@@ -410,7 +410,7 @@ def test_leaving_a_stream_ends_it_at_once(kinds: Registry, tmp_path: Path) -> No
             break
         free.set()
         assert list(fn.stream([0], journal=tmp_path / "j.sqlite")) == [0]
-        wait_until(lambda: kinds.pool("thread").stats()[1:3] == (0, 0))
+        wait_until(lambda: kinds.pool("thread").counts()[1:3] == (0, 0))
         assert kinds.pool("thread").stats().done < 20
     finally:
         gc.enable()

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from terminals import Terminal
 
-from parallel import PoolStats
 from parallel.meters import Meter, Progress, clock, how_often, total_of
+from parallel.pools.base import Counts
 from parallel.progress import make_display
 from parallel.screens import Screen
 
@@ -44,14 +44,15 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return one
 
 
-def three() -> PoolStats:
+def three() -> Counts:
     """What the pool does, here and below."""
-    return PoolStats(3, 0, 0, 0)
+    return Counts(3, 0, 0, 0)
 
 
 START = """
     import sys, time
-    from parallel import PoolStats, meters
+    from parallel import meters
+    from parallel.pools.base import Counts
     class Clock:
         now = 1000.0
         def monotonic(self):
@@ -59,7 +60,7 @@ START = """
     meters.time = clock = Clock()
     from parallel.progress import make_display
     def three():
-        return PoolStats(3, 0, 0, 0)
+        return Counts(3, 0, 0, 0)
 """
 
 
@@ -254,7 +255,7 @@ def test_lines(watch: Clock, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_dashboard(watch: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     """Where a cluster has a page, it is named."""
-    display = make_display("far", "x", 10, lambda: PoolStats(2, 0, 0, 0, dashboard_link="http://head:8787/status"))
+    display = make_display("far", "x", 10, lambda: Counts(2, 0, 0, 0, dashboard_link="http://head:8787/status"))
     watch.now += 6
     display.add(5)
     display.close()
@@ -266,7 +267,7 @@ def test_a_dashboard(watch: Clock, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_lines_without_a_total(watch: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     """Nobody knows how many: there are counts."""
-    display = make_display("crawl", "x", None, lambda: PoolStats(1, 0, 0, 0))
+    display = make_display("crawl", "x", None, lambda: Counts(1, 0, 0, 0))
     watch.now += 5
     display.add(4)
     display.close(interrupted=True)
@@ -627,9 +628,9 @@ def test_adding_to_a_bar_is_cheap() -> None:
     """A bar too, the drawing included."""
     text = """
         import sys, time
-        from parallel import PoolStats
+        from parallel.pools.base import Counts
         from parallel.progress import make_display
-        bar = make_display(True, "one", 10**6, lambda: PoolStats(3, 0, 0, 0))
+        bar = make_display(True, "one", 10**6, lambda: Counts(3, 0, 0, 0))
         began = time.perf_counter()
         for _ in range(1_000_000):
             bar.add(1)

@@ -414,7 +414,7 @@ def test_continuation_after_the_default_registry() -> None:
     for link in links:
         with pytest.raises(PoolShutdownError, match="callback threads"):
             link.result(LONG)
-    assert default_registry().callbacks.stats().workers == 0
+    assert default_registry().callbacks.counts().workers == 0
 
 
 def test_continuation_after_another_registry() -> None:

@@ -25,8 +25,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
+from importlib import import_module
 from types import TracebackType
-from typing import Any, ClassVar, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast, get_args
 
 from parallel import trail
 from parallel.chunks import BUDGET, Done, run_chunk
@@ -42,6 +43,9 @@ from parallel.traced import TracedFuture
 from parallel.trail import note_call
 from parallel.weak import WeakSet
 
+if TYPE_CHECKING:
+    from parallel.stats import PoolStats
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -50,9 +54,9 @@ OnExit: TypeAlias = Literal["wait", "cancel"]
 """What becomes of accepted calls at the program's end: they are run, or cancelled."""
 
 
-class PoolStats(NamedTuple):
+class Counts(NamedTuple):
     """
-    What a pool does at this moment; the numbers are taken one after the other, while the pool goes on.
+    How much there is in a pool, at this moment; see `PoolStats`, which says more and costs more.
 
     Attributes:
         workers: Threads, processes or loops that it has now.
@@ -69,6 +73,44 @@ class PoolStats(NamedTuple):
     done: int
     stragglers: int = 0
     dashboard_link: str = ""
+
+
+class AtWork(NamedTuple):
+    """
+    A worker, or a call that a pool's one thread runs beside others.
+
+    Attributes:
+        name: That of its thread, or `process 4711`.
+        process: The id of its process.
+        thread: The ident of its thread, in this process; None: it has none here.
+        task: What it runs; empty: nothing.
+        called_at: Where that was called, `FILE:LINE`; empty: nobody knows.
+        since: When it began that, on the clock of the trail; 0: nobody knows.
+        coroutine: What it runs, if that is a coroutine.
+    """
+
+    name: str
+    process: int
+    thread: int | None = None
+    task: str = ""
+    called_at: str = ""
+    since: int = 0
+    coroutine: object = None
+
+
+class Traffic(NamedTuple):
+    """
+    What has gone between a pool and its workers.
+
+    Attributes:
+        sent: Bytes that were sent to them; None: nobody counts, as is
+        received: what has come from them.
+        deaths: Worker processes that have died, other than by the pool's own will.
+    """
+
+    sent: int | None = None
+    received: int | None = None
+    deaths: int = 0
 
 
 class Engine(ABC):
@@ -107,7 +149,7 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def stats(self) -> PoolStats:
+    def counts(self) -> Counts:
         """Count the workers and the calls."""
 
     @abstractmethod
@@ -122,6 +164,18 @@ class Engine(ABC):
 
     def forsake(self) -> None:  # noqa: B027  # as above
         """After `interrupt`: wait no more for what runs all the same, if its worker can be left to itself."""
+
+    def at_work(self) -> list[AtWork]:
+        """Tell what each of its workers does; without waiting for anybody who could wait in turn."""
+        return []
+
+    def stacks(self) -> dict[int, str]:
+        """Return where its worker processes are at this moment, by process ids: as far as they can be asked."""
+        return {}
+
+    def traffic(self) -> Traffic:
+        """Count what has gone to its workers, and come from them."""
+        return Traffic()
 
     def remains(self) -> list[str]:
         """
@@ -364,8 +418,21 @@ class Pool(concurrent.futures.Executor):
 
     def stats(self) -> PoolStats:
         """Return what the pool does at this moment."""
-        engine = self._engine
-        return PoolStats(0, 0, 0, 0) if engine is None else engine.stats()
+        # It loads attrs, which takes 20 ms.
+        made: PoolStats = import_module("parallel.observe.statistics").stats_of(self)
+        return made
+
+    def counts(self) -> Counts:
+        """Count its workers and calls: what `stats` says of them."""
+        return Counts(0, 0, 0, 0) if self._engine is None else self._engine.counts()
+
+    def at_work(self) -> list[AtWork]:
+        """Tell what each of its workers does; see `Engine.at_work`."""
+        return [] if self._engine is None else self._engine.at_work()
+
+    def traffic(self) -> Traffic:
+        """Count what has gone to its workers; see `Engine.traffic`."""
+        return Traffic() if self._engine is None else self._engine.traffic()
 
     def idle(self) -> int:
         """Wait until no accepted call is left; see `Engine.idle`."""
@@ -377,10 +444,10 @@ class Pool(concurrent.futures.Executor):
         return f"{self.kind} pool {self.name!r}" if self.name else f"{self.kind} pool"
 
     def __repr__(self) -> str:
-        stats = self.stats()
+        counts = self.counts()
         name = f" {self.name!r}" if self.name else ""
         state = "shut down" if self._closed else "running"
-        return f"<{type(self).__name__}{name} {state} [calls: {stats.queued} queued, {stats.running} running]>"
+        return f"<{type(self).__name__}{name} {state} [calls: {counts.queued} queued, {counts.running} running]>"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         raise TypeError(f"{self!r} can't be pickled: a pool belongs to its process; name it, and look it up there")
@@ -389,6 +456,11 @@ class Pool(concurrent.futures.Executor):
 def pools() -> list[Pool]:
     """Return all pools of this process that somebody holds."""
     return list(_pools)
+
+
+def engines() -> list[Engine]:
+    """Return all engines of this process that are not gone: those of pools, and others."""
+    return list(_engines)
 
 
 def check_workers(max_workers: int | None, default: int) -> int:

@@ -34,9 +34,9 @@ from parallel.errors import PoolBrokenError, PoolShutdownError, StarvationError
 from parallel.futures import Future
 from parallel.naps import join, nap_on
 from parallel.outcomes import Work, contexts
-from parallel.pools.base import PoolStats, is_draining
+from parallel.pools.base import AtWork, Counts, is_draining
 from parallel.pools.intake import Intake
-from parallel.pools.leftovers import calls_left, threads_left, waiting_left
+from parallel.pools.leftovers import calls_left, thread_at_work, threads_left, waiting_left
 from parallel.pools.workers import GoHome, Worker
 from parallel.runs import ask_to_stop
 
@@ -396,9 +396,14 @@ class Crew(Intake):
         threads = [*(worker.thread for worker in workers if worker.running is not None or self._closed), *leaving]
         return [
             *calls_left([worker.running for worker in workers], self.label),
-            *waiting_left(self.stats().queued, self.label),
+            *waiting_left(self.counts().queued, self.label),
             *threads_left(threads, self.label),
         ]
+
+    def at_work(self) -> list[AtWork]:
+        with self._lock:
+            workers = list(self._workers)
+        return [thread_at_work(worker.thread, worker.running, worker.since) for worker in workers]
 
     def join(self) -> None:
         with self._lock:
@@ -434,11 +439,11 @@ class Crew(Intake):
         with self._lock:
             return self._left_done + sum(worker.done for worker in self._workers)
 
-    def stats(self) -> PoolStats:
+    def counts(self) -> Counts:
         with self._lock:
             done = self._done()
             queued = min(self._queue.qsize(), max(self._accepted() - done, 0))
-            return PoolStats(
+            return Counts(
                 workers=len(self._workers),
                 queued=queued,
                 running=max(self._accepted() - done - queued, 0),

@@ -16,7 +16,7 @@ import threading
 from typing import Protocol
 
 from parallel.naps import nap_on
-from parallel.pools.base import Engine, PoolStats
+from parallel.pools.base import Counts, Engine
 from parallel.pools.leftovers import waiting_left
 
 LOGGER = logging.getLogger("parallel")
@@ -102,8 +102,8 @@ class Desk(Engine):
     def remains(self) -> list[str]:
         return list(waiting_left(len(self._calls), "no pool: for a place, or for their next attempt"))
 
-    def stats(self) -> PoolStats:
-        return PoolStats(workers=0, queued=len(self._calls), running=0, done=self._passed)
+    def counts(self) -> Counts:
+        return Counts(workers=0, queued=len(self._calls), running=0, done=self._passed)
 
     def abandon(self) -> None:
         self._lock = threading.RLock()

@@ -21,8 +21,8 @@ from parallel.delivery import INLINE, settle
 from parallel.errors import PoolShutdownError
 from parallel.futures import Future
 from parallel.outcomes import Outcome, Work
-from parallel.pools.base import Pool, PoolStats
-from parallel.pools.leftovers import calls_left
+from parallel.pools.base import AtWork, Counts, Pool
+from parallel.pools.leftovers import calls_left, thread_at_work
 from parallel.runs import raise_interrupt, run_by_caller
 
 
@@ -123,6 +123,10 @@ class InlinePool(Pool):
         """Name the calls that other threads run here; see `Engine.remains`."""
         return list(calls_left(self._running.copy(), self.label))
 
-    def stats(self) -> PoolStats:
+    def at_work(self) -> list[AtWork]:
+        """Tell which calls run here; see `Engine.at_work`."""
+        return [thread_at_work(None, future, 0)._replace(name="its caller") for future in self._running.copy()]
+
+    def counts(self) -> Counts:
         """Return what the pool does at this moment."""
-        return PoolStats(workers=0, queued=0, running=len(self._running), done=self._done)
+        return Counts(workers=0, queued=0, running=len(self._running), done=self._done)

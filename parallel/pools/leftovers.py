@@ -1,15 +1,17 @@
 """
-What a pool leaves behind, in words: calls that still run or wait, threads, processes.
+What a pool has at work, and leaves behind, in words: calls that run or wait, threads, processes.
 
 Nothing here has state.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from threading import Thread
 
 from parallel.chains import Made, place
+from parallel.pools.base import AtWork
 from parallel.runs import Run
 from parallel.states import is_ours
 
@@ -19,6 +21,20 @@ def calls_left(running: Iterable[object], label: str) -> Iterator[str]:
     for one in running:
         if one is not None:
             yield f"{_name(one)} still runs in {label}{_origin(one)}"
+
+
+def thread_at_work(thread: Thread | None, running: object, since: int) -> AtWork:
+    """Tell what a thread does: *running* is a future or a run, None for nothing."""
+    name, ident = ("a thread that starts", None) if thread is None else (thread.name, thread.ident)
+    if running is None:
+        return AtWork(name, os.getpid(), ident)
+    return AtWork(name, os.getpid(), ident, _name(running), called_at(running), since)
+
+
+def called_at(running: object) -> str:
+    """Return where it was called, `FILE:LINE`; empty if that is not known."""
+    made = _made(running)
+    return "" if made is None else "{}:{}".format(*place(made))
 
 
 def waiting_left(count: int, label: str) -> Iterator[str]:
@@ -48,9 +64,8 @@ def _name(running: object) -> str:
 
 
 def _origin(running: object) -> str:
-    """Return where it was called, if that is known."""
-    made = _made(running)
-    return "" if made is None else " (called at {}:{})".format(*place(made))
+    at = called_at(running)
+    return f" (called at {at})" if at else ""
 
 
 def _made(running: object) -> Made | None:

@@ -31,9 +31,10 @@ from parallel.errors import UnsuitableFunctionError
 from parallel.futures import Future
 from parallel.gates import GatedFuture
 from parallel.outcomes import CANCELLED, Outcome, Work, failure
-from parallel.pools.base import OnExit, check_workers
+from parallel.pools.base import AtWork, OnExit, check_workers
 from parallel.pools.blocking import LoopThread
 from parallel.pools.handing import HandingPool
+from parallel.pools.leftovers import thread_at_work
 from parallel.pools.looping import LoopingEngine
 from parallel.runs import Run
 from parallel.shortage import LOOK, Shortage, check_memory_free
@@ -157,7 +158,7 @@ class LoopEngine(LoopingEngine):
         self._shortage = shortage
         self._in_flight = 0  # calls that hold one of the places: those that wait have lent theirs
         self._waits: dict[Run, int] = {}  # the runs that have not ended, and how many of their coroutines wait
-        self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself holds them weakly
+        self._tasks: dict[asyncio.Task[None], Future[Any]] = {}  # asyncio itself holds them weakly
         self._looks = False  # the loop is going to call `_start_waiting`, to look whether there is memory by then
         super().__init__(label, thread_name)
 
@@ -204,7 +205,7 @@ class LoopEngine(LoopingEngine):
             run.finish(failure(error), may_block=False)
             self._ended(future)
             return
-        self._tasks.add(task)
+        self._tasks[task] = future
         task.add_done_callback(partial(self._task_ended, future, run, ends), context=context)
         run.stop = partial(self._stop, task)
         try:
@@ -241,13 +242,25 @@ class LoopEngine(LoopingEngine):
         """End a call, in whatever way its task has ended."""
         if not self._waits.pop(run, 0):
             self._in_flight -= 1
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         # Nothing is in there if the task was cancelled before its first step.
         outcome = ends.pop() if ends else (None, CANCELLED if task.cancelled() else task.exception(), None)
         try:
             run.finish(outcome, may_block=False)
         finally:
             self._ended(future)
+
+    def at_work(self) -> list[AtWork]:
+        with self._lock:
+            thread, tasks, begun = self._thread, list(self._tasks.items()), self._open.copy()
+        if thread is None:
+            return []
+        if not tasks:
+            return [thread_at_work(thread, None, 0)._replace(thread=None)]
+        return [
+            thread_at_work(thread, future, begun.get(future, 0))._replace(thread=None, coroutine=task.get_coro())
+            for task, future in tasks
+        ]
 
     def interrupt(self) -> None:
         with self._lock:

@@ -32,10 +32,11 @@ from parallel.kept import close_kept
 from parallel.naps import join, nap_on
 from parallel.outcomes import Outcome
 from parallel.pools.backlog import Backlog
-from parallel.pools.base import Engine, PoolStats, is_draining
+from parallel.pools.base import Counts, Engine, is_draining
 from parallel.pools.handing import Tally
 from parallel.pools.leftovers import calls_left, threads_left, waiting_left
 from parallel.runs import Run
+from parallel.trail import clock
 
 LOGGER = logging.getLogger("parallel")
 
@@ -59,7 +60,7 @@ class LoopingEngine(Engine):
         self._lock = threading.RLock()
         self._quiet = threading.Condition(self._lock)
         self._waiting: Backlog[Future[Any]] = Backlog()
-        self._open: set[Future[Any]] = set()  # accepted, not ended
+        self._open: dict[Future[Any], int] = {}  # accepted, not ended: when each was started; 0: not yet
         self._loop: asyncio.AbstractEventLoop | None = None  # from the first call until it is about to close
         self._thread: threading.Thread | None = None
         self._woken = False  # the loop is going to call `_start_waiting`
@@ -90,12 +91,12 @@ class LoopingEngine(Engine):
             if self._loop is None:
                 Context().run(self._start)  # loops and threads keep the context they are made in: not a caller's
             try:
-                self._open.add(future)
+                self._open[future] = 0
                 self._waiting.append(future)
                 self._wake()
             except BaseException:  # a Ctrl-C: nobody gets this call, and nobody may wait for it
                 future.take_work()
-                self._open.discard(future)
+                self._open.pop(future, None)
                 self._quiet.notify_all()
                 raise
 
@@ -179,7 +180,9 @@ class LoopingEngine(Engine):
         with self._lock:
             self._woken = False
         while self._waiting and self._has_room():
-            self._start_call(self._waiting.popleft())
+            future = self._waiting.popleft()
+            self._open[future] = clock()
+            self._start_call(future)
         with self._lock:
             if self._closed and not self._open and self._loop is not None:
                 self._leave(self._loop)
@@ -191,7 +194,7 @@ class LoopingEngine(Engine):
 
     def _ended(self, future: Future[Any]) -> None:
         with self._lock:
-            self._open.discard(future)
+            self._open.pop(future, None)
             self._done += 1
             if not self._open:
                 self._quiet.notify_all()
@@ -252,9 +255,9 @@ class LoopingEngine(Engine):
             return done  # what follows is waited for, or done, in its turn: see `Engine.work_off`
         return done + self.handed.wait()
 
-    def stats(self) -> PoolStats:
+    def counts(self) -> Counts:
         with self._lock:
-            return PoolStats(
+            return Counts(
                 workers=int(self._loop is not None),
                 queued=len(self._waiting),
                 running=len(self._open) - len(self._waiting),
@@ -277,4 +280,4 @@ class LoopingEngine(Engine):
         self._loop = None
         self._thread = None
         self._waiting = Backlog()
-        self._open = set()
+        self._open = {}

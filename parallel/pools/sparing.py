@@ -24,7 +24,7 @@ from typing import Any
 
 from parallel.context import Step, this
 from parallel.futures import Future
-from parallel.pools.base import PoolStats
+from parallel.pools.base import Counts
 from parallel.pools.crew import Crew
 from parallel.pools.intake import is_call
 from parallel.pools.workers import GoHome, Worker
@@ -125,12 +125,12 @@ class SparingCrew(Crew):
             with self._lock:
                 self._enough.notify_all()
 
-    def stats(self) -> PoolStats:
+    def counts(self) -> Counts:
         """Count the workers and the calls; what workers wait for memory with is queued."""
         with self._lock:
-            stats = super().stats()
-            held = min(self._held, stats.running)
-            return stats._replace(queued=stats.queued + held, running=stats.running - held)
+            counts = super().counts()
+            held = min(self._held, counts.running)
+            return counts._replace(queued=counts.queued + held, running=counts.running - held)
 
     def abandon(self) -> None:
         """In a forked child: the workers that wait for memory are the parent's."""

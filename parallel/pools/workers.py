@@ -25,7 +25,7 @@ from parallel.futures import Future
 from parallel.kept import close_kept
 from parallel.runs import begin_waiting, end_waiting
 from parallel.states import State, hangs_on, no_failure
-from parallel.trail import note_thread
+from parallel.trail import clock, note_thread
 
 LOGGER = logging.getLogger("parallel")
 
@@ -87,16 +87,18 @@ class Worker:
     Attributes:
         done: Steps that it has ended; written by itself alone.
         running: The step, or the run of a call, that it is at; None between two.
+        since: When it began that, on the clock of the trail.
         lent: Waits that lend its place.
         straggling: Calls on its stack that have overrun their timeouts.
     """
 
-    __slots__ = ("_depth", "begun", "crew", "done", "lent", "running", "straggling", "thread")
+    __slots__ = ("_depth", "begun", "crew", "done", "lent", "running", "since", "straggling", "thread")
 
     def __init__(self, crew: Employer) -> None:
         self.crew = crew
         self.done = 0
         self.running: Any = None
+        self.since = 0
         self.lent = 0
         self.straggling = 0
         self.begun = threading.Event()
@@ -149,12 +151,14 @@ class Worker:
         """Run steps until sent home (True), or until one gets out of hand (False)."""
         crew = self.crew
         take = crew.take
+        now = clock
         try:
             while True:
                 try:
                     step = take()
                 except Empty:
                     step = crew.next_step()
+                self.since = now()
                 self.running = step
                 step.run_on(crew)
                 self.running = None

@@ -315,7 +315,7 @@ def test_kill_of_an_attempt_when_the_next_one_runs(tmp_path: Path, monkeypatch: 
     with Registry({"pools": {"two": {"kind": "process", "max_workers": 2}}}) as registry, using(registry):
         pool = registry.pool("two")
         list(pool.map(nap, [0.1] * 4))
-        wait_until(lambda: pool.stats()[:3] == (2, 0, 0))
+        wait_until(lambda: pool.counts()[:3] == (2, 0, 0))
         call = task(pool="two", timeout=0.2, retry=retry)(begin_twice)
         assert call(str(tmp_path / "first")).result(PATIENCE) == "well"
 

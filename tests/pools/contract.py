@@ -30,11 +30,11 @@ from parallel import (
     Pool,
     PoolBrokenError,
     PoolShutdownError,
-    PoolStats,
     as_completed,
     gather,
     wait,
 )
+from parallel.pools.base import Counts
 
 LONG = 30  # seconds; only a deadlock takes so long
 Function = Callable[..., Any]
@@ -537,7 +537,8 @@ class PoolContract:
     def test_stats_and_repr(self, kind: Kind, gate: jobs.Gate) -> None:
         """stats() and repr() show what is queued and what runs, and whether the pool is shut down."""
         with opened(kind, 1) as pool:
-            assert pool.stats() == PoolStats(workers=0, queued=0, running=0, done=0)
+            assert pool.counts() == Counts(workers=0, queued=0, running=0, done=0)
+            assert (pool.stats().name, pool.stats().kind) == (pool.name, pool.kind)
             assert "running" in repr(pool)
             if kind.concurrent:
                 futures = [kind.hold(pool, gate) for _ in range(3)]

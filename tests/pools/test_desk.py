@@ -29,10 +29,10 @@ def test_counts() -> None:
     call: Waiting = Waiting()
     desk.add(call, 0)
     desk.add(call, 1)  # it comes for its second attempt before it has left for the first
-    assert desk.stats().queued == 2
+    assert desk.counts().queued == 2
     desk.discard(call, 0)
     desk.discard(call, 0)
-    assert (desk.stats().queued, desk.stats().done) == (1, 1)
+    assert (desk.counts().queued, desk.counts().done) == (1, 1)
     desk.discard(call, 1)
     assert desk.idle() == 2
 

@@ -338,7 +338,7 @@ def test_a_place_that_is_given_and_taken(steps: list[str]) -> None:
     if waits:
         crew.unlend(worker)
     assert crew._spare == 0
-    assert crew.stats().stragglers == 0
+    assert crew.counts().stragglers == 0
 
 
 @pytest.mark.parametrize("pause", [0, 0.01])

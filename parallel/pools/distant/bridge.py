@@ -36,17 +36,18 @@ from parallel.futures import Future
 from parallel.gates import GatedFuture
 from parallel.naps import until_set
 from parallel.outcomes import CANCELLED, Outcome
-from parallel.pools.base import PoolStats
+from parallel.pools.base import AtWork, Counts
 from parallel.pools.distant.driver import Driver, Loss
 from parallel.pools.distant.packets import NEEDS, Answer, Facts, Letter, Packet, Setup, Supply, origin, outcome_of
 from parallel.pools.distant.uploads import UploadError
+from parallel.pools.leftovers import thread_at_work
 from parallel.pools.looping import LoopingEngine
 from parallel.pools.process.calls import end_called_off, is_called_off
 from parallel.pools.process.replies import error_of
 from parallel.pools.process.wire import BROKEN
 from parallel.runs import Run
 from parallel.states import State
-from parallel.trail import id_of
+from parallel.trail import clock, id_of
 
 LOGGER = logging.getLogger("parallel")
 
@@ -73,11 +74,24 @@ class Sent:
         deaths: Those that have died in it.
         item: Of a chunk, the item that it has been in for a while, from 1 on; 0: nobody knows.
         size: How many were begun together with that.
+        since: When it began, on the clock of the trail; 0: it has not.
         is_timed: Its time counts.
         is_stranded: It has overrun its time, and nobody waits for it any more; but its worker runs it.
     """
 
-    __slots__ = ("deaths", "future", "is_stranded", "is_timed", "item", "letter", "losses", "number", "run", "size")
+    __slots__ = (
+        "deaths",
+        "future",
+        "is_stranded",
+        "is_timed",
+        "item",
+        "letter",
+        "losses",
+        "number",
+        "run",
+        "since",
+        "size",
+    )
 
     def __init__(self, future: Future[Any], letter: Letter, number: int) -> None:
         self.future = future
@@ -88,6 +102,7 @@ class Sent:
         self.deaths = 0
         self.item = 0
         self.size = 0
+        self.since = 0
         self.is_timed = False
         self.is_stranded = False
 
@@ -265,7 +280,7 @@ class Bridge(LoopingEngine):
             future.leave_gate()
         if run is None:
             return None
-        sent.run, run.work = run, None
+        sent.run, run.work, sent.since = run, None, clock()
         if self._driver.kills:
             run.kill = partial(self.kill, run)
         self._time(sent, run)
@@ -446,7 +461,15 @@ class Bridge(LoopingEngine):
         """How many workers there are."""
         return self._driver.workers if self._is_open else 0
 
-    def stats(self) -> PoolStats:
+    def at_work(self) -> list[AtWork]:
+        with self._lock:
+            begun = [sent for sent in list(self._sent.values()) if sent.run is not None]
+        return [
+            thread_at_work(None, sent.future, sent.since)._replace(name="a worker", task=sent.letter.name)
+            for sent in begun
+        ]
+
+    def counts(self) -> Counts:
         with self._lock:
             begun = [sent for sent in list(self._sent.values()) if sent.run is not None]
             late = sum(sent.run is not None and sent.run.is_over for sent in begun)
@@ -454,7 +477,7 @@ class Bridge(LoopingEngine):
             workers = self._driver.workers if self._is_open and self._loop is not None else 0
             link = self._driver.dashboard_link if workers else ""
             queued = len(self._open) - (len(begun) - stranded)
-            return PoolStats(workers, queued, len(begun) - late, self._done, late, link)
+            return Counts(workers, queued, len(begun) - late, self._done, late, link)
 
     def abandon(self) -> None:
         super().abandon()

@@ -112,6 +112,10 @@ class Baggage:
         data, number, sizes, whole = posted
         return receive((large if data is None else data, number, sizes, whole), self._passage)
 
+    def carried(self) -> tuple[int, int]:
+        """Count the bytes of segments that the worker has been sent, and that have come from it."""
+        return self._passage.sent_bytes, self._passage.received_bytes
+
     def take_back(self, released: list[int]) -> None:
         """Under the gate: note what the worker has released."""
         self._passage.take_back(released)

@@ -68,6 +68,8 @@ class Books:
         cancelling: Nor are those run that wait for a worker, or are given back by one.
         interrupted: Nor is any started again, as the workers that run calls are being killed.
         broken: Why the pool can't go on, and what caused it.
+        deaths: How many workers have died, other than by the pool's own will. The reader's, as is
+        traffic: the bytes that those who are gone have been sent, and that have come from them.
         watch: How the reader listens to a new worker; set by `Listening`.
     """
 
@@ -92,6 +94,8 @@ class Books:
         self.cancelling = False
         self.interrupted = False
         self.broken: tuple[str, BaseException | None] | None = None
+        self.deaths = 0
+        self.traffic: tuple[int, int] = (0, 0)
 
     def lacks_workers(self) -> bool:
         """Under the lock: tell whether one more worker should be started."""

@@ -42,8 +42,8 @@ from parallel.errors import PoolBrokenError, PoolShutdownError
 from parallel.futures import Future
 from parallel.naps import nap_on
 from parallel.outcomes import CANCELLED, Outcome, Work
-from parallel.pools.base import Engine, PoolStats
-from parallel.pools.leftovers import calls_left, processes_left, threads_left, waiting_left
+from parallel.pools.base import AtWork, Counts, Engine, Traffic
+from parallel.pools.leftovers import called_at, calls_left, processes_left, threads_left, waiting_left
 from parallel.pools.process.books import GUARD_HINT, Books
 from parallel.pools.process.books import Settings as Settings
 from parallel.pools.process.carrying import Carrier
@@ -53,6 +53,7 @@ from parallel.pools.process.launching import Launcher as Launcher
 from parallel.pools.process.leading import Leading
 from parallel.pools.process.listening import Listening
 from parallel.pools.process.packing import Packed, Packer
+from parallel.pools.process.stacks import stacks_of
 from parallel.runs import Run
 
 
@@ -354,10 +355,29 @@ class Staff(Engine):
         running = [next(iter(list(peer.inflight)), None) for peer in peers]
         return [
             *calls_left([given and given.future for given in running], label),
-            *waiting_left(self.stats().queued, label),
+            *waiting_left(self.counts().queued, label),
             *threads_left([self._reactor.thread if closing and not peers else None], label),
             *processes_left([peer.pid for peer in peers], label),
         ]
+
+    def at_work(self) -> list[AtWork]:
+        found: list[AtWork] = []
+        for peer in self._roster.everybody():  # no lock, as in `counts`
+            running = peer.running()
+            name = f"process {peer.pid}"
+            if running is None:
+                found.append(AtWork(name, peer.pid))
+            else:
+                given, since = running
+                found.append(AtWork(name, peer.pid, None, given.known.name, called_at(given.future), since))
+        return found
+
+    def stacks(self) -> dict[int, str]:
+        return stacks_of([peer.target for peer in self._roster.everybody()])
+
+    def traffic(self) -> Traffic:
+        every = [self._books.traffic, *(peer.traffic() for peer in self._roster.everybody())]
+        return Traffic(sum(sent for sent, _ in every), sum(received for _, received in every), self._books.deaths)
 
     def resize(self, max_workers: int) -> None:
         """Have at most so many workers from now on; those too many leave when their calls have ended."""
@@ -440,10 +460,10 @@ class Staff(Engine):
             return True
         return self._dispatching.sent_by(threading.get_ident())
 
-    def stats(self) -> PoolStats:
+    def counts(self) -> Counts:
         sent = [len(peer.inflight) for peer in list(self._roster.staff)]  # no lock: a signal handler may ask
         running = sum(map(bool, sent))
-        return PoolStats(
+        return Counts(
             workers=len(self._roster),
             queued=self._calls.waiting() + sum(sent) - running,
             running=running,

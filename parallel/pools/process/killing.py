@@ -76,7 +76,7 @@ class Target:
 
     def send(self, number: int) -> bool:
         """Send a signal to all of them; False if none is left. 0 is no signal, and only asks."""
-        return self._send_to_group(number) or self._send_to_worker(number)
+        return self._send_to_group(number) or self.send_to_worker(number)
 
     def has_exited(self, timeout: float = 0) -> bool:
         """Tell whether the worker has exited; where there are handles, wait so many seconds for that."""
@@ -109,7 +109,8 @@ class Target:
             return False
         return True
 
-    def _send_to_worker(self, number: int) -> bool:
+    def send_to_worker(self, number: int) -> bool:
+        """Send a signal to the worker alone; False if it is gone. 0 is no signal, and only asks."""
         try:
             if self._handle is not None:
                 _send_by_handle(self._handle, number)
@@ -123,7 +124,7 @@ class Target:
 
     def _may_be_another(self) -> bool:
         """Tell whether the worker's number may be that of another process."""
-        return self.is_reaped if self._handle is None else not self._send_to_worker(0)
+        return self.is_reaped if self._handle is None else not self.send_to_worker(0)
 
 
 def _open(pid: int) -> int | None:

@@ -38,11 +38,16 @@ _OURS: Final = f'  File "{os.path.dirname(__file__)}{os.sep}'
 def last_words(board: Board) -> str:
     """Return the last lines that a dead worker wrote, and the report of its crash."""
     lines = board.tail().splitlines()[-LINES:]
-    return "\n".join(filter(None, ["\n".join(lines), _users_part(board.report())])).strip("\n")
+    return "\n".join(filter(None, ["\n".join(lines), users_part(board.report())])).strip("\n")
 
 
-def _users_part(report: str) -> str:
-    """Leave out the frames between the worker's loop and the user's function, and the list of extension modules."""
+def users_part(report: str) -> str:
+    """
+    Leave out the frames between the worker's loop and the user's function, and the list of extension modules.
+
+    Args:
+        report: What faulthandler has written.
+    """
     kept: list[str] = []
     for part in report.split("\n\n"):
         if part.startswith("Extension modules: "):

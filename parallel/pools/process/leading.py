@@ -174,6 +174,7 @@ class Leading:
             if gate.acquire(False) and _may_tidy(peer, number, me):
                 peer.sender = me
                 peer.sock.recv(size)
+                peer.inbox.received += size
                 peer.inflight.clear()
                 peer.answered = number
                 peer.ended += 1

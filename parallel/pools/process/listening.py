@@ -182,13 +182,13 @@ class Listening:
         """Refill the worker before its answers are looked at, so that it has something to do meanwhile."""
         self._note_costs(peer, spent)
         noting = trail.current
-        if times and noting is not None:
-            noting.note((trail.TIMES, peer.pid, first, times))
         if peer.seen:
             seen = min(peer.seen, len(results))
             peer.seen -= seen
             del results[:seen]
         self._settle(peer, results, large, refill=True)
+        if times and noting is not None:  # (*) after their ends: who follows knows then which have failed
+            noting.note((trail.TIMES, peer.pid, first, times))
         self._retire_if_due(peer)
 
     def _note_costs(self, peer: Peer, spent: list[int]) -> None:
@@ -291,12 +291,15 @@ class Listening:
             how = "" if expected and not peer.killed else how_it_died(exit_code)
             trail.current.note((trail.WORKER_ENDED, trail.clock(), peer.pid, how))
         self._answered += peer.ended
+        sent, received = peer.traffic()
+        books.traffic = (books.traffic[0] + sent, books.traffic[1] + received)
         books.killing.bury(peer.target, spare=expected)
         words = last_words(peer.board)
         error = self._blame_for_death(peer, exit_code, words)
         peer.board.close()
         peer.baggage.close()
         if not (peer.killed or expected):
+            books.deaths += 1
             how = how_it_died(exit_code) + quoted(words)
             if peer.ready or was_spare:
                 self._count_crash(how, error)

@@ -94,6 +94,8 @@ class Passage:
     Attributes:
         released: What the other side is to be told: the numbers by which came what nobody here refers to any more,
             negative if a forked child may.
+        sent_bytes: How much has been sent, and
+        received_bytes: received.
     """
 
     def __init__(self, sock: socket.socket | None) -> None:
@@ -108,6 +110,8 @@ class Passage:
         self._lent: dict[int, Lease] = {}  # by that number, the longest lent first
         self._received = 0  # the number of the last one that was taken out of the socket
         self.released = News()
+        self.sent_bytes = 0
+        self.received_bytes = 0
         if sock is not None:
             sock.setblocking(False)
             keep_from_forks(sock)
@@ -131,6 +135,7 @@ class Passage:
             return 0
         if len(self._lent) > MOST_LENT:
             self._lent.pop(next(iter(self._lent))).spoil()
+        self.sent_bytes += lease.size
         return number
 
     def take_back(self, numbers: Iterable[int]) -> None:
@@ -150,6 +155,7 @@ class Passage:
             OSError, EOFError: They can't be had.
         """
         begins, end = offsets(sizes)
+        self.received_bytes += end
         descriptor = self._descriptor(number)
         try:
             memory = memoryview(self._map(descriptor, number, end))

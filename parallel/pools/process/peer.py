@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from parallel.futures import Future
 from parallel.pools.process.baggage import Baggage
-from parallel.pools.process.board import BASE, STARTED, Board, Carried, make_memory
+from parallel.pools.process.board import BASE, BEGAN, STARTED, Board, Carried, make_memory
 from parallel.pools.process.costs import TARGET, Known
 from parallel.pools.process.ears import Ear
 from parallel.pools.process.killing import KILL, Target
@@ -88,6 +88,7 @@ class Peer:
         references: The numbers of the functions whose references it has been sent. Changed under the gate.
         cost: Nanoseconds that one of its calls takes, as far as is known. Changed under the gate.
         outbox: What is left to be sent. Belongs to the sender, then to the reader.
+        sent_bytes: How many bytes it has been sent on its socket. Belongs to who sends.
         asked: The numbers of calls that it is still to be told to stop. Changed under the gate.
         sender: The thread that is to send it something without the gate, or could be interrupted while it does;
             0: none. Nobody else gives it anything then.
@@ -130,6 +131,7 @@ class Peer:
         self.references: set[int] = set()
         self.cost = TARGET
         self.outbox: list[Part] = []
+        self.sent_bytes = 0
         self.asked: list[int] = []
         self.sender = 0
         self.burst = 0
@@ -171,7 +173,8 @@ class Peer:
     def send(self) -> bool:
         """Send of the outbox what fits now; True if nothing is left, or nobody there to read it."""
         try:
-            return push(self.sock, self.outbox)
+            self.sent_bytes += push(self.sock, self.outbox)
+            return not self.outbox
         except OSError:
             self.unread = True
             self.outbox = []
@@ -196,6 +199,22 @@ class Peer:
         if not self.board.is_shared:
             return not (self.unread or self.outbox)
         return bool(self.words[STARTED] == self.answered + 1)
+
+    def running(self) -> tuple[Given, int] | None:
+        """Return the call that it is in, and when it began that; from any thread: None if that can't be told."""
+        try:
+            begun, began = self.words[STARTED], self.words[BEGAN]
+        except ValueError:
+            return None  # it was just buried
+        given = next(iter(list(self.inflight)), None)
+        if given is None or (self.board.is_shared and begun != given.number):
+            return None
+        return given, began if self.board.is_shared else self.sent_at
+
+    def traffic(self) -> tuple[int, int]:
+        """Count the bytes that it has been sent, and that have come from it, in segments too."""
+        sent, received = self.baggage.carried()
+        return self.sent_bytes + sent, self.inbox.received + received
 
     def dismiss(self) -> None:
         """Tell it that no more calls come: it leaves in order."""

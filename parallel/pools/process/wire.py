@@ -119,27 +119,29 @@ def are_small_atoms(values: tuple[Any, ...]) -> bool:
     return True
 
 
-def push(sock: socket, parts: list[Part]) -> bool:
+def push(sock: socket, parts: list[Part]) -> int:
     """
     Send of *parts* what the socket takes without blocking, and remove that from the list.
 
     Returns:
-        True if nothing is left.
+        How many bytes that were.
 
     Raises:
         OSError: Nobody is on the other end.
     """
+    total = 0
     while parts:
         part = parts[0]
         try:
             sent = sock.send(part)
         except BlockingIOError:
-            return False
+            break
+        total += sent
         if sent == len(part):
             del parts[0]
         else:
             parts[0] = memoryview(part)[sent:]
-    return True
+    return total
 
 
 class Inbox:
@@ -147,11 +149,15 @@ class Inbox:
     Cuts what arrives on a socket into frames.
 
     Small frames are cut out of one buffer; a large one is read into memory of its own, which is handed on as it is.
+
+    Attributes:
+        received: Bytes that have been read.
     """
 
-    __slots__ = ("_buffer", "_end", "_filled", "_large", "_middle", "_start", "_view")
+    __slots__ = ("_buffer", "_end", "_filled", "_large", "_middle", "_start", "_view", "received")
 
     def __init__(self) -> None:
+        self.received = 0
         self._buffer = bytearray(SMALL)
         self._view = memoryview(self._buffer)
         self._start = 0  # of what was read and not yet cut
@@ -171,6 +177,7 @@ class Inbox:
         if self._large is not None:
             count = sock.recv_into(self._large[self._filled :])
             self._filled += count
+            self.received += count
             return count > 0
         start, end = self._start, self._end
         if start:
@@ -178,6 +185,7 @@ class Inbox:
             self._start, self._end = 0, end - start
         count = sock.recv_into(self._view[self._end :])
         self._end += count
+        self.received += count
         return count > 0
 
     def holds_part(self) -> bool:

@@ -65,6 +65,7 @@ from parallel.pools.process.lifeline import Lifeline
 from parallel.pools.process.pickling import dumps, loads
 from parallel.pools.process.references import resolve
 from parallel.pools.process.scale import Scale
+from parallel.pools.process.stacks import answer_for_stacks
 from parallel.pools.process.surroundings import PreloadFailed, Surroundings
 from parallel.pools.process.wire import (
     ANSWERS,
@@ -169,6 +170,7 @@ def _work(sock: socket, luggage: Luggage, carried: Carried, setup: Setup) -> Non
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see `starting.without_interrupts`
     tell_last_words(board, carried.descriptor)
+    answer_for_stacks()
     enter_worker_process(setup.configuration)
     try:
         lifeline = Lifeline(sock)

@@ -1,0 +1,217 @@
+"""
+Statistics: how many calls of each pool have failed, how long they waited and ran, how busy workers were.
+
+    the trail ──▶ Statistics: by pool ──▶ stats_of(pool), stats_of_registry(registry): with what the pool counts itself
+
+What a pool counts itself costs nothing. The rest is found out while somebody wants it: see `start`.
+
+State: `_watch`, the one follower and how many want it, changed under `_lock`, which is re-entrant: a signal handler may
+ask. The numbers belong to the thread that reads the trail; who asks has that read on his own.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections import defaultdict
+from typing import TYPE_CHECKING, Final
+
+from attrs import evolve
+
+from parallel import trail
+from parallel.observe.narrator import Followed, Narrator
+from parallel.pools.base import AtWork, Pool
+from parallel.stats import PoolStats, RegistryStats, Times, WorkerStats
+from parallel.trail import clock
+
+if TYPE_CHECKING:
+    from parallel.registry import Registry
+
+_STEPS: Final = 8
+"""Buckets of a histogram in which a time doubles: each is 9 % wide."""
+
+
+class Histogram:
+    """Times, in buckets whose widths grow with them: a few dozen numbers, however many times there are."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total = 0
+        self.longest = 0
+        self.buckets: defaultdict[int, int] = defaultdict(int)
+
+    def add(self, nanoseconds: int) -> None:
+        """Count a time."""
+        nanoseconds = max(nanoseconds, 1)
+        self.count += 1
+        self.total += nanoseconds
+        self.longest = max(self.longest, nanoseconds)
+        self.buckets[int(math.log2(nanoseconds) * _STEPS)] += 1
+
+    def percentile(self, share: float) -> float:
+        """Return the time, in seconds, that so great a share of them does not exceed; 0 if there are none."""
+        left = math.ceil(share * self.count)
+        for bucket, count in sorted(self.buckets.items()):
+            left -= count
+            if left <= 0:
+                return min(2 ** ((bucket + 0.5) / _STEPS), self.longest) / 1e9
+        return 0.0
+
+    def times(self) -> Times:
+        """Sum them up."""
+        p50, p95, p99 = map(self.percentile, (0.5, 0.95, 0.99))
+        return Times(self.count, self.total / 1e9, p50, p95, p99, self.longest / 1e9)
+
+
+class Figures:
+    """What is counted of one pool."""
+
+    def __init__(self) -> None:
+        self.failed = 0
+        self.cancelled = 0
+        self.retried = 0
+        self.queue_time = Histogram()
+        self.run_time = Histogram()
+        self.busy: defaultdict[int, int] = defaultdict(int)  # nanoseconds, by workers: idents, or process ids
+        self.seen: dict[int, int] = {}  # since when each has been
+
+
+class Statistics(Narrator):
+    """Counts, pool by pool."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pools: defaultdict[int, Figures] = defaultdict(Figures)
+
+    def started(self, call: Followed) -> None:
+        """Count how long it has waited."""
+        figures = self.pools[call.pool]
+        figures.queue_time.add(call.began - call.queued)
+        figures.seen.setdefault(call.worker, call.began)
+
+    def stopped(self, call: Followed) -> None:
+        """Count how long it has run."""
+        figures = self.pools[call.pool]
+        figures.run_time.add(call.stopped - call.began)
+        figures.busy[call.worker] += call.stopped - call.began
+
+    def retried(self, call: Followed, wait: float) -> None:
+        """Count an attempt that was not the last."""
+        self.pools[call.pool].retried += 1
+
+    def ended(self, call: Followed) -> None:
+        """Count how it has ended."""
+        if call.error is not None:
+            figures = self.pools[call.pool]
+            if call.is_cancelled:
+                figures.cancelled += 1
+            else:
+                figures.failed += 1
+
+
+class _Watch:
+    """The one that counts, and how many want it."""
+
+    def __init__(self) -> None:
+        self.statistics: Statistics | None = None
+        self.wanted = 0
+
+
+_watch = _Watch()
+_lock = threading.RLock()
+
+
+def start() -> None:
+    """Count from now on, if nobody does; until as many have called `stop`."""
+    with _lock:
+        _watch.wanted += 1
+        if _watch.statistics is None:
+            _watch.statistics = Statistics()
+            trail.follow(_watch.statistics.take)
+
+
+def stop() -> None:
+    """Undo one `start`; with the last, what was counted is forgotten."""
+    with _lock:
+        _watch.wanted -= 1
+        if _watch.wanted == 0 and _watch.statistics is not None:
+            trail.leave(_watch.statistics.take)
+            _watch.statistics = None
+
+
+def stats_of(pool: Pool) -> PoolStats:
+    """Return what a pool does at this moment."""
+    counts, traffic = pool.counts(), pool.traffic()
+    figures = _figures_of(pool)
+    stats = PoolStats(
+        *counts,
+        name=pool.name,
+        kind=pool.kind,
+        max_workers=pool.capacity,
+        deaths=traffic.deaths,
+        bytes_sent=traffic.sent,
+        bytes_received=traffic.received,
+        at_work=tuple(_worker(each, figures) for each in pool.at_work()),
+    )
+    if figures is None:
+        return stats
+    return evolve(
+        stats,
+        failed=figures.failed,
+        cancelled=figures.cancelled,
+        retried=figures.retried,
+        queue_time=figures.queue_time.times(),
+        run_time=figures.run_time.times(),
+    )
+
+
+def stats_of_registry(registry: Registry) -> RegistryStats:
+    """Return what the pools of a registry do at this moment."""
+    return RegistryStats({pool.name: stats_of(pool) for pool in registry.open_pools()}, registry.waiting())
+
+
+def _figures_of(pool: Pool) -> Figures | None:
+    statistics, noting = _watch.statistics, trail.current
+    if statistics is None:
+        return None
+    if noting is not None:
+        noting.tell()  # what was noted a moment ago is in it
+    return statistics.pools[pool.number]
+
+
+def _worker(worker: AtWork, figures: Figures | None) -> WorkerStats:
+    seconds = (clock() - worker.since) / 1e9 if worker.since else None
+    return WorkerStats(
+        worker.name,
+        worker.process,
+        worker.thread,
+        worker.task,
+        worker.called_at,
+        seconds,
+        None if figures is None else _utilisation(worker, figures),
+    )
+
+
+def _utilisation(worker: AtWork, figures: Figures) -> float | None:
+    """Return the share of its time, since it was first seen, in which a worker has run calls; None: it has no own."""
+    if worker.coroutine is not None:
+        return None
+    key = worker.process if worker.process != os.getpid() else worker.thread
+    if key is None:
+        return None
+    now = clock()
+    since = figures.seen.get(key, now)
+    busy = figures.busy[key] + (now - worker.since if worker.since else 0)
+    return min(busy / max(now - min(since, worker.since or since), 1), 1.0)
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.RLock()
+    _watch.statistics = None  # the trail of the parent
+    _watch.wanted = 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
