@@ -100,7 +100,7 @@ def failing(times: int, error: type[BaseException] = OSError) -> tuple[Callable[
 
 def idle(registry: Registry) -> None:
     """Wait until a pool's own accounts say that nothing runs."""
-    for pool in registry._open_pools():
+    for pool in registry.open_pools():
         pool.idle()
 
 

@@ -504,7 +504,7 @@ def test_forked_child(in_fork: Callable[..., Any]) -> None:
     chained = task(pool="loop")(jobs.async_double)
 
     def child() -> tuple[Any, ...]:
-        assert default_registry()._open_pools() == []
+        assert default_registry().open_pools() == []
         ended = completed(1).then(lambda _: jobs.thread_name()).result(timeout=15)
         values = where().result(timeout=15)[:6], chained(2).then(jobs.double).result(timeout=15), ended
         parallel.registry.reset()
