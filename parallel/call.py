@@ -370,7 +370,9 @@ class Call(Tried):
                 noting.note((trail.RETRIED, trail.clock(), self.__dict__["_id"], self.attempts, pause, error))
             hooks = self.terms.hooks
             if hooks is not None:
-                event = CallRetried(self.terms.pool.name, self.terms.name, error, self.attempts, pause)
+                event = CallRetried(
+                    self.terms.pool.name, self.terms.name, error, self.attempts, pause, call_id=trail.id_of(self)
+                )
                 hooks.tell(event, self._registry())
             return pause
         if self.attempts > 1 or why:

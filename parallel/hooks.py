@@ -27,9 +27,10 @@ from parallel.checks import did_you_mean
 from parallel.context import WITHIN, Dispatcher, Home, Within
 from parallel.coroutines import run_coroutine
 from parallel.delivery import Errand, Feed
-from parallel.events import EVENTS, CallCancelled, CallEvent, CallFailed, CallSucceeded, Event
+from parallel.events import EVENTS, OUTCOMES, STEPS, CallCancelled, CallEvent, CallFailed, CallSucceeded, Event
 from parallel.outcomes import CANCELLED, Outcome, is_coroutine
 from parallel.states import State
+from parallel.trail import CAUSE, HOOK, id_of
 
 LOGGER = logging.getLogger("parallel")
 
@@ -79,8 +80,13 @@ class Hooks:
 
     @property
     def of_calls(self) -> Hooks | None:
-        """These hooks, if there are any for calls."""
-        return self if any(issubclass(kind, CallEvent) for kind, _ in self._hooks) else None
+        """These hooks, if there are any that calls tell by themselves."""
+        return self if any(issubclass(kind, CallEvent) and kind in OUTCOMES for kind, _ in self._hooks) else None
+
+    @property
+    def of_steps(self) -> bool:
+        """Whether there are any for what has to be followed."""
+        return any(kind in STEPS for kind, _ in self._hooks)
 
     def watch(self, call: State[Any], task: str, pool: str, registry: Home | None) -> None:
         """Tell how *call* ends, which is made in that registry; None: the default one."""
@@ -139,12 +145,13 @@ class _Watch(Feed):
         """Tell the end; no future ends by that."""
         error = outcome[1]
         event: Event
+        number = id_of(self.source)
         if error is CANCELLED:
-            event = CallCancelled(self._pool, self._task)
+            event = CallCancelled(self._pool, self._task, call_id=number)
         elif error is not None:
-            event = CallFailed(self._pool, self._task, error)
+            event = CallFailed(self._pool, self._task, error, call_id=number)
         else:
-            event = CallSucceeded(self._pool, self._task, outcome[0])
+            event = CallSucceeded(self._pool, self._task, outcome[0], call_id=number)
         self._hooks.tell(event, self._registry)
         return None
 
@@ -166,6 +173,7 @@ def _call_each(hooks: list[Hook], event: Event, registry: Home | None) -> None:
     """Call the hooks, one after the other, in a context of their own; a coroutine function to its end."""
     WITHIN.set(None if registry is None else Within(registry))
     _IN_HOOK.set(True)
+    CAUSE.set(HOOK)
     for hook in hooks:
         try:
             made = hook(event)

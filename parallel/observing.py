@@ -1,19 +1,25 @@
 """
 What a configuration says about observing, the table `[observe]`, and what a registry has done about it.
 
-State: of an `Observation`, its registry's own, guarded by the lock of that.
+State: of an `Observation`, guarded by its `_lock`.
 """
 
 from __future__ import annotations
 
 import logging
 import signal
+import threading
+from _thread import start_new_thread
+from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
-from typing import Final
+from typing import Final, Protocol
 
 from attrs import field, frozen
 
 from parallel.checks import checked, did_you_mean
+from parallel.tidings import MOST, EventStream, Sink
+from parallel.weak import WeakSet
 
 LOGGER = logging.getLogger("parallel")
 
@@ -52,31 +58,93 @@ class ObserveOptions:
     )
 
 
+class Teller(Protocol):
+    """Makes events of steps; see `observe.telling`."""
+
+    sinks: tuple[Sink, ...]
+
+    def start(self) -> None:
+        """Tell from now on."""
+        ...
+
+    def stop(self) -> None:
+        """Tell no more, but what was noted so far."""
+        ...
+
+
 class Observation:
     """
     What is observed for one registry.
 
     What observes is loaded when it is wanted.
+
+    Args:
+        pools: The names of the registry's pools, by their numbers; the registry adds to it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pools: Mapping[int, str]) -> None:
+        self._lock = threading.RLock()  # a signal handler may shut the registry down
+        self._pools = pools
         self._counts = False
+        self._teller: Teller | None = None
+        self._streams: WeakSet[EventStream] = WeakSet()
 
     def begin(self, said: ObserveOptions) -> None:
-        """Observe what is said, and only that; nothing happens if that is so."""
-        if said.stats and not self._counts:
-            import_module("parallel.observe.statistics").start()
-            self._counts = True
-        elif not said.stats:
-            self.end()
+        """Observe what is said, and only that; nothing happens if that is so. No lock of the registry's may be held."""
+        with self._lock:
+            if said.stats != self._counts:
+                self._counts = said.stats
+                statistics = import_module("parallel.observe.statistics")
+                (statistics.start if said.stats else statistics.stop)()
         if said.dump_signal is not None:
             try:
                 import_module("parallel.observe.snapshot").dump_at(said.dump_signal)
             except ValueError as error:
                 LOGGER.warning("observe.dump_signal: %s", error)
 
+    def tell(self, sink: Sink) -> None:
+        """Have *sink* get the events of all steps from now on; nothing happens if it does."""
+        with self._lock:
+            teller = self._teller
+            if teller is None:
+                made: Teller = import_module("parallel.observe.telling").Teller(self._pools)
+                made.sinks = (sink,)
+                made.start()
+                self._teller = made
+            elif sink not in teller.sinks:
+                teller.sinks = (*teller.sinks, sink)
+
+    def tell_no_more(self, sink: Sink) -> None:
+        """Have it get none; nothing happens if it does not."""
+        with self._lock:
+            teller = self._teller
+            if teller is not None and sink in teller.sinks:
+                if len(teller.sinks) == 1:
+                    self._teller = None
+                    teller.stop()
+                teller.sinks = tuple(each for each in teller.sinks if each is not sink)
+
+    def stream(self, most: int | None) -> EventStream:
+        """Return the events of all steps from now on; None: as many wait in it as is usual."""
+        made = EventStream(MOST if most is None else most, self.tell_no_more)
+        self._streams.add(made)
+        self.tell(made.sink)
+        return made
+
     def end(self) -> None:
         """Observe nothing any more; a signal stays what it is."""
-        if self._counts:
-            self._counts = False
-            import_module("parallel.observe.statistics").stop()
+        with self._lock:
+            if self._counts:
+                self._counts = False
+                import_module("parallel.observe.statistics").stop()
+            teller, self._teller = self._teller, None
+            if teller is not None:
+                teller.stop()
+        for stream in self._streams:
+            stream.end()
+
+    def end_behind(self) -> None:
+        """As `end`, for a destructor, which may run at any point of any thread, and so takes no lock."""
+        if self._counts or self._teller is not None:
+            with suppress(Exception):  # no thread can be had: the program's end comes soon
+                start_new_thread(self.end, ())

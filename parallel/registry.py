@@ -29,6 +29,7 @@ from contextvars import ContextVar, Token
 from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, cast, overload
+from weakref import ref
 
 import parallel.config
 from parallel import context
@@ -39,14 +40,22 @@ from parallel.durations import Duration, pause, written
 from parallel.editions import Edition
 from parallel.errors import ConfigError, DeadlockError, PoolShutdownError, UnknownPoolError
 from parallel.events import (
+    STEPS,
     CallCancelled,
+    CallCreated,
+    CallEnded,
     CallFailed,
+    CallQueued,
     CallRetried,
+    CallStarted,
     CallSucceeded,
     Event,
     EventName,
     PoolClosed,
     PoolOpened,
+    PoolResized,
+    WorkerEnded,
+    WorkerStarted,
 )
 from parallel.following import CallbackThreads
 from parallel.hooks import Hooks
@@ -56,9 +65,10 @@ from parallel.observing import Observation
 from parallel.opening import changed, function, hooks_of, open_pool
 from parallel.options import Rate, Saying, TaskOptions
 from parallel.plans import Plan
-from parallel.pools.base import Engine, Pool, count_interrupts, run_dry, wait_at_exit
+from parallel.pools.base import Engine, Pool, count_interrupts, end_at_exit, run_dry, wait_at_exit
 from parallel.pools.desk import Desk
 from parallel.terms import Terms
+from parallel.tidings import EventStream
 from parallel.unseen import raise_collected
 from parallel.weak import WeakSet
 
@@ -105,7 +115,9 @@ class Registry:
         self._desk: Desk | None = None
         self._hooks = Hooks(LateCallbacks(self._callbacks.at_hand))
         self._declared_hooks: dict[str, list[Callable[..., object]]] | None = None
-        self._observation = Observation()
+        self._names: dict[int, str] = {}  # of all its pools that ever were, by their numbers
+        self._observation = Observation(self._names)
+        self._sink = _hook_sink(self._hooks, ref(self))
         self._drained = threading.Event()
         self._entered = 0  # blocks that it is current in
         self._nested = False  # it is for what the calls of a worker call
@@ -151,12 +163,12 @@ class Registry:
             staying = list(self._pools.values())
             edition, self.edition = self.edition, Edition()
             declared, self._declared_hooks = self._declared_hooks, None
-            if staying:
-                self._observation.begin(config.observe)
         edition.end()
         for event, hooks in (declared or {}).items():
             for hook in hooks:
                 self._hooks.discard(event, hook)
+        if staying:
+            self._observation.begin(config.observe)
         for pool in staying:
             if pool.wants_configuration:
                 packed = packed or pickle.dumps(config)
@@ -203,6 +215,20 @@ class Registry:
     @overload
     def on(self, event: Literal["call_retried"], hook: Callable[[CallRetried], object], /) -> None: ...
     @overload
+    def on(self, event: Literal["call_created"], hook: Callable[[CallCreated], object], /) -> None: ...
+    @overload
+    def on(self, event: Literal["call_queued"], hook: Callable[[CallQueued], object], /) -> None: ...
+    @overload
+    def on(self, event: Literal["call_started"], hook: Callable[[CallStarted], object], /) -> None: ...
+    @overload
+    def on(self, event: Literal["call_ended"], hook: Callable[[CallEnded], object], /) -> None: ...
+    @overload
+    def on(self, event: Literal["worker_started"], hook: Callable[[WorkerStarted], object], /) -> None: ...
+    @overload
+    def on(self, event: Literal["worker_ended"], hook: Callable[[WorkerEnded], object], /) -> None: ...
+    @overload
+    def on(self, event: Literal["pool_resized"], hook: Callable[[PoolResized], object], /) -> None: ...
+    @overload
     def on(self, event: Literal["pool_opened"], hook: Callable[[PoolOpened], object], /) -> None: ...
     @overload
     def on(self, event: Literal["pool_closed"], hook: Callable[[PoolClosed], object], /) -> None: ...
@@ -213,12 +239,14 @@ class Registry:
         Have a function called with each event of that name, from now on, on a callback thread.
 
         Events come in the order in which they happened, one after the other. What the function raises is logged and
-        changes nothing else. The calls that it makes tell no hooks. As long as there are hooks for calls, each item of
-        a map is a call of its own.
+        changes nothing else. The calls that it makes tell no hooks.
+
+        As long as there are hooks for `call_succeeded`, `call_failed`, `call_cancelled` or `call_retried`, each item of
+        a map is a call of its own. The other events of calls and workers are found out some hundredths of a second
+        later, and maps are seen in pieces.
 
         Args:
-            event: `call_succeeded`, `call_failed`, `call_cancelled`, `call_retried`, `pool_opened` or `pool_closed`;
-                `parallel.events` has what the function gets.
+            event: The name of one; `parallel.events` has all, and what the function gets.
             hook: The function; left out: what is decorated with the result.
 
         Raises:
@@ -233,11 +261,44 @@ class Registry:
         """Have a function that `on` has registered called no more; nothing happens if it wasn't."""
         self._hooks.discard(event, hook)
         self._renew_edition()
+        if not self._hooks.of_steps:
+            self._observation.tell_no_more(self._sink)
+
+    def events(self, *, most: int | None = None) -> EventStream:
+        """
+        Return what happens from now on: an iterator over the steps of all calls, workers and pools.
+
+        It waits for the next event, and ends when the registry has been shut down, or by `close()`, as at the end of a
+        `with` block. Events come some hundredths of a second after what they tell, in the order in which that was
+        noted; of worker processes, beginnings come with the ends. See `parallel.events`: of each call there are
+        `CallCreated`, and for each attempt `CallQueued`, `CallStarted` and, if another follows, `CallRetried`; then
+        `CallEnded`. Maps are seen in pieces.
+
+        Args:
+            most: How many events may wait; beyond that the first are dropped, and counted. None: 100,000.
+
+        Raises:
+            PoolShutdownError: The registry has been shut down.
+        """
+        if most is not None and most < 1:
+            raise ValueError(f"most must be 1 or more, found {most}")
+        if self._shut:
+            raise PoolShutdownError("the registry")
+        end_at_exit(self._observation)
+        return self._observation.stream(most)
 
     def _add_hook(self, event: str, hook: F) -> F:
         self._hooks.add(event, hook)
         self._renew_edition()
+        self._observe(self._config)
         return hook
+
+    def _observe(self, config: Config | None) -> None:
+        """Observe what is asked for; None: no configuration was read, and so no pool has been opened."""
+        if config is not None:
+            self._observation.begin(config.observe)
+        if self._hooks.of_steps:
+            self._observation.tell(self._sink)
 
     def _renew_edition(self) -> None:
         """Have all tasks look up anew how their calls are made."""
@@ -345,10 +406,11 @@ class Registry:
             config = self.config
             if name not in config.pools:
                 raise UnknownPoolError(name, sorted(config.pools))
+            self._observe(config)
             made = open_pool(name, config, LateCallbacks(self._callbacks.at_hand), nested=self._nested)
+            self._names[made.number] = name
             with self._lock:
                 if self._config is config:
-                    self._observation.begin(config.observe)
                     pool = self._pools.setdefault(name, made)
                     break
             made.shutdown(wait=False)  # the configuration has changed meanwhile; this one has started nothing
@@ -484,8 +546,8 @@ class Registry:
         for pool in self.open_pools():
             pool.shutdown(wait=True)
             self._hooks.tell(PoolClosed(pool.name, pool.kind), self)
+        self._observation.end()  # hooks are told the last of it
         self._callbacks.end()
-        self._observation.end()
         self._drained.set()
 
     def _engines(self) -> list[Pool | Engine]:
@@ -506,7 +568,7 @@ class Registry:
         self._callbacks.after_fork_in_child()
         self._hooks.after_fork_in_child()
         self._desk = None
-        self._observation = Observation()
+        self._observation = Observation(self._names)
         self._drained = threading.Event()
         if self._shut:
             self._drained.set()
@@ -540,7 +602,7 @@ class Registry:
         message = f"nobody has shut down {self!r}: use it in a with block, or call shutdown()"
         self._shut = True
         self.edition.end()
-        self._observation.end()
+        self._observation.end_behind()
         self._pools = {}  # nobody keeps them any more: they run what they have accepted, and end
         warnings.warn(message, ResourceWarning, stacklevel=1, source=self)
 
@@ -549,6 +611,16 @@ class Registry:
         source = "not read yet" if self._config is None else self._config.source
         pools = ", ".join(repr(pool) for pool in self.open_pools()) or "none"
         return f"<Registry {state} [configuration: {source}; open pools: {pools}]>"
+
+
+def _hook_sink(hooks: Hooks, registry: ref[Registry]) -> Callable[[Event], object]:
+    """Return what tells hooks of steps."""
+
+    def sink(event: Event) -> None:
+        if isinstance(event, STEPS):  # of the others they were told at once
+            hooks.tell(event, registry())
+
+    return sink
 
 
 def _reader(source: Source | None, profile: str | None) -> Callable[[], Config]:

@@ -61,16 +61,19 @@ POOL_OPENED: Final = 8
 """A pool was made: `(POOL_OPENED, ns, pool, name, kind, capacity)`, of which *pool* is the number."""
 
 WORKER_STARTED: Final = 9
-"""A worker process is ready for calls: `(WORKER_STARTED, ns, pid)`."""
+"""A worker is ready for calls: `(WORKER_STARTED, ns, pool, worker, name)`; *worker* is a process id, or an ident."""
 
 WORKER_ENDED: Final = 10
-"""One is gone: `(WORKER_ENDED, ns, pid, how)`; *how* is empty if that was to be."""
+"""One is gone: `(WORKER_ENDED, ns, pool, worker, how)`; *how* is empty if that was to be."""
 
 FOLLOWS: Final = 11
 """A call waits for others, which are among its arguments: `(FOLLOWS, id, ids)`."""
 
-THREAD_STARTED: Final = 12
-"""A worker thread has begun: `(THREAD_STARTED, ident, name)`; it may be gone before anybody looks."""
+POOL_RESIZED: Final = 12
+"""A pool may have another number of workers: `(POOL_RESIZED, ns, pool, capacity)`."""
+
+POOL_CLOSED: Final = 13
+"""One takes no more calls: `(POOL_CLOSED, ns, pool)`."""
 
 Step: TypeAlias = tuple[Any, ...]
 """Something that has happened: which of the above, when (on the clock of `time.monotonic_ns`), and so on."""
@@ -80,6 +83,9 @@ Follower: TypeAlias = Callable[[list[Step]], object]
 
 CAUSE: Final[ContextVar[int]] = ContextVar("parallel.cause", default=0)
 """The call that has ended, where a function runs that follows it."""
+
+HOOK: Final = -1
+"""Stands for the cause of calls that hooks make."""
 
 clock: Final = time.monotonic_ns
 """The one clock of all steps, in worker processes too: it is that of the machine."""
@@ -208,12 +214,13 @@ def note_stop(noting: Trail, fields: dict[str, Any], error: BaseException | None
     noting.note((STOPPED, clock(), fields.get("_id", 0), 1, error))
 
 
-def note_thread() -> None:
-    """Note that this thread has begun to work."""
+def note_thread(pool: int, *, is_over: bool = False) -> None:
+    """Note that this thread has begun to work for the pool of that number, or ends that."""
     noting = current
     if noting is not None:
         thread = threading.current_thread()
-        noting.note((THREAD_STARTED, thread.ident, thread.name))
+        kind, about = (WORKER_ENDED, "") if is_over else (WORKER_STARTED, thread.name)
+        noting.note((kind, clock(), pool, thread.ident, about))
 
 
 def is_owned() -> bool:

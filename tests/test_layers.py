@@ -32,6 +32,7 @@ HOUSE = [
     {"runs"},
     {"awaits"},
     {"events"},
+    {"tidings"},
     {"checks"},
     {"hooks"},
     {"imports"},

@@ -38,9 +38,12 @@ class Followed:
         queued: When the present attempt had all that it needs, but a worker.
         began: When that began,
         stopped: and stopped.
+        over: When the call had ended.
         attempt: Which attempt it is; the first is 1.
         worker: Who runs it: a thread, by its ident, or a process, by its id.
         error: How it has ended; None: with a value, or not yet.
+        tag: What the narrator makes of it.
+        is_told: So is this, of the present attempt.
     """
 
     __slots__ = (
@@ -50,14 +53,19 @@ class Followed:
         "created",
         "error",
         "given",
+        "given_at",
         "is_over",
+        "is_told",
         "items",
         "name",
         "number",
+        "over",
         "parent",
         "pool",
         "queued",
         "stopped",
+        "tag",
+        "wait",
         "worker",
     )
 
@@ -71,12 +79,21 @@ class Followed:
         self.cause = cause
         self.items = items
         self.created = self.queued = at
-        self.began = self.stopped = NEVER
+        self.began = self.stopped = self.over = NEVER
         self.attempt = 1
         self.worker = 0
         self.error: BaseException | None = None
         self.given: tuple[int, int] | None = None  # the worker process that was given it, and its number there
+        self.given_at = NEVER
+        self.wait = -1.0  # if another attempt follows, after so many seconds
+        self.tag: Any = None
+        self.is_told = False
         self.is_over = False  # nothing else will come of it, but its times
+
+    @property
+    def task(self) -> str:
+        """The task's name, or that of the function."""
+        return name_of(self.name)
 
     @property
     def is_cancelled(self) -> bool:
@@ -86,8 +103,16 @@ class Followed:
     def again(self, at: int) -> Followed:
         """Return what stands for the next attempt, which is queued at that moment."""
         other = Followed(self.created, self.number, self.name, self.pool, self.parent, self.cause, self.items)
-        other.queued, other.attempt = at, self.attempt + 1
+        other.queued, other.attempt, other.tag = at, self.attempt + 1, self.tag
         return other
+
+
+def name_of(fn: object) -> str:
+    """Return a name as calls have it: `module:qualname` of a function; what is a name stays one."""
+    if isinstance(fn, str):
+        return fn
+    module, name = getattr(fn, "__module__", ""), getattr(fn, "__qualname__", None)
+    return f"{module}:{name}" if isinstance(name, str) else type(fn).__qualname__
 
 
 class Narrator:
@@ -110,8 +135,9 @@ class Narrator:
             trail.POOL_OPENED: self.pool_opened,
             trail.WORKER_STARTED: self.worker_started,
             trail.WORKER_ENDED: self._on_worker_ended,
+            trail.POOL_RESIZED: self.pool_resized,
+            trail.POOL_CLOSED: self.pool_closed,
             trail.FOLLOWS: self._nothing,
-            trail.THREAD_STARTED: self._nothing,
         }
 
     def take(self, steps: Iterable[Step]) -> None:
@@ -121,7 +147,7 @@ class Narrator:
             taken[step[0]](*step[1:])
         for call in self._failed:  # nobody tried again, and its call took the error from there
             if self._calls.get(call.number) is call:
-                self._over(call)
+                self._over(call, call.stopped)
         self._failed, self._failing = self._failing, []
 
     # -- what is told; each may be overridden -------------------------------------------------------------------------
@@ -147,10 +173,16 @@ class Narrator:
     def pool_opened(self, at: int, number: int, name: str, kind: str, capacity: int) -> None:
         """Tell that a pool was made."""
 
-    def worker_started(self, at: int, pid: int) -> None:
-        """Tell that a worker process is ready."""
+    def pool_resized(self, at: int, number: int, capacity: int) -> None:
+        """Tell that one may have another number of workers."""
 
-    def worker_ended(self, at: int, pid: int, how: str) -> None:
+    def pool_closed(self, at: int, number: int) -> None:
+        """Tell that one takes no more calls."""
+
+    def worker_started(self, at: int, pool: int, worker: int, name: str) -> None:
+        """Tell that a worker is ready."""
+
+    def worker_ended(self, at: int, pool: int, worker: int, how: str) -> None:
         """Tell that one is gone; *how* is empty if that was to be."""
 
     # -- the steps ----------------------------------------------------------------------------------------------------
@@ -180,7 +212,7 @@ class Narrator:
             return
         self._stop(call, at)
         if error is None:
-            self._over(call)
+            self._over(call, at)
         else:
             call.error = error
             self._failing.append(call)
@@ -198,13 +230,24 @@ class Narrator:
             return
         call.error = error
         if call.given is not None:
-            call.is_over = True  # its times follow
-            return
+            call.is_over, call.over = True, at  # its times follow
+        else:
+            self._conclude(call, at)
+
+    def _conclude(self, call: Followed, at: int) -> None:
+        """Tell of the end of an attempt whose body's end nobody has told, if it has begun, and of what comes of it."""
+        if call.began == NEVER and call.given_at != NEVER and not call.is_cancelled:
+            call.began = call.given_at  # its worker has died with it, or it overran its time
+            self.started(call)
         if call.began != NEVER and call.stopped == NEVER:
             self._stop(call, at)
-        self._over(call)
+        if call.wait >= 0:
+            self.retried(call, call.wait)
+        else:
+            self._over(call, at)
 
-    def _over(self, call: Followed) -> None:
+    def _over(self, call: Followed, at: int) -> None:
+        call.over = max(call.over, at)
         if self._calls.get(call.number) is call:
             del self._calls[call.number]
         self.ended(call)
@@ -215,7 +258,7 @@ class Narrator:
             if call is not None:
                 if call.given is not None:  # another worker had it, and did not begin it
                     self._given.pop(call.given, None)
-                call.given, call.worker = (pid, index), pid
+                call.given, call.worker, call.given_at = (pid, index), pid, at
                 self._given[pid, index] = call
 
     def _on_times(self, pid: int, first: int, data: bytes) -> None:
@@ -229,23 +272,22 @@ class Narrator:
             call.began = times[index]
             self.started(call)
             self._stop(call, times[index + 1])
-            if call.error is None or call.is_over:
-                self._over(call)
+            if call.error is None or call.is_over or call.wait >= 0:
+                self._conclude(call, call.stopped)
 
     def _on_retried(self, at: int, number: int, attempt: int, wait: float, error: BaseException) -> None:
         call = self._calls.get(number)
         if call is None:
             return
-        call.error = error
-        if call.began != NEVER and call.stopped == NEVER:
-            self._stop(call, at)
+        call.error, call.wait = error, wait
         self._calls[number] = call.again(at + int(wait * 1e9))
-        self.retried(call, wait)
+        if call.given is None:  # else its times follow
+            self._conclude(call, at)
 
-    def _on_worker_ended(self, at: int, pid: int, how: str) -> None:
-        for key in [key for key in self._given if key[0] == pid]:
+    def _on_worker_ended(self, at: int, pool: int, worker: int, how: str) -> None:
+        for key in [key for key in self._given if key[0] == worker]:
             call = self._given.pop(key)
             call.given = None
-            if call.is_over:
-                self._over(call)
-        self.worker_ended(at, pid, how)
+            if call.is_over or call.wait >= 0:
+                self._conclude(call, at)
+        self.worker_ended(at, pool, worker, how)

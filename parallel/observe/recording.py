@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from parallel import trail
 from parallel.machine import cpus
+from parallel.observe.narrator import name_of
 from parallel.outcomes import CANCELLED
 from parallel.pools.base import pools
 from parallel.trail import Step
@@ -117,7 +118,8 @@ class Recording:
             trail.WORKER_STARTED: self._worker_started,
             trail.WORKER_ENDED: self._worker_ended,
             trail.FOLLOWS: self._follows,
-            trail.THREAD_STARTED: self._names.__setitem__,
+            trail.POOL_RESIZED: self._pool_resized,
+            trail.POOL_CLOSED: self._pool_closed,
         }
 
     def start(self) -> None:
@@ -160,8 +162,7 @@ class Recording:
         return row
 
     def _task(self, name: object) -> int:
-        text = name if isinstance(name, str) else _name_of(name)
-        return self._tasks.setdefault(text, len(self._tasks))
+        return self._tasks.setdefault(name_of(name), len(self._tasks))
 
     def _queued(self, at: int, number: int) -> None:
         row = self._rows.get(number)
@@ -273,12 +274,30 @@ class Recording:
                 self._slots[pool] = _Slots()
         return pool
 
-    def _worker_started(self, at: int, pid: int) -> None:
-        self._workers[pid] = (at, NEVER, "")
+    def _pool_resized(self, at: int, number: int, capacity: int) -> None:
+        """Keep the most that it could have: lanes are drawn for all."""
+        if number in self._known_pools:
+            said = self._known_pools[number][1]
+            said["max_workers"] = max(said["max_workers"], capacity)
 
-    def _worker_ended(self, at: int, pid: int, how: str) -> None:
-        began, _, _ = self._workers.get(pid, (NEVER, NEVER, ""))
-        self._workers[pid] = (began, at, how)
+    def _pool_closed(self, at: int, number: int) -> None:
+        pool = self._pools.get(number)
+        if pool is not None:
+            self._marks.append({"at": at, "kind": "pool_closed", "pool": pool, "text": ""})
+
+    def _worker_started(self, at: int, pool: int, worker: int, name: str) -> None:
+        if self._is_process(pool):
+            self._workers[worker] = (at, NEVER, "")
+        else:
+            self._names[worker] = name  # it may be gone before anybody looks
+
+    def _worker_ended(self, at: int, pool: int, worker: int, how: str) -> None:
+        if self._is_process(pool):
+            began, _, _ = self._workers.get(worker, (NEVER, NEVER, ""))
+            self._workers[worker] = (began, at, how)
+
+    def _is_process(self, pool: int) -> bool:
+        return pool in self._known_pools and self._known_pools[pool][1]["kind"] == "process"
 
     def _follows(self, number: int, others: list[int]) -> None:
         row = self._rows.get(number)
@@ -373,11 +392,6 @@ class _Slots:
         slot = self._taken.pop(row, None)
         if slot is not None:
             heapq.heappush(self._free, slot)
-
-
-def _name_of(fn: object) -> str:
-    module, name = getattr(fn, "__module__", ""), getattr(fn, "__qualname__", None)
-    return f"{module}:{name}" if isinstance(name, str) else type(fn).__qualname__
 
 
 def _text_of(error: BaseException) -> str:

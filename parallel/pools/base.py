@@ -6,8 +6,8 @@
 The two are apart so that a pool that nobody holds any more can be closed: workers keep their engine alive, never the
 pool. An engine takes calls until `close()`, and is gone after `join()`.
 
-State: `_pools`, `_engines` and `_helpers`, weak and changed by single atomic steps; `_draining` and `_exiting`, set
-once; a pool's `_engine`, replaced only in a forked child, where one thread runs.
+State: `_pools`, `_engines`, `_helpers` and `_observing`, weak and changed by single atomic steps; `_draining` and
+`_exiting`, set once; a pool's `_engine`, replaced only in a forked child, where one thread runs.
 
 Source: `threading._register_atexit` is where `concurrent.futures.thread` of CPython 3.9 and later joins its workers:
 earlier than `atexit`, while threads can still be started, so that what was accepted can run, its later stages too.
@@ -27,7 +27,19 @@ from contextlib import suppress
 from contextvars import copy_context
 from importlib import import_module
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast, get_args
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    cast,
+    get_args,
+)
 
 from parallel import trail
 from parallel.chunks import BUDGET, Done, run_chunk
@@ -120,9 +132,11 @@ class Engine(ABC):
     Attributes:
         era: The `era()` in which it was made: in a forked child, an older one has no threads.
         cancels_at_exit: Its pool's.
+        number: Its pool's; 0: it has none.
     """
 
     cancels_at_exit = False
+    number = 0
 
     def __init__(self) -> None:
         self.era = era()
@@ -252,6 +266,7 @@ class Pool(concurrent.futures.Executor):
         if engine is None:
             return
         engine.cancels_at_exit = self.cancels_at_exit
+        engine.number = self.number
         self._finalizer = weakref.finalize(self, engine.close, False)
         self._finalizer.atexit = False
         if self._closed or _exiting:
@@ -378,7 +393,7 @@ class Pool(concurrent.futures.Executor):
                 nor does a signal handler that has interrupted a submit.
             cancel_futures: Cancel the calls that have not been started.
         """
-        self._closed = True
+        self._note_closing()
         engine = self._engine
         if engine is not None:
             engine.close(cancel_futures)
@@ -387,11 +402,17 @@ class Pool(concurrent.futures.Executor):
 
     def interrupt(self) -> None:
         """After a Ctrl-C: take no more calls, cancel those that wait, end those that run as far as this kind can."""
-        self._closed = True
+        self._note_closing()
         engine = self._engine
         if engine is not None:
             engine.close(True)
             engine.interrupt()
+
+    def _note_closing(self) -> None:
+        closed, self._closed = self._closed, True
+        noting = trail.current
+        if noting is not None and not closed:
+            noting.note((trail.POOL_CLOSED, trail.clock(), self.number))
 
     def forsake(self) -> None:
         """After `interrupt`: wait no more for what runs all the same; see `Engine.forsake`."""
@@ -507,6 +528,7 @@ _pools: WeakSet[Pool] = WeakSet()
 _numbers = itertools.count(1)
 _engines: WeakSet[Engine] = WeakSet()
 _helpers: WeakSet[threading.Thread] = WeakSet()
+_observing: WeakSet[Observing] = WeakSet()
 _draining = False
 _exiting = False
 
@@ -519,6 +541,7 @@ def _after_fork_in_child() -> None:
         engine.abandon()
     _engines.clear()
     _helpers.clear()
+    _observing.clear()
     for pool in _pools:
         pool._renew()  # pyright: ignore[reportPrivateUsage]  # same module
 
@@ -561,6 +584,9 @@ def _at_exit() -> None:
                     engine.close(True)
                     engine.interrupt()
             run_dry(lambda: list(_engines), _work_off)
+            if trail.current is not None:
+                trail.current.tell()
+                run_dry(lambda: list(_engines), _work_off)  # what follows by that
         except KeyboardInterrupt:
             _close_all(interrupted=True)  # nothing more is begun while the interpreter ends
             raise
@@ -572,6 +598,8 @@ def _at_exit() -> None:
             with suppress(RuntimeError):  # it has not been started
                 join(thread)
         TIMER.close()
+    for one in _observing:
+        one.end()
 
 
 def _close_all(*, interrupted: bool) -> list[Engine]:
@@ -602,6 +630,19 @@ def exit_before_others() -> None:
     """
     with suppress(RuntimeError):  # the exit has begun
         threading._register_atexit(_at_exit)  # type: ignore[attr-defined]  # as below
+
+
+class Observing(Protocol):
+    """Something that observes pools."""
+
+    def end(self) -> None:
+        """Observe nothing any more, and keep nobody waiting for what comes."""
+        ...
+
+
+def end_at_exit(one: Observing) -> None:
+    """See that the exit ends it, once the engines have ended."""
+    _observing.add(one)
 
 
 def wait_at_exit(thread: threading.Thread) -> None:

@@ -39,6 +39,7 @@ from parallel.pools.looping import LoopingEngine
 from parallel.runs import Run
 from parallel.shortage import LOOK, Shortage, check_memory_free
 from parallel.sizes import Size
+from parallel.trail import note_thread
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -164,6 +165,11 @@ class LoopEngine(LoopingEngine):
 
     def _enter(self) -> None:
         this.worker = LoopThread(self, self._open)
+        note_thread(self.number)
+
+    def _end_left(self) -> None:
+        super()._end_left()
+        note_thread(self.number, is_over=True)
 
     def _has_room(self) -> bool:
         if self._in_flight >= self._limit:

@@ -202,7 +202,7 @@ class LoopingEngine(Engine):
                 self._wake()
 
     def _end_left(self) -> None:
-        """The last deed of the thread: fail what a broken loop has left."""
+        """Nearly the last deed of the thread: fail what a broken loop has left."""
         self._waiting.clear()
         for future in list(self._open):
             broken: Outcome = (None, self._broken_error(), None)

@@ -36,6 +36,7 @@ MAX_HELP: Final = 16
 class Employer(Dispatcher, Protocol):
     """What a worker needs of its crew."""
 
+    number: int
     label: str
     initializer: Callable[..., object] | None
     initargs: tuple[Any, ...]
@@ -116,12 +117,13 @@ class Worker:
         crew = self.crew
         self.begun.set()
         try:
-            note_thread()
+            note_thread(crew.number)
             self._initialize()
             while not self._serve():
                 continue
         finally:
             close_kept()
+            note_thread(crew.number, is_over=True)
             crew.lose(self)
 
     def work_off(self) -> None:

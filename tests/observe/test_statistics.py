@@ -201,7 +201,7 @@ def test_a_registry_that_is_forgotten() -> None:
     registry.pool("thread").submit(jobs.nothing).result(LONG)
     with pytest.warns(ResourceWarning):
         del registry
-    assert trail.current is None
+    wait_until(lambda: trail.current is None)
 
 
 def test_reload() -> None:

@@ -51,6 +51,7 @@ class Settings(NamedTuple):
     kill_grace: float
     idle_timeout: float | None
     memory_free: int | None = None
+    number: int = 0
 
     @property
     def kept_by_each(self) -> int:

@@ -171,7 +171,8 @@ class Listening:
         with self._books.lock:
             stays = self._books.roster.welcome(peer)
         if trail.current is not None:
-            trail.current.note((trail.WORKER_STARTED, trail.clock(), peer.pid))
+            number, name = self._books.settings.number, f"process {peer.pid}"
+            trail.current.note((trail.WORKER_STARTED, trail.clock(), number, peer.pid, name))
         if stays:
             self._dispatching.welcome(peer)
         self._see_to_workers()
@@ -289,7 +290,7 @@ class Listening:
             expected = books.roster.strike_off(peer)
         if trail.current is not None:
             how = "" if expected and not peer.killed else how_it_died(exit_code)
-            trail.current.note((trail.WORKER_ENDED, trail.clock(), peer.pid, how))
+            trail.current.note((trail.WORKER_ENDED, trail.clock(), books.settings.number, peer.pid, how))
         self._answered += peer.ended
         sent, received = peer.traffic()
         books.traffic = (books.traffic[0] + sent, books.traffic[1] + received)

@@ -195,6 +195,7 @@ class ProcessPool(HandingPool):
                 self._kill_grace,
                 None if self._idle_timeout == math.inf else self._idle_timeout,
                 self._memory_free,
+                self.number,
             ),
             self._carrier,
         )
@@ -215,6 +216,9 @@ class ProcessPool(HandingPool):
     def max_workers(self, max_workers: int | None) -> None:
         self._max_workers = check_workers(max_workers, cpus())
         self._staff.resize(self._max_workers)
+        noting = trail.current
+        if noting is not None:
+            noting.note((trail.POOL_RESIZED, trail.clock(), self.number, self._max_workers))
 
     def reconfigure(self, configuration: bytes) -> None:
         """Have the default registries of workers made from another configuration; see `Pool.reconfigure`."""
