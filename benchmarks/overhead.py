@@ -1,7 +1,7 @@
 """
 What a call costs that does nothing: our pools beside those of `concurrent.futures`, and beside our peers.
 
-    python benchmarks/overhead.py [--rounds N] [--calls N] [--only PART ...] [--json FILE]
+    python benchmarks/overhead.py [--rounds N] [--calls N] [--only PART ...] [--observe] [--json FILE]
 
 All run in this one process, in turn, round by round, after a warm-up, with the same number of workers and the same
 start method. How to read the table is told in `README.md`. Exit status 1 if a budget is missed.
@@ -20,6 +20,7 @@ from measures.calls import processes, threads
 from measures.chains import chains, hops
 from measures.imports import imports
 from measures.memory import memory
+from measures.observing import observing
 from measures.options import options
 from measures.peers import installed
 from measures.rounds import WORKERS, Row, Scale, show
@@ -32,6 +33,7 @@ PARTS: Final[Mapping[str, Callable[[Scale], Iterator[Row]]]] = {
     "options": options,
     "processes": processes,
     "imports": imports,
+    "observe": observing,
 }
 
 
@@ -42,6 +44,7 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=4000, help="per round (default: 4000)")
     parser.add_argument("--only", action="append", choices=PARTS, metavar="PART", help=f"one of {', '.join(PARTS)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write all figures to")
+    parser.add_argument("--observe", action="append_const", dest="only", const="observe", help="as --only observe")
     asked = parser.parse_args()
     scale = Scale(max(asked.rounds, 1), max(asked.calls, 1))
 

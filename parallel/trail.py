@@ -22,7 +22,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, Final, TypeAlias
 
@@ -32,6 +32,12 @@ LOGGER = logging.getLogger("parallel")
 
 PULSE: Final = 0.05
 """Seconds between two looks at what was noted. What is shown is so late; shorter ones take time from the program."""
+
+BEHIND: Final = 2_000_000
+"""
+Things that wait to be looked at, some 80 MB, from which on who makes a call looks himself: calls that do nothing can be
+made faster than followers find out what that means.
+"""
 
 CREATED: Final = 0
 """A call was made: `(CREATED, ns, id, name, pool, parent, cause, items)`. *cause* is the call that it follows."""
@@ -75,10 +81,28 @@ POOL_RESIZED: Final = 12
 POOL_CLOSED: Final = 13
 """One takes no more calls: `(POOL_CLOSED, ns, pool)`."""
 
-Step: TypeAlias = tuple[Any, ...]
+_LENGTHS: Final = {
+    CREATED: 8,
+    QUEUED: 3,
+    STARTED: 5,
+    STOPPED: 5,
+    ENDED: 4,
+    GIVEN: 5,
+    TIMES: 4,
+    RETRIED: 6,
+    POOL_OPENED: 6,
+    WORKER_STARTED: 5,
+    WORKER_ENDED: 5,
+    FOLLOWS: 3,
+    POOL_RESIZED: 4,
+    POOL_CLOSED: 3,
+}
+"""How many things each has."""
+
+Step: TypeAlias = Sequence[Any]
 """Something that has happened: which of the above, when (on the clock of `time.monotonic_ns`), and so on."""
 
-Follower: TypeAlias = Callable[[list[Step]], object]
+Follower: TypeAlias = Callable[[Iterator[Step]], object]
 """Gets steps, in the order in which they were noted."""
 
 CAUSE: Final[ContextVar[int]] = ContextVar("parallel.cause", default=0)
@@ -100,12 +124,14 @@ class Trail:
 
     Attributes:
         note: Note a step, from any thread.
+        noted: What nobody has looked at.
         began: When this was made: nanoseconds of Unix time, and on the clock.
     """
 
     def __init__(self) -> None:
-        self._steps: list[Step] = []
-        self.note: Callable[[Step], None] = self._steps.append
+        # All in one list, one behind the other: tuples that are kept would have the garbage collector run more often.
+        self.noted: list[Any] = []
+        self.note: Callable[[tuple[Any, ...]], None] = self.noted.extend
         self.began = (time.time_ns(), clock())
         self.followers: tuple[Follower, ...] = ()
         self._turn = threading.RLock()
@@ -119,19 +145,27 @@ class Trail:
     def tell(self) -> None:
         """Tell the followers, now, what was noted."""
         with self._turn:
-            told = self._steps[:]  # two single steps of a list: what is noted in between stays
+            told = self.noted[:]  # two single steps of a list: what is noted in between stays
             if not told:
                 return
-            del self._steps[: len(told)]
+            del self.noted[: len(told)]
             for follower in self.followers:
                 try:
-                    follower(told)
+                    follower(_steps_in(told))
                 except Exception:
                     LOGGER.exception("what follows the steps of calls has failed: %r", follower)
 
     def end(self) -> None:
         """Have its thread end."""
         self._over.set()
+
+
+def _steps_in(told: list[Any]) -> Iterator[Step]:
+    at = 0
+    while at < len(told):
+        end = at + _LENGTHS[told[at]]
+        yield told[at:end]
+        at = end
 
 
 current: Trail | None = None
@@ -187,6 +221,8 @@ def note_call(noting: Trail, future: Any, name: object, pool: int, items: int = 
         pool: The number of the pool where it is to run.
         items: Of a piece of a map, how many items; 0: it is a call by itself.
     """
+    if len(noting.noted) > BEHIND:
+        noting.tell()
     worker: Waiter | None = this.worker
     running: object = RUNNING.get() if worker is None else worker.running
     parent = 0 if running is None else _id_in(running)

@@ -18,7 +18,7 @@ import platform
 import sys
 import threading
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from parallel import trail
@@ -133,7 +133,7 @@ class Recording:
         trail.leave(self.take)
         self._ended_at = trail.clock()
 
-    def take(self, steps: list[Step]) -> None:
+    def take(self, steps: Iterable[Step]) -> None:
         """Put down what has happened; see `trail.Follower`."""
         self._names.update((thread.ident or 0, thread.name) for thread in threading.enumerate())
         taken = self._taken

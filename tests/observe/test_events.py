@@ -236,6 +236,21 @@ def test_many_calls(kind: str) -> None:
     assert set(map(tuple, steps.values())) == {("call_created", "call_queued", "call_started", "call_ended")}
 
 
+def test_a_storm_of_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who makes calls faster than they can be told of looks after that himself: what waits is bounded."""
+    monkeypatch.setattr(trail, "BEHIND", 1000)
+    monkeypatch.setattr(trail, "PULSE", 3600)
+    with Registry(FOUR) as registry:
+        stream = registry.events()
+        pool = registry.pool("inline")
+        for number in range(1000):
+            pool.submit(jobs.double, number)
+            assert trail.current is not None
+            assert len(trail.current.noted) < 2000
+        with stream:
+            assert sum(isinstance(next(stream), CallEnded) for _ in range(3600)) > 800
+
+
 # -- hooks ------------------------------------------------------------------------------------------------------------
 
 
