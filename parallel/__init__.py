@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from parallel.futures import Future, completed, failed
     from parallel.groups import TaskGroup, detached
     from parallel.kinds import PoolConfig
+    from parallel.logged import CallFilter
     from parallel.mapping import ParallelMap, parallel_map
     from parallel.meters import Progress
     from parallel.observe.recorder import record
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CallFilter",
     "ConfigError",
     "CurrentTask",
     "DaskPool",
@@ -160,6 +162,7 @@ _ROOMS: Final = {
     "futures": "Future completed failed",
     "combine": "Settled as_completed first gather race settle wait",
     "arguments": "result_of unresolved",
+    "logged": "CallFilter",
     "current": "CurrentTask checkpoint current_task sleep",
     "pools.base": "Pool",
     "pools.dask": "DaskPool",

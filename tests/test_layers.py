@@ -74,6 +74,7 @@ HOUSE = [
     {"timed"},
     {"plans"},
     {"current"},
+    {"logged"},
     {"pools.base"},
     {"pools.handing", "pools.backlog", "pools.workers", "pools.leftovers"},
     {"pools.blocking", "pools.intake"},

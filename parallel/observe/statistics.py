@@ -28,7 +28,7 @@ from parallel.trail import clock
 if TYPE_CHECKING:
     from parallel.registry import Registry
 
-_STEPS: Final = 8
+STEPS: Final = 8
 """Buckets of a histogram in which a time doubles: each is 9 % wide."""
 
 
@@ -47,7 +47,12 @@ class Histogram:
         self.count += 1
         self.total += nanoseconds
         self.longest = max(self.longest, nanoseconds)
-        self.buckets[int(math.log2(nanoseconds) * _STEPS)] += 1
+        self.buckets[int(math.log2(nanoseconds) * STEPS)] += 1
+
+    def below(self, nanoseconds: int) -> int:
+        """Count those that were shorter than a power of two."""
+        end = int(math.log2(nanoseconds) * STEPS)
+        return sum(count for bucket, count in list(self.buckets.items()) if bucket < end)
 
     def percentile(self, share: float) -> float:
         """Return the time, in seconds, that so great a share of them does not exceed; 0 if there are none."""
@@ -55,7 +60,7 @@ class Histogram:
         for bucket, count in sorted(self.buckets.items()):
             left -= count
             if left <= 0:
-                return min(2 ** ((bucket + 0.5) / _STEPS), self.longest) / 1e9
+                return min(2 ** ((bucket + 0.5) / STEPS), self.longest) / 1e9
         return 0.0
 
     def times(self) -> Times:
@@ -143,7 +148,7 @@ def stop() -> None:
 def stats_of(pool: Pool) -> PoolStats:
     """Return what a pool does at this moment."""
     counts, traffic = pool.counts(), pool.traffic()
-    figures = _figures_of(pool)
+    figures = figures_of(pool)
     stats = PoolStats(
         *counts,
         name=pool.name,
@@ -171,7 +176,8 @@ def stats_of_registry(registry: Registry) -> RegistryStats:
     return RegistryStats({pool.name: stats_of(pool) for pool in registry.open_pools()}, registry.waiting())
 
 
-def _figures_of(pool: Pool) -> Figures | None:
+def figures_of(pool: Pool) -> Figures | None:
+    """Return what is counted of a pool, up to now; None: nobody wants it."""
     statistics, noting = _watch.statistics, trail.current
     if statistics is None:
         return None

@@ -152,7 +152,7 @@ class Listening:
         if kind == ANSWERS:
             self._on_answers(peer, *parts, large=large)
         elif kind == LOG:
-            self._books.relay.take(parts[0])
+            self._books.relay.take(parts[0], _id_of(peer, parts[1]))
         elif kind == HELLO:
             self._on_hello(peer)
         elif kind == RELEASED:
@@ -394,6 +394,12 @@ class Listening:
         if not (known or self._books.settings.launcher.forks):
             reason += f"; see what they wrote to standard error. If it is about bootstrapping: {GUARD_HINT}"
         self._books.break_down(reason, None)
+
+
+def _id_of(peer: Peer, number: int) -> int:
+    """Return the number that a call has in this process, by that in its worker; 0: it is not known."""
+    future = next((given.future for given in list(peer.inflight) if given.number == number), None)
+    return 0 if future is None else trail.id_of(future)
 
 
 def _end(peer: Peer, given: Given, result: Any, large: Part) -> None:

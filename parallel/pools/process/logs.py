@@ -25,8 +25,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from parallel.logged import add_facts
 from parallel.naps import join
 from parallel.pools.process.pickling import dumps, loads
+from parallel.runs import current_run
 
 LOGGER = logging.getLogger("parallel")
 
@@ -71,14 +73,14 @@ def _loggers() -> dict[str, logging.Logger]:
 # -- in a worker ------------------------------------------------------------------------------------------------------
 
 
-def install(levels: Levels, main_by_value: bool, send: Callable[[bytes], object]) -> None:
+def install(levels: Levels, main_by_value: bool, send: Callable[[bytes, int], object]) -> None:
     """
     In a worker: have all records sent that the pool's process would handle.
 
     Args:
         levels: What that logs.
         main_by_value: No process can import `__main__`; see `pickling`.
-        send: Sends a record, from any thread.
+        send: Sends a record, and the number of the call that it is of, from any thread.
     """
     root = logging.getLogger()
     for logger in (root, *_loggers().values()):  # under fork they are the parent's
@@ -94,7 +96,7 @@ def install(levels: Levels, main_by_value: bool, send: Callable[[bytes], object]
 class Sender(logging.Handler):
     """Sends records to the pool's process."""
 
-    def __init__(self, main_by_value: bool, send: Callable[[bytes], object]) -> None:
+    def __init__(self, main_by_value: bool, send: Callable[[bytes, int], object]) -> None:
         super().__init__()
         self._main_by_value = main_by_value
         self._send = send
@@ -107,7 +109,9 @@ class Sender(logging.Handler):
                 logging.lastResort.handle(record)
             return
         try:
-            self._send(self._packed(record))
+            run = current_run()
+            add_facts(record, run)
+            self._send(self._packed(record), getattr(run, "number_here", 0))
         except ConnectionError:
             return  # the pool's process is gone, and this one goes as well
         except Exception:
@@ -147,13 +151,13 @@ class Relay:
             name: That of its thread.
         """
         self._name = name
-        self._records: deque[bytes] = deque()
+        self._records: deque[tuple[bytes, int]] = deque()
         self._right: list[None] = [None]  # to hand them on: whoever pops it does, or starts the thread that will
         self._thread: threading.Thread | None = None  # the last one that was started
 
-    def take(self, record: bytes) -> None:
-        """Take a record, from the reader."""
-        self._records.append(record)
+    def take(self, record: bytes, number: int) -> None:
+        """Take a record, from the reader, and the number of the call that it is of; 0: nobody knows it."""
+        self._records.append((record, number))
         try:
             self._right.pop()
         except IndexError:
@@ -175,7 +179,7 @@ class Relay:
     def _run(self) -> None:
         while True:
             while self._records:
-                _handle(self._records.popleft())
+                _handle(*self._records.popleft())
             self._right.append(None)
             # One that is taken now finds the right there, or is found here.
             if not self._records:
@@ -186,11 +190,13 @@ class Relay:
                 return  # somebody else is on it
 
 
-def _handle(data: bytes) -> None:
+def _handle(data: bytes, number: int) -> None:
     """Have the logger of a record's name handle it; nothing that goes wrong with one costs another."""
     try:
         fields: dict[str, Any] = loads(data)
         record = logging.makeLogRecord(fields)
+        if number and isinstance(record.__dict__.get("call_id"), int):
+            record.__dict__["call_id"] = number  # it has another one there
         logger = logging.getLogger(record.name)
         if logger.isEnabledFor(record.levelno):
             logger.handle(record)

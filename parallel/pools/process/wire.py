@@ -14,7 +14,7 @@ The wire between a pool and one of its workers: frames on a stream socket.
     worker    (BROKEN, error, words, what)  the initializer failed, or *what* else; see `failures`
     worker    (HEAVY,)                    it takes more memory than a worker may: it should be replaced
     worker    (RETURNED, number)          calls from that number on are given back: see `looking`
-    worker    (LOG, record)               a log record, pickled: see `logs`
+    worker    (LOG, record, number)       a log record, pickled, and the call that it is of; 0: none: see `logs`
     worker    (RELEASED, [number, ...])   see `baggage`
 
     facts     None                        about a call that travels alone: (id, attempt, moment of its deadline or None)

@@ -268,9 +268,9 @@ class Outlet:
             finally:
                 self._is_sending = False
 
-    def send_record(self, record: bytes) -> None:
-        """Send a log record, pickled; as `send`."""
-        self.send(pack((LOG, record)))
+    def send_record(self, record: bytes, number: int) -> None:
+        """Send a log record, pickled, and the number here of the call that it is of; as `send`."""
+        self.send(pack((LOG, record, number)))
 
 
 class Server:
