@@ -46,6 +46,8 @@ class Feed:
         always: It has something to do when the source ends, even if the target was cancelled before.
         shields: Cancelling the target doesn't cancel the source.
         looks_on: It only notes the end: it keeps nobody from cancelling the source.
+        how: What people call the tie: `then`, `catch`, `finally`, `arguments`.
+        joins: What people call the target, if it is what several futures are joined to: `gather`.
     """
 
     __slots__ = ("source", "target")
@@ -54,6 +56,8 @@ class Feed:
     always = False
     shields = False
     looks_on = False
+    how = ""
+    joins = ""
 
     def __init__(self, source: concurrent.futures.Future[Any], target: State[Any]) -> None:
         self.source = source

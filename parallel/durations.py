@@ -92,6 +92,14 @@ def written(duration: float) -> str:
     return f"{millis}ms" if duration < 1 and millis / 1_000 == duration else f"{duration!r}s"
 
 
+def briefly(seconds: float) -> str:
+    """Write a measured time for people, in three digits: `1.25 s`, `61 ms`, `4 us`."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}" if seconds < 1000 * size else f"{seconds / size:,.0f} {unit}"
+    return f"{seconds * 1e6:.0f} us"
+
+
 AS_DURATION: Mapping[str, Callable[[float], str]] = {"written": written}
 """The metadata of a field that holds a duration: how it is written for people."""
 

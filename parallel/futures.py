@@ -20,9 +20,10 @@ from __future__ import annotations
 import concurrent.futures
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from concurrent.futures import InvalidStateError
+from importlib import import_module
 from math import inf
 from types import CoroutineType
-from typing import Any, Final, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
 from parallel import durations
 from parallel.awaits import wait_on_loop
@@ -36,6 +37,9 @@ from parallel.outcomes import CANCELLED, NOTHING, Outcome, Work, failed_with, fa
 from parallel.runs import Run, run_of
 from parallel.states import BARE, State, is_ours, share_keys, shown
 from parallel.timer import TIMER, Entry
+
+if TYPE_CHECKING:
+    from parallel.graphs import Graph
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -280,6 +284,18 @@ class Future(State[T]):
         if outcome[2] is not None:
             outcome[2].expect_look(fields)
         return outcome
+
+    def tree(self) -> Graph:
+        """
+        Return what this future hangs on, and what that hangs on, as it is at this moment: for `print`, or as a drawing.
+
+        Each is told with its pool and its state. How long it has run is told of calls that run; of those that have
+        ended, if somebody observes: see `PoolStats`. What has ended has let go of what led to it: only the names of its
+        chain are left. To look is no look at a failure.
+        """
+        # It loads what draws, and what it needs.
+        made: Graph = import_module("parallel.observe.walks").tree_of_future(self)
+        return made
 
     def set_running_or_notify_cancel(self) -> bool:
         """Mark a future made by hand as running; False if it has been cancelled."""

@@ -39,6 +39,8 @@ LOGGER = logging.getLogger("parallel")
 class Then(Link):
     """Calls the function with the value."""
 
+    how = "then"
+
     __slots__ = ()
 
     def passes(self, outcome: Outcome) -> bool:
@@ -105,6 +107,7 @@ class Catch(Link):
     """Calls the function with the error, if it is of one of some types."""
 
     __slots__ = ("types",)
+    how = "catch"
 
     def __init__(
         self,
@@ -140,6 +143,8 @@ class Catch(Link):
 
 class Finally(Link):
     """Calls the function in any case."""
+
+    how = "finally"
 
     __slots__ = ()
     always = True

@@ -39,6 +39,7 @@ class Meeting:
     """
 
     selects = False
+    name = ""
 
     def __init__(self) -> None:
         self.decisive: Callable[[], Failure | None] = no_failure
@@ -84,6 +85,8 @@ class Meeting:
 class Everyone(Meeting):
     """Over when all have ended; *make* builds the value from their outcomes."""
 
+    name = "settle"
+
     def __init__(self, make: Callable[[list[Outcome]], Any]) -> None:
         super().__init__()
         self._make = make
@@ -94,6 +97,8 @@ class Everyone(Meeting):
 
 class AllOrError(Meeting):
     """Over at the first failure, or when all have values; *make* builds the value from the list of them."""
+
+    name = "gather"
 
     def __init__(self, make: Callable[[list[Any]], Any], *, selects: bool = True) -> None:
         super().__init__()
@@ -110,12 +115,16 @@ class AllOrError(Meeting):
 class Race(Meeting):
     """Over when one has ended."""
 
+    name = "race"
+
     def early(self, outcome: Outcome) -> Outcome | None:
         return outcome
 
 
 class FirstValue(Meeting):
     """Over when one has a value, or all have failed."""
+
+    name = "first"
 
     def early(self, outcome: Outcome) -> Outcome | None:
         return outcome if outcome[1] is None else None
@@ -141,6 +150,10 @@ class _Member(Feed):
     @property
     def selects(self) -> bool:  # type: ignore[override]  # per meeting here, per class there
         return self._meeting.selects
+
+    @property
+    def joins(self) -> str:  # type: ignore[override]  # as above
+        return self._meeting.name
 
     def pass_on(self, outcome: Outcome) -> State[Any] | None:
         meeting, failure = self._meeting, outcome[2]

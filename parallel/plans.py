@@ -262,6 +262,7 @@ class _Ready(Feed):
 
     __slots__ = ("_context", "_fn")
     adopts = False
+    how = "arguments"
 
     def __init__(self, source: Future[Any], target: Call, fn: Callable[..., Any], context: Context) -> None:
         super().__init__(source, target)

@@ -348,7 +348,7 @@ class Registry:
         if self._shut:
             self._check_inside()
         self._load_hooks()
-        options = self._options_of(saying)
+        options = self.options_of(saying)
         try:
             pool = self.pool(cast(str, options.pool))
         except UnknownPoolError as error:
@@ -358,7 +358,7 @@ class Registry:
         terms = self._terms(saying.task, pool, options, limits, lane, hooks)
         return Plan(terms, is_bare=options == plain and hooks is None), pool
 
-    def _options_of(self, saying: Saying) -> TaskOptions:
+    def options_of(self, saying: Saying) -> TaskOptions:
         """Lay what is said about a task over each other: built in, defaults, decorator, rules, `.options()`."""
         rules = self.edition.rules  # in this order: another configuration comes before its edition
         config = self.config

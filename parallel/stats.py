@@ -49,6 +49,7 @@ class WorkerStats:
         task: What it runs; empty: nothing.
         called_at: Where that was called, `FILE:LINE`; empty: nobody knows.
         seconds: For how long it has run that; None: nothing, or nobody knows.
+        call_id: The number of the call that it runs; 0: none.
         utilisation: The share of its life in which it ran calls, from 0 to 1; None: nobody has observed it.
     """
 
@@ -58,6 +59,7 @@ class WorkerStats:
     task: str = ""
     called_at: str = ""
     seconds: float | None = None
+    call_id: int = 0
     utilisation: float | None = None
 
 

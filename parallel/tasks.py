@@ -17,8 +17,23 @@ import inspect
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextvars import copy_context
+from importlib import import_module
 from types import CodeType, CoroutineType, MethodType
-from typing import Any, Final, Generic, Literal, ParamSpec, Protocol, Self, TypeAlias, TypeVar, Unpack, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeAlias,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 from parallel import trail
 from parallel.chains import short_name
@@ -43,6 +58,9 @@ from parallel.streams import MapCommon, MapFuture, MapSaid, Stream, StreamCommon
 from parallel.timer import TIMER
 from parallel.traced import TracedFuture
 from parallel.trail import note_call
+
+if TYPE_CHECKING:
+    from parallel.graphs import Graph
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -462,12 +480,33 @@ class Task(Declared, Generic[P, R]):
     def _look_up(self, registry: Registry) -> Plan:
         """Ask *registry* how calls are made there, and remember it."""
         edition = registry.edition
-        saying = Saying(self.name, self.otherwise, self._declared, self._said)
-        plan, pool = registry.plan_for(saying, self._limits_of, self._lane)
+        plan, pool = registry.plan_for(self.saying, self._limits_of, self._lane)
         pool.check(plain_function(self.__wrapped__))
         if not registry.is_shut:  # then each call is looked at: only those from inside are taken
             edition.keep(self._route, plan)
         return plan
+
+    @property
+    def saying(self) -> Saying:
+        """What is said about it besides the configuration."""
+        return Saying(self.name, self.otherwise, self._declared, self._said)
+
+    def parts(self) -> tuple[Task[P, Any], list[Tie]]:
+        """Return the task that is called first, and what is tied to it: here, nothing."""
+        return self, []
+
+    def graph(self) -> Graph:
+        """
+        Return its stages, and the pool in which each runs, as the configuration has it: for `print`, or as a drawing.
+
+        No pool is opened. A stage that is a plain function has no pool: it runs where the one before it did.
+
+        Raises:
+            ConfigError: The configuration, found only now, can't be used.
+        """
+        # It loads what draws, and what it needs.
+        made: Graph = import_module("parallel.observe.walks").graph_of_task(self)
+        return made
 
     @property
     def declared(self) -> TaskOptions:
@@ -566,7 +605,7 @@ class TaskChain(Task[P, R]):
         self.__module__ = first.__module__
         self.__name__ = self.__qualname__ = self.name
 
-    def _parts(self) -> tuple[Task[P, Any], list[Tie]]:
+    def parts(self) -> tuple[Task[P, Any], list[Tie]]:
         """Return the task that is called first, and what is tied to it, in that order."""
         first: Task[P, Any] = self
         ties: list[Tie] = []
@@ -577,7 +616,7 @@ class TaskChain(Task[P, R]):
 
     def stages(self) -> tuple[object, ...]:
         """Return the first task, and for each that follows how it is tied, and what it is."""
-        first, ties = self._parts()
+        first, ties = self.parts()
         return first, *(part for how, stage in ties for part in (how, *stage))
 
     @property
@@ -587,7 +626,7 @@ class TaskChain(Task[P, R]):
 
     def _run(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run all stages here and now."""
-        first, ties = self._parts()
+        first, ties = self.parts()
         return cast(R, run_here(functools.partial(first.local, *args, **kwargs), ties))
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -596,7 +635,7 @@ class TaskChain(Task[P, R]):
 
     def call_from(self, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Future[Any]:
         """Call the first task, and tie the rest to its future; see `Task.call_from`."""
-        first, ties = self._parts()
+        first, ties = self.parts()
         future = first.call_from(place, args, kwargs)
         for how, stage in ties:
             future = cast("Future[Any]", getattr(future, how)(*stage))
@@ -606,7 +645,7 @@ class TaskChain(Task[P, R]):
         """Return how items are sent through all stages: each in a call of its own; see `Task.route`."""
         if manner.seed is not None or manner.medians is not None:
             raise TypeError(f"a chain has no seed, and no timeout: map its stages one by one ({self.name})")
-        first, ties = self._parts()
+        first, ties = self.parts()
         tasks = cast("list[Task[..., Any]]", [first, *(stage[-1] for _, stage in ties if isinstance(stage[-1], Task))])
         routes = [stage.route(place, Manner(manner.spread)) for stage in tasks]
         context = copy_context()

@@ -39,6 +39,7 @@ HOUSE = [
     {"machine"},
     {"memory"},
     {"durations"},
+    {"graphs"},
     {"rates"},
     {"sizes"},
     {"shortage"},

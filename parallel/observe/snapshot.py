@@ -30,6 +30,7 @@ from traceback import FrameSummary, StackSummary
 from types import FrameType
 from typing import Any, Final, Protocol, TypeAlias
 
+from parallel.durations import briefly
 from parallel.pools.base import AtWork, Counts, Engine, Pool, engines, pools
 from parallel.trail import clock
 
@@ -160,7 +161,7 @@ def _said(counts: Counts) -> str:
 def _worker(worker: AtWork) -> str:
     if not worker.task:
         return f"{worker.name}: idle"
-    seconds = f" for {(clock() - worker.since) / 1e9:.3g} s" if worker.since else ""
+    seconds = f" for {briefly((clock() - worker.since) / 1e9)}" if worker.since else ""
     at = f" (called at {worker.called_at})" if worker.called_at else ""
     return f"{worker.name}: {worker.task}{seconds}{at}"
 

@@ -28,6 +28,9 @@ from parallel.trail import clock
 if TYPE_CHECKING:
     from parallel.registry import Registry
 
+_LAST: Final = 10_000
+"""Calls of which it is known how long they have run, when they have ended."""
+
 STEPS: Final = 8
 """Buckets of a histogram in which a time doubles: each is 9 % wide."""
 
@@ -88,6 +91,7 @@ class Statistics(Narrator):
     def __init__(self) -> None:
         super().__init__()
         self.pools: defaultdict[int, Figures] = defaultdict(Figures)
+        self.last: dict[int, int] = {}  # how long the last calls have run, by their numbers
 
     def started(self, call: Followed) -> None:
         """Count how long it has waited."""
@@ -100,6 +104,10 @@ class Statistics(Narrator):
         figures = self.pools[call.pool]
         figures.run_time.add(call.stopped - call.began)
         figures.busy[call.worker] += call.stopped - call.began
+        self.last.pop(call.number, None)
+        self.last[call.number] = call.stopped - call.began
+        if len(self.last) > _LAST:
+            del self.last[next(iter(self.last))]
 
     def retried(self, call: Followed, wait: float) -> None:
         """Count an attempt that was not the last."""
@@ -176,6 +184,17 @@ def stats_of_registry(registry: Registry) -> RegistryStats:
     return RegistryStats({pool.name: stats_of(pool) for pool in registry.open_pools()}, registry.waiting())
 
 
+def last_times(number: int) -> float | None:
+    """Return how many seconds the last attempt of a call has run that has ended; None: nobody knows."""
+    statistics, noting = _watch.statistics, trail.current
+    if statistics is None:
+        return None
+    if noting is not None:
+        noting.tell()
+    time = statistics.last.get(number)
+    return None if time is None else time / 1e9
+
+
 def figures_of(pool: Pool) -> Figures | None:
     """Return what is counted of a pool, up to now; None: nobody wants it."""
     statistics, noting = _watch.statistics, trail.current
@@ -195,6 +214,7 @@ def _worker(worker: AtWork, figures: Figures | None) -> WorkerStats:
         worker.task,
         worker.called_at,
         seconds,
+        worker.call_id,
         None if figures is None else _utilisation(worker, figures),
     )
 

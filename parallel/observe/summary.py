@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from parallel.durations import briefly
 from parallel.observe.recording import CANCELED, FAILED, NEVER, RETRIED
 
 MATTERS: Final = 0.25
@@ -166,8 +167,8 @@ def as_text(summary: Summary) -> str:
     """Return a summary as people read it: a line about all calls, a table, and the verdict."""
     calls = sum(each.calls for each in summary.tasks)
     about = (
-        f"{calls:,} calls in {_time(summary.seconds)}: they ran for {_time(summary.total)} in all, "
-        f"{summary.speed_up:.1f} at a time, and waited for {_time(summary.waited)} in the queue."
+        f"{calls:,} calls in {briefly(summary.seconds)}: they ran for {briefly(summary.total)} in all, "
+        f"{summary.speed_up:.1f} at a time, and waited for {briefly(summary.waited)} in the queue."
     )
     if summary.dropped:
         about += f" Besides, there were {summary.dropped:,} attempts more, which were not kept."
@@ -176,7 +177,7 @@ def as_text(summary: Summary) -> str:
     for each in summary.tasks:
         counts = (each.calls, each.failed, each.retried)
         times = (each.mean, each.p95, each.total, each.waited)
-        rows.append((each.task, each.pool, *(f"{count:,}" for count in counts), *map(_time, times)))
+        rows.append((each.task, each.pool, *(f"{count:,}" for count in counts), *map(briefly, times)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(cell.rjust(width) if column > 1 else cell.ljust(width) for column, (cell, width) in enumerate(pairs))
@@ -212,8 +213,8 @@ def _verdict(table: Mapping[str, Any], attempts: Sequence[_Attempt]) -> str:
     one, alone = _lonely(begun)
     if alone >= MATTERS * span and one.ran >= 2 * MATTERS * span:
         return (
-            f"One long call: {table['tasks'][one.task]} ran for {_time(one.ran)} of {_time(span)}, "
-            f"for {_time(alone)} with no other call beside it."
+            f"One long call: {table['tasks'][one.task]} ran for {briefly(one.ran)} of {briefly(span)}, "
+            f"for {briefly(alone)} with no other call beside it."
         )
     loads = {pool: _load_of(pool, said, attempts) for pool, said in enumerate(table["pools"])}
     pool, load = max(loads.items(), key=lambda each: max(each[1].full, each[1].late))
@@ -247,7 +248,7 @@ def _too_late(table: Mapping[str, Any], pool: int, load: _Load, span: float, beg
     mean = sum(ran) / len(ran) if ran else 0.0
     text = f"for {load.late / span:.0%} of the time calls of pool {said['name']!r} waited though workers were free"
     if said["kind"] != "thread" and mean < SHORT:
-        return f"Handing over: {text}; a call runs for {_time(mean)} only, less than its way takes: use a map."
+        return f"Handing over: {text}; a call runs for {briefly(mean)} only, less than its way takes: use a map."
     return f"The queue: {text}, as when workers start, or arguments and results are pickled and sent."
 
 
@@ -292,10 +293,3 @@ def _load_of(pool: int, said: Mapping[str, Any], attempts: Sequence[_Attempt]) -
                 late += at - before
         waiting, running, before = waiting + waits, running + runs, at
     return _Load(full, late, most)
-
-
-def _time(seconds: float) -> str:
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}" if seconds < 1000 * size else f"{seconds / size:,.0f} {unit}"
-    return f"{seconds * 1e6:.0f} us"

@@ -99,6 +99,7 @@ class AtWork(NamedTuple):
         called_at: Where that was called, `FILE:LINE`; empty: nobody knows.
         since: When it began that, on the clock of the trail; 0: nobody knows.
         coroutine: What it runs, if that is a coroutine.
+        call_id: The number of the call that it runs; 0: none.
     """
 
     name: str
@@ -108,6 +109,7 @@ class AtWork(NamedTuple):
     called_at: str = ""
     since: int = 0
     coroutine: object = None
+    call_id: int = 0
 
 
 class Traffic(NamedTuple):

@@ -14,6 +14,7 @@ from parallel.chains import Made, place
 from parallel.pools.base import AtWork
 from parallel.runs import Run
 from parallel.states import is_ours
+from parallel.trail import id_of
 
 
 def calls_left(running: Iterable[object], label: str) -> Iterator[str]:
@@ -28,7 +29,12 @@ def thread_at_work(thread: Thread | None, running: object, since: int) -> AtWork
     name, ident = ("a thread that starts", None) if thread is None else (thread.name, thread.ident)
     if running is None:
         return AtWork(name, os.getpid(), ident)
-    return AtWork(name, os.getpid(), ident, _name(running), called_at(running), since)
+    return AtWork(name, os.getpid(), ident, _name(running), called_at(running), since, call_id=_id(running))
+
+
+def _id(running: object) -> int:
+    future = running.future_if_any() if isinstance(running, Run) else running
+    return id_of(future) if is_ours(future) else 0
 
 
 def called_at(running: object) -> str:

@@ -85,9 +85,9 @@ def test_threads() -> None:
         assert "thread pool 'io': 1 worker, 0 queued, 1 running, 0 done\n" in text
         (worker,) = pool.at_work()
         part = part_of(text, worker.name)
-        seconds = re.search(r" for ([\d.]+) s", part)
+        seconds = re.search(r" for ([\d.]+) ms", part)
         assert seconds is not None
-        assert 0.05 < float(seconds[1]) < LONG
+        assert 50 < float(seconds[1]) < 1000 * LONG
         assert re.search(r"test_snapshot.py\", line \d+, in deeper\n\s+jobs.wait_at\(address\)", part)
         assert part.index("in hang_at") < part.index("in deeper") < part.index("in wait_at")
         assert "parallel/pools" not in part, "the library's own frames say nothing"
@@ -101,7 +101,7 @@ def test_who_called() -> None:
     with jobs.Gate() as gate:
         future = task(hang_at)(gate.address)
         gate.arrived()
-        assert re.search(rf"{__name__}:hang_at for \S+ s \(called at {re.escape(__file__)}:\d+\)", dumped())
+        assert re.search(rf"{__name__}:hang_at for \S+ \w+ \(called at {re.escape(__file__)}:\d+\)", dumped())
         gate.open()
         future.result(LONG)
 
@@ -134,7 +134,7 @@ def test_processes(kinds: Registry) -> None:
             text = dumped()
             pid = kinds.pool("process").at_work()[0].process
             part = part_of(text, f"process {pid}:")
-            assert re.match(rf"  process {pid}: {__name__}:hang_at for \S+ s", part)
+            assert re.match(rf"  process {pid}: {__name__}:hang_at for \S+ \w+", part)
             assert part.index("in hang_at") < part.index("in deeper") < part.index("in wait_at")
             assert "multiprocessing" not in part
             assert "parallel/pools" not in part
@@ -292,7 +292,7 @@ def test_by_a_signal(run_script: Callable[..., Any]) -> None:
     """A program that hangs can be asked from outside, if its configuration says how; it goes on."""
     done = run_script(HANGS)
     assert done.stdout == "None\n"
-    assert "__main__:hang for 0." in done.stderr
+    assert re.search(r"__main__:hang for [\d.]+ ms", done.stderr)
     assert "in hang\n" in done.stderr
     assert "  MainThread\n" in done.stderr
     assert "print(future.result())" in done.stderr

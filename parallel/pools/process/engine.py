@@ -55,6 +55,7 @@ from parallel.pools.process.listening import Listening
 from parallel.pools.process.packing import Packed, Packer
 from parallel.pools.process.stacks import stacks_of
 from parallel.runs import Run
+from parallel.trail import id_of
 
 
 class Life(Enum):
@@ -369,7 +370,17 @@ class Staff(Engine):
                 found.append(AtWork(name, peer.pid))
             else:
                 given, since = running
-                found.append(AtWork(name, peer.pid, None, given.known.name, called_at(given.future), since))
+                found.append(
+                    AtWork(
+                        name,
+                        peer.pid,
+                        None,
+                        given.known.name,
+                        called_at(given.future),
+                        since,
+                        call_id=id_of(given.future),
+                    )
+                )
         return found
 
     def stacks(self) -> dict[int, str]:
