@@ -34,6 +34,7 @@ from parallel.schema import schema
 from parallel.shell import add_command, run
 from parallel.showing import say, say_json, show
 from parallel.template import TEMPLATE
+from parallel.watching import add_top, watch
 
 WRONG_USAGE: Final = 2
 
@@ -134,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("file", nargs="?", metavar="FILE", default="parallel.toml", help="default: %(default)s")
     add_command(commands).set_defaults(run=run)
     add_run(commands).set_defaults(run=run_program)
+    add_top(commands).set_defaults(run=watch)
     return parser
 
 

@@ -28,6 +28,9 @@ _SIGNALS: Final = tuple(name for name in _FREE if hasattr(signal, name))
 """Those that a program may do with as it likes."""
 
 
+_flag = checked("true or false", lambda value: isinstance(value, bool), types=bool, form={"type": "boolean"})
+
+
 @frozen(kw_only=True)
 class ObserveOptions:
     """
@@ -35,6 +38,7 @@ class ObserveOptions:
 
     Args:
         stats: Whether failures and times of calls are counted, for `stats()`: a microsecond or two a call.
+        socket: Whether `python -m parallel top` may look on, by way of a socket that only this user can reach.
         dump_signal: At which signal, such as `SIGUSR1`, all that runs is written to standard error; see `dump`.
 
     Raises:
@@ -42,10 +46,8 @@ class ObserveOptions:
         ValueError: One of them has a value that it can't have.
     """
 
-    stats: bool = field(
-        default=False,
-        validator=checked("true or false", lambda value: isinstance(value, bool), types=bool, form={"type": "boolean"}),
-    )
+    stats: bool = field(default=False, validator=_flag)
+    socket: bool = field(default=False, validator=_flag)
     dump_signal: str | None = field(
         default=None,
         validator=checked(
@@ -86,6 +88,7 @@ class Observation:
         self._lock = threading.RLock()  # a signal handler may shut the registry down
         self._pools = pools
         self._counts = False
+        self._serves = False
         self._teller: Teller | None = None
         self._streams: WeakSet[EventStream] = WeakSet()
 
@@ -96,11 +99,25 @@ class Observation:
                 self._counts = said.stats
                 statistics = import_module("parallel.observe.statistics")
                 (statistics.start if said.stats else statistics.stop)()
+            if said.socket != self._serves:
+                self._serve(said.socket)
         if said.dump_signal is not None:
             try:
                 import_module("parallel.observe.snapshot").dump_at(said.dump_signal)
             except ValueError as error:
                 LOGGER.warning("observe.dump_signal: %s", error)
+
+    def _serve(self, serves: bool) -> None:
+        serving = import_module("parallel.observe.serving")
+        if not serves:
+            self._serves = False
+            serving.stop()
+            return
+        try:
+            serving.start()
+            self._serves = True
+        except OSError as error:
+            LOGGER.warning("observe.socket: nobody can look on: %s", error)
 
     def tell(self, sink: Sink) -> None:
         """Have *sink* get the events of all steps from now on; nothing happens if it does."""
@@ -137,6 +154,8 @@ class Observation:
             if self._counts:
                 self._counts = False
                 import_module("parallel.observe.statistics").stop()
+            if self._serves:
+                self._serve(False)
             teller, self._teller = self._teller, None
             if teller is not None:
                 teller.stop()
@@ -145,6 +164,6 @@ class Observation:
 
     def end_behind(self) -> None:
         """As `end`, for a destructor, which may run at any point of any thread, and so takes no lock."""
-        if self._counts or self._teller is not None:
+        if self._counts or self._serves or self._teller is not None:
             with suppress(Exception):  # no thread can be had: the program's end comes soon
                 start_new_thread(self.end, ())

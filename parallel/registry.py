@@ -295,7 +295,7 @@ class Registry:
 
     def _observe(self, config: Config | None) -> None:
         """Observe what is asked for; None: no configuration was read, and so no pool has been opened."""
-        if config is not None:
+        if config is not None and not self._nested:  # in a worker process, nobody looks on
             self._observation.begin(config.observe)
         if self._hooks.of_steps:
             self._observation.tell(self._sink)
@@ -407,6 +407,7 @@ class Registry:
             if name not in config.pools:
                 raise UnknownPoolError(name, sorted(config.pools))
             self._observe(config)
+            end_at_exit(self._observation)
             made = open_pool(name, config, LateCallbacks(self._callbacks.at_hand), nested=self._nested)
             self._names[made.number] = name
             with self._lock:

@@ -54,6 +54,7 @@ kind = "loop"
 # What is observed.
 # [observe]
 # stats = true                      # failures and times of calls, for stats()
+# socket = true                     # `python -m parallel top PID` may look on
 # dump_signal = "SIGUSR1"           # `kill -USR1 PID` writes what runs, and where, to standard error
 
 # What is laid over all this by PARALLEL_PROFILE=test, or `using(profile="test")`.

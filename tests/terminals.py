@@ -67,10 +67,11 @@ class Terminal:
         if self.fd >= 0:
             os.close(self.fd)
 
-    def read_until(self, text: str | None) -> str:
+    def read_until(self, text: str | re.Pattern[str] | None) -> str:
         """Read until *text* is to be seen; None: until the program has ended. Return what is to be seen."""
+        pattern = re.compile(re.escape(text)) if isinstance(text, str) else text
         end = time.monotonic() + PATIENCE
-        while text is None or text not in self.seen():
+        while pattern is None or not pattern.search(self.seen()):
             assert select.select([self.fd], [], [], max(end - time.monotonic(), 0))[0], f"hangs at: {self.seen()}"
             try:
                 piece = os.read(self.fd, 65536)
@@ -113,6 +114,9 @@ class Terminal:
                 column = 0
             elif letter == b"A":
                 row = max(row - int(arguments or 1), 0)
+            elif letter == b"H":
+                row, column = (max(int(part or 1), 1) - 1 for part in (*arguments.split(b";"), b"", b"")[:2])
+                lines += [""] * (row + 1 - len(lines))
             elif letter == b"K":
                 lines[row] = lines[row][:column] if arguments in (b"", b"0") else ""
             else:

@@ -128,7 +128,7 @@ HOUSE = [
     {"interrupts"},
     {"piped"},
     {"shell"},
-    {"running"},
+    {"running", "watching"},
     {"cli"},
     {"__main__"},
 ]

@@ -23,6 +23,7 @@ from crash.locks import inner_lock, locks_of_package
 
 import parallel.bars
 import parallel.context
+import parallel.observe.serving
 import parallel.observe.statistics
 import parallel.pools.base
 import parallel.pools.distant.telling
@@ -304,6 +305,7 @@ WORLDS: Final[dict[str, Callable[[World], Any]]] = {
     "parallel.streams:MapFuture._turn": lambda world: world.map._turn,
     "parallel.timer:Timer.lock": lambda world: TIMER.lock,
     "parallel.observing:Observation._lock": lambda world: world.registry._observation._lock,
+    "parallel.observe.serving:_lock": lambda world: parallel.observe.serving._lock,
     "parallel.observe.statistics:_lock": lambda world: parallel.observe.statistics._lock,
     "parallel.trail:_lock": lambda world: parallel.trail._lock,
     "parallel.trail:Trail._turn": lambda world: world.trail._turn,
