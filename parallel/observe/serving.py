@@ -9,8 +9,7 @@ Guarantees:
 - Who doesn't read costs the program a second of one thread, and nothing else.
 - Without anybody who asks, nothing is done but what counting costs.
 
-State: `_server`, and how many want it, changed under `_lock`, which is re-entrant: a signal handler may shut a registry
-down.
+State: `_answering`, the one server.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from typing import Any, Final
 import attrs
 
 from parallel.observe import statistics
+from parallel.observe.shared import Shared
 from parallel.pools.base import engines, pools
 
 LOGGER = logging.getLogger("parallel")
@@ -150,16 +150,18 @@ def _is_own(asking: socket.socket) -> bool:
     return uid in (os.getuid(), 0)
 
 
-class _Wanted:
-    """The one server, and how many want it."""
-
-    def __init__(self) -> None:
-        self.server: Server | None = None
-        self.count = 0
+def _begin() -> Server:
+    server = Server()
+    statistics.start()
+    return server
 
 
-_wanted = _Wanted()
-_lock = threading.RLock()
+def _end(server: Server) -> None:
+    statistics.stop()
+    server.close()
+
+
+_answering: Final = Shared(_begin, _end, Server.let_go)
 
 
 def start() -> None:
@@ -169,31 +171,9 @@ def start() -> None:
     Raises:
         OSError: See `Server`.
     """
-    with _lock:
-        if _wanted.server is None:
-            _wanted.server = Server()
-            statistics.start()
-        _wanted.count += 1
+    _answering.start()
 
 
 def stop() -> None:
     """Undo one `start`."""
-    with _lock:
-        _wanted.count -= 1
-        if _wanted.count == 0 and _wanted.server is not None:
-            server, _wanted.server = _wanted.server, None
-            statistics.stop()
-            server.close()
-
-
-def _after_fork_in_child() -> None:
-    global _lock
-    _lock = threading.RLock()
-    if _wanted.server is not None:
-        _wanted.server.let_go()
-    _wanted.server = None
-    _wanted.count = 0
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    _answering.stop()

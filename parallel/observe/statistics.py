@@ -5,15 +5,14 @@ Statistics: how many calls of each pool have failed, how long they waited and ra
 
 What a pool counts itself costs nothing. The rest is found out while somebody wants it: see `start`.
 
-State: `_watch`, the one follower and how many want it, changed under `_lock`, which is re-entrant: a signal handler may
-ask. The numbers belong to the thread that reads the trail; who asks has that read on his own.
+State: `_counting`, the one that counts. The numbers belong to the thread that reads the trail; who asks has that read
+on his own.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import threading
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +20,7 @@ from attrs import evolve
 
 from parallel import trail
 from parallel.observe.narrator import Followed, Narrator
+from parallel.observe.shared import Shared
 from parallel.pools.base import AtWork, Pool
 from parallel.stats import PoolStats, RegistryStats, Times, WorkerStats
 from parallel.trail import clock
@@ -123,34 +123,27 @@ class Statistics(Narrator):
                 figures.failed += 1
 
 
-class _Watch:
-    """The one that counts, and how many want it."""
-
-    def __init__(self) -> None:
-        self.statistics: Statistics | None = None
-        self.wanted = 0
+def _begin() -> Statistics:
+    statistics = Statistics()
+    trail.follow(statistics.take)
+    return statistics
 
 
-_watch = _Watch()
-_lock = threading.RLock()
+def _end(statistics: Statistics) -> None:
+    trail.leave(statistics.take)
+
+
+_counting: Final = Shared(_begin, _end)
 
 
 def start() -> None:
     """Count from now on, if nobody does; until as many have called `stop`."""
-    with _lock:
-        _watch.wanted += 1
-        if _watch.statistics is None:
-            _watch.statistics = Statistics()
-            trail.follow(_watch.statistics.take)
+    _counting.start()
 
 
 def stop() -> None:
     """Undo one `start`; with the last, what was counted is forgotten."""
-    with _lock:
-        _watch.wanted -= 1
-        if _watch.wanted == 0 and _watch.statistics is not None:
-            trail.leave(_watch.statistics.take)
-            _watch.statistics = None
+    _counting.stop()
 
 
 def stats_of(pool: Pool) -> PoolStats:
@@ -186,7 +179,7 @@ def stats_of_registry(registry: Registry) -> RegistryStats:
 
 def last_times(number: int) -> float | None:
     """Return how many seconds the last attempt of a call has run that has ended; None: nobody knows."""
-    statistics, noting = _watch.statistics, trail.current
+    statistics, noting = _counting.one, trail.current
     if statistics is None:
         return None
     if noting is not None:
@@ -197,7 +190,7 @@ def last_times(number: int) -> float | None:
 
 def figures_of(pool: Pool) -> Figures | None:
     """Return what is counted of a pool, up to now; None: nobody wants it."""
-    statistics, noting = _watch.statistics, trail.current
+    statistics, noting = _counting.one, trail.current
     if statistics is None:
         return None
     if noting is not None:
@@ -230,14 +223,3 @@ def _utilisation(worker: AtWork, figures: Figures) -> float | None:
     since = figures.seen.get(key, now)
     busy = figures.busy[key] + (now - worker.since if worker.since else 0)
     return min(busy / max(now - min(since, worker.since or since), 1), 1.0)
-
-
-def _after_fork_in_child() -> None:
-    global _lock
-    _lock = threading.RLock()
-    _watch.statistics = None  # the trail of the parent
-    _watch.wanted = 0
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

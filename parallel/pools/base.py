@@ -67,17 +67,7 @@ OnExit: TypeAlias = Literal["wait", "cancel"]
 
 
 class Counts(NamedTuple):
-    """
-    How much there is in a pool, at this moment; see `PoolStats`, which says more and costs more.
-
-    Attributes:
-        workers: Threads, processes or loops that it has now.
-        queued: Calls that wait for a worker; cancelled ones count until a worker comes upon them.
-        running: Calls that a worker runs.
-        done: Calls that have ended since the pool was made.
-        stragglers: Workers whose call has ended by its timeout, and runs all the same; others have taken their places.
-        dashboard_link: Where the cluster that runs the calls shows what it does; empty: there is none, or no such page.
-    """
+    """How much there is in a pool, at this moment: what `PoolStats` says in these words, without the cost of that."""
 
     workers: int
     queued: int
@@ -89,17 +79,11 @@ class Counts(NamedTuple):
 
 class AtWork(NamedTuple):
     """
-    A worker, or a call that a pool's one thread runs beside others.
+    A worker, or a call that a pool's one thread runs beside others: what `WorkerStats` says in these words, and more.
 
     Attributes:
-        name: That of its thread, or `process 4711`.
-        process: The id of its process.
-        thread: The ident of its thread, in this process; None: it has none here.
-        task: What it runs; empty: nothing.
-        called_at: Where that was called, `FILE:LINE`; empty: nobody knows.
-        since: When it began that, on the clock of the trail; 0: nobody knows.
+        since: When it began what it runs, on the clock of the trail; 0: nobody knows.
         coroutine: What it runs, if that is a coroutine.
-        call_id: The number of the call that it runs; 0: none.
     """
 
     name: str

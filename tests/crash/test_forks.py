@@ -23,7 +23,6 @@ from crash.locks import inner_lock, locks_of_package
 
 import parallel.bars
 import parallel.context
-import parallel.observe.serving
 import parallel.observe.statistics
 import parallel.pools.base
 import parallel.pools.distant.telling
@@ -305,8 +304,7 @@ WORLDS: Final[dict[str, Callable[[World], Any]]] = {
     "parallel.streams:MapFuture._turn": lambda world: world.map._turn,
     "parallel.timer:Timer.lock": lambda world: TIMER.lock,
     "parallel.observing:Observation._lock": lambda world: world.registry._observation._lock,
-    "parallel.observe.serving:_lock": lambda world: parallel.observe.serving._lock,
-    "parallel.observe.statistics:_lock": lambda world: parallel.observe.statistics._lock,
+    "parallel.observe.shared:Shared._lock": lambda world: parallel.observe.statistics._counting._lock,
     "parallel.trail:_lock": lambda world: parallel.trail._lock,
     "parallel.trail:Trail._turn": lambda world: world.trail._turn,
     "parallel.unseen:_lock": lambda world: parallel.unseen._lock,
