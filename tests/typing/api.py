@@ -4,17 +4,21 @@ The public API as users write it; checked by mypy and pyright, never run.
 
 import asyncio
 import concurrent.futures
+import logging
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, assert_type
 
 from parallel import (
+    CallFilter,
     Future,
     InlinePool,
     LoopPool,
     MapFuture,
+    PoolStats,
     ProcessPool,
     Registry,
+    RegistryStats,
     Settled,
     TaskGroup,
     ThreadPool,
@@ -22,6 +26,7 @@ from parallel import (
     completed,
     configure,
     detached,
+    dump,
     first,
     gather,
     parallel_map,
@@ -34,7 +39,8 @@ from parallel import (
     using,
     wait,
 )
-from parallel.events import CallFailed
+from parallel.events import CallFailed, CallStarted, Event
+from parallel.graphs import Graph
 from parallel.testing import inline
 
 # -- tasks ------------------------------------------------------------------------------------------------------------
@@ -280,6 +286,16 @@ def page(event: CallFailed) -> int:
 assert_type(page(CallFailed("threads", "shop:sell", OSError())), int)
 registry.on("pool_opened", lambda event: print(event.kind, event.pool))
 registry.on("call_retried", lambda event: print(event.wait + 0.5))
+registry.on("call_ended", lambda event: print(event.started_at, event.state))
+registry.on("worker_started", lambda event: print(event.worker.upper()))
+with registry.events(most=10) as events:
+    assert_type(next(events), Event)
+    for event in events:
+        if isinstance(event, CallStarted):
+            assert_type(event.attempt, int)
+assert_type(registry.stats(), RegistryStats)
+assert_type(registry.stats().pools["io"], PoolStats)
+assert_type(registry.stats().pools["io"].failed, int | None)
 registry.off("call_failed", page)
 registry.reload()
 registry.drain(timeout="5s")
@@ -345,3 +361,11 @@ async def use_group() -> float:
         assert_type(group, TaskGroup)
         return await scale(1)
     return 0.0  # the block may take back the cancellation of a call that it has cancelled itself
+
+
+# -- what can be seen -------------------------------------------------------------------------------------------------
+
+dump()
+assert_type(completed(3).tree(), Graph)
+assert_type(completed(3).tree().mermaid(), str)
+logging.getLogger().addFilter(CallFilter())
