@@ -131,11 +131,11 @@ def test_retries(kind: str) -> None:
 def test_a_call_that_overruns(kind: str) -> None:
     """It ends when its time is over, whatever its body does."""
     nap = seen_jobs.later_nap if kind == "loop" else seen_jobs.nap
-    events = told_by(lambda _: task(nap, pool=kind, timeout=0.1)(1.0).exception(LONG))
+    events = told_by(lambda _: task(nap, pool=kind, timeout=0.1)(4.0).exception(LONG))
     (ended,) = (event for event in events if isinstance(event, CallEnded))
     assert (ended.state, type(ended.error)) == ("failed", TaskTimeoutError)
     assert ended.started_at is not None
-    assert 0.05 < ended.at - ended.started_at < 0.9
+    assert 0.05 < ended.at - ended.started_at < 3.5
     assert names(events, ended.task)[-1] == "call_ended"
 
 

@@ -85,9 +85,9 @@ def test_threads() -> None:
         assert "thread pool 'io': 1 worker, 0 queued, 1 running, 0 done\n" in text
         (worker,) = pool.at_work()
         part = part_of(text, worker.name)
-        seconds = re.search(r" for ([\d.]+) ms", part)
+        seconds = re.search(r" for ([\d.]+) (m?s)", part)
         assert seconds is not None
-        assert 50 < float(seconds[1]) < 1000 * LONG
+        assert 0.05 < float(seconds[1]) * {"ms": 0.001, "s": 1}[seconds[2]] < LONG
         assert re.search(r"test_snapshot.py\", line \d+, in deeper\n\s+jobs.wait_at\(address\)", part)
         assert part.index("in hang_at") < part.index("in deeper") < part.index("in wait_at")
         assert "parallel/pools" not in part, "the library's own frames say nothing"
@@ -282,7 +282,7 @@ if __name__ == "__main__":
         event = threading.Event()
         future = hang(event)
         threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGUSR1]).start()
-        threading.Timer(1.5, event.set).start()
+        threading.Timer(4, event.set).start()
         print(future.result())
 """
 
@@ -292,7 +292,7 @@ def test_by_a_signal(run_script: Callable[..., Any]) -> None:
     """A program that hangs can be asked from outside, if its configuration says how; it goes on."""
     done = run_script(HANGS)
     assert done.stdout == "None\n"
-    assert re.search(r"__main__:hang for [\d.]+ ms", done.stderr)
+    assert re.search(r"__main__:hang for [\d.]+ m?s", done.stderr)
     assert "in hang\n" in done.stderr
     assert "  MainThread\n" in done.stderr
     assert "print(future.result())" in done.stderr
