@@ -14,6 +14,7 @@ asks.
 from __future__ import annotations
 
 import heapq
+import os
 import platform
 import sys
 import threading
@@ -353,6 +354,7 @@ class Recording:
         return {
             "version": 1,
             "title": title or " ".join(sys.argv),
+            "process": os.getpid(),
             "python": platform.python_version(),
             "cpus": cpus(),
             "began": began_ns / 1e9,

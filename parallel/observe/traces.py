@@ -1,8 +1,8 @@
 """
 A recording in the Trace Event Format, which Perfetto (ui.perfetto.dev) and Chrome's `about:tracing` open.
 
-Lanes are threads there, and pools processes; attempts are complete events, and what follows another is tied to it by a
-flow.
+Worker processes are processes there; what else a program has is one with its threads: the lanes of its pools. Attempts
+are complete events, and what follows another is tied to it by a flow. All have the clock of the machine.
 
 Source: "Trace Event Format", the document of the Catapult project.
 """
@@ -31,17 +31,25 @@ def trace_events(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _place(table: Mapping[str, Any], lane: int) -> dict[str, int]:
-    """Return the process and the thread that stand for a lane: numbers from 1 on."""
+    """Return the process and the thread that stand for a lane: a worker process has one thread."""
     found: dict[str, Any] = table["lanes"][lane]
-    return {"pid": found["pool"] + 1, "tid": lane + 1}
+    return {"pid": found["process"] or table["process"], "tid": lane + 1}
 
 
 def _lanes(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for number, pool in enumerate(table["pools"], 1):
-        name = f"{pool['kind']} pool {pool['name']}"
-        yield {"ph": "M", "name": "process_name", "pid": number, "tid": 0, "args": {"name": name}}
+    yield from _process(table["process"], table["title"], 0)
     for lane, one in enumerate(table["lanes"]):
-        yield {"ph": "M", "name": "thread_name", **_place(table, lane), "args": {"name": one["name"]}}
+        place = _place(table, lane)
+        if one["process"]:
+            pool = table["pools"][one["pool"]]
+            yield from _process(one["process"], f"{pool['kind']} pool {pool['name']}", lane + 1)
+        yield {"ph": "M", "name": "thread_name", **place, "args": {"name": one["name"]}}
+        yield {"ph": "M", "name": "thread_sort_index", **place, "args": {"sort_index": lane}}
+
+
+def _process(pid: int, name: str, order: int) -> Iterator[dict[str, Any]]:
+    yield {"ph": "M", "name": "process_name", "pid": pid, "tid": 0, "args": {"name": name}}
+    yield {"ph": "M", "name": "process_sort_index", "pid": pid, "tid": 0, "args": {"sort_index": order}}
 
 
 def _rows(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -98,6 +106,7 @@ def _flows(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _marks(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for mark in table["marks"]:
-        place = {"pid": mark["pool"] + 1, "tid": 0} if "pool" in mark else _place(table, mark["lane"])
-        text = f"{mark['kind']}: {mark['text']}" if mark["text"] else mark["kind"]
+        place = {"pid": table["process"], "tid": 0} if "pool" in mark else _place(table, mark["lane"])
+        about = table["pools"][mark["pool"]]["name"] if "pool" in mark else mark["text"]
+        text = f"{mark['kind']}: {about}" if about else mark["kind"]
         yield {"ph": "i", "cat": "pool", "s": "p", "name": text, "ts": mark["at"], **place}

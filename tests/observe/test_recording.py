@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -389,6 +390,13 @@ def test_trace_events(registry: Registry, seen: Seen) -> None:
         if event["ph"] == "X":
             assert event["dur"] >= 0
             assert event["args"]["waited_us"] >= 0
+    processes = {lane["process"] for lane in seen.table["lanes"] if lane["process"]}
+    assert len(processes) >= 1
+    tracks = {event["pid"]: event["args"]["name"] for event in events if event["name"] == "process_name"}
+    assert tracks.keys() == {os.getpid(), *processes}, "each process has a track of its own"
+    assert {tracks[pid] for pid in processes} == {"process pool processes"}
+    ran_by = {event["pid"] for event in events if event["ph"] == "X" and event["name"].endswith(":in_process")}
+    assert ran_by <= processes
 
 
 def test_record(registry: Registry, tmp_path: Path) -> None:
