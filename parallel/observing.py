@@ -89,6 +89,7 @@ class Observation:
         self._pools = pools
         self._counts = False
         self._serves = False
+        self._problems: set[str] = set()
         self._teller: Teller | None = None
         self._streams: WeakSet[EventStream] = WeakSet()
 
@@ -105,7 +106,7 @@ class Observation:
             try:
                 import_module("parallel.observe.snapshot").dump_at(said.dump_signal)
             except ValueError as error:
-                LOGGER.warning("observe.dump_signal: %s", error)
+                self._complain(f"observe.dump_signal: {error}")
 
     def _serve(self, serves: bool) -> None:
         serving = import_module("parallel.observe.serving")
@@ -117,7 +118,13 @@ class Observation:
             serving.start()
             self._serves = True
         except OSError as error:
-            LOGGER.warning("observe.socket: nobody can look on: %s", error)
+            self._complain(f"observe.socket: nobody can look on: {error}")
+
+    def _complain(self, problem: str) -> None:
+        """Log it, once: it is tried again with each pool that opens."""
+        if problem not in self._problems:
+            self._problems.add(problem)
+            LOGGER.warning("%s", problem)
 
     def tell(self, sink: Sink) -> None:
         """Have *sink* get the events of all steps from now on; nothing happens if it does."""

@@ -302,7 +302,7 @@ def test_by_a_signal(run_script: Callable[..., Any]) -> None:
 def test_a_signal_from_another_thread(caplog: pytest.LogCaptureFixture) -> None:
     """Only the main thread can say what signals do: a registry that is first used elsewhere says that it can't."""
     with Registry({"observe": {"dump_signal": "SIGUSR2"}}) as registry:
-        thread = threading.Thread(target=lambda: registry.pool("threads"))
+        thread = threading.Thread(target=lambda: [registry.pool(name) for name in ("threads", "loop")])
         thread.start()
         thread.join()
     assert caplog.messages == ["observe.dump_signal: signal only works in main thread of the main interpreter"]
