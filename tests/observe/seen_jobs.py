@@ -12,6 +12,15 @@ import time
 from parallel import Retry, gather, parallel_map, task
 
 
+heard: list[object] = []
+"""What `hear` was told."""
+
+
+def hear(event: object) -> None:
+    """Keep an event; what a configuration names."""
+    heard.append(event)
+
+
 def double(number: int) -> int:
     """Return twice the number."""
     return 2 * number

@@ -297,11 +297,10 @@ def test_hooks_that_make_calls() -> None:
 
 def test_hooks_of_a_configuration() -> None:
     """A file may name them."""
-    jobs.remembered().clear()
-    with Registry({**FOUR, "on": {"call_started": "jobs:remember"}}) as registry:
+    seen_jobs.heard.clear()
+    with Registry({**FOUR, "on": {"call_started": "observe.seen_jobs:hear"}}) as registry:
         registry.pool("thread").submit(jobs.double, 1).result(LONG)
-    assert [type(event) for event in jobs.remembered()] == [CallStarted]
-    jobs.remembered().clear()
+    assert [type(event) for event in seen_jobs.heard] == [CallStarted]
 
 
 HOOK_AT_EXIT = """
