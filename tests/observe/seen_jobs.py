@@ -11,7 +11,6 @@ import time
 
 from parallel import Retry, gather, parallel_map, task
 
-
 heard: list[object] = []
 """What `hear` was told."""
 
