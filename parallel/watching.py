@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from parallel.asked import Refusal
 from parallel.durations import briefly, pause
 from parallel.observe.serving import SUFFIX, folder, path_of
-from parallel.showing import say, say_json
+from parallel.showing import say, say_json, show
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -69,12 +69,12 @@ def watch(arguments: argparse.Namespace) -> int:
         interval = pause(arguments.interval)
     except (TypeError, ValueError) as error:
         raise Refusal(f"--interval: {error}") from None
-    if arguments.program is None:
-        return _list()
-    path = path_of(int(arguments.program)) if arguments.program.isdecimal() else Path(arguments.program)
     try:
+        if arguments.program is None:
+            return _list()
+        path = path_of(int(arguments.program)) if arguments.program.isdecimal() else Path(arguments.program)
         seen = ask(path)
-    except ProgramGoneError as error:
+    except (ProgramGoneError, OSError) as error:
         raise Refusal(str(error)) from None
     if arguments.json:
         say_json(seen)
@@ -112,10 +112,14 @@ def ask(path: Path) -> dict[str, Any]:
 
 def _list() -> int:
     """Say which programs can be seen."""
+    count = 0
     for path in sorted(folder().glob(f"*{SUFFIX}")):
         with suppress(ProgramGoneError):
             seen = ask(path)
             say(f"{seen['pid']}  {seen['program']}")
+            count += 1
+    if count == 0:
+        print("no program can be seen: one that says `[observe] socket = true`, and uses a pool, can", file=sys.stderr)
     return 0
 
 
@@ -165,11 +169,8 @@ def _head(seen: Mapping[str, Any]) -> str:
 
 def _print(seen: Mapping[str, Any]) -> None:
     say(_head(seen))
-    for heads, rows in ((_POOL, pool_rows(seen, None)), (_WORKER, worker_rows(seen))):
-        widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-        say()
-        for row in (heads, *rows):
-            say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    show(_POOL, pool_rows(seen, None))
+    show(_WORKER, worker_rows(seen))
 
 
 def _live(path: Path, seen: dict[str, Any], interval: float) -> None:

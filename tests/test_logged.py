@@ -7,7 +7,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-import jobs
 import pytest
 from pools.process_jobs import wait_until
 
@@ -149,4 +148,3 @@ def test_a_function_as_it_is(kinds: Registry, kept: Kept) -> None:
     (facts,) = kept.facts()
     assert facts[0] == ""
     assert facts[3] == "thread pool 'thread'"
-    assert jobs.nothing() is None

@@ -121,8 +121,6 @@ class Narrator:
     def __init__(self) -> None:
         self._calls: dict[int, Followed] = {}  # that have not ended, by their numbers: the present attempt
         self._given: dict[tuple[int, int], Followed] = {}  # by worker process and its own number of the call
-        self._failing: list[Followed] = []  # whose attempt has failed, and nothing else is known
-        self._failed: list[Followed] = []  # those of the lot before
         self._taken: dict[int, Callable[..., None]] = {
             trail.CREATED: self._on_created,
             trail.QUEUED: self._on_queued,
@@ -145,10 +143,6 @@ class Narrator:
         taken = self._taken
         for step in steps:
             taken[step[0]](*step[1:])
-        for call in self._failed:  # nobody tried again, and its call took the error from there
-            if self._calls.get(call.number) is call:
-                self._over(call, call.stopped)
-        self._failed, self._failing = self._failing, []
 
     # -- what is told; each may be overridden -------------------------------------------------------------------------
 
@@ -210,12 +204,10 @@ class Narrator:
         call = self._calls.get(number)
         if call is None or call.given is not None or call.stopped != NEVER:
             return
+        call.error = error
         self._stop(call, at)
-        if error is None:
+        if error is None:  # else it is noted next what becomes of it: another attempt, or its end
             self._over(call, at)
-        else:
-            call.error = error
-            self._failing.append(call)
 
     def _stop(self, call: Followed, at: int) -> None:
         call.stopped = at

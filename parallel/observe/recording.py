@@ -207,7 +207,7 @@ class Recording:
     def _note_error(self, row: int, error: BaseException | None) -> None:
         self._columns["state"][row] = SUCCEEDED if error is None else CANCELED if error is CANCELLED else FAILED
         if error is not None and error is not CANCELLED:
-            self._errors[row] = _text_of(error)
+            self._errors[row] = text_of(error)
 
     def _given_to(self, at: int, pid: int, first: int, numbers: list[int]) -> None:
         columns = self._columns
@@ -241,7 +241,7 @@ class Recording:
         if columns["ended"][row] == NEVER:
             self._end(row, at, error)
         columns["state"][row] = RETRIED
-        self._errors[row] = _text_of(error)
+        self._errors[row] = text_of(error)
         again = self._add_row(
             number,
             columns["task"][row],
@@ -396,7 +396,8 @@ class _Slots:
             heapq.heappush(self._free, slot)
 
 
-def _text_of(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
+    """Return the type of an error and its text, as much of it as is kept."""
     try:
         text = f"{type(error).__name__}: {error}"
     except BaseException:  # its text is made by user code

@@ -14,6 +14,7 @@ State: `_answering`, the one server.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -33,6 +34,7 @@ import attrs
 from parallel.observe import statistics
 from parallel.observe.shared import Shared
 from parallel.pools.base import engines, pools
+from parallel.pools.desk import Desk
 
 LOGGER = logging.getLogger("parallel")
 
@@ -45,7 +47,14 @@ _PEER: Final = getattr(socket, "SO_PEERCRED", None)
 
 
 def folder() -> Path:
-    """Return where the sockets of this user's programs are."""
+    """
+    Return where the sockets of this user's programs are.
+
+    Raises:
+        OSError: This system has no such sockets.
+    """
+    if not hasattr(socket, "AF_UNIX") or not hasattr(os, "getuid"):
+        raise OSError(errno.EAFNOSUPPORT, "this system has no sockets in the file system")
     base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
     return Path(base, f"parallel-{os.getuid()}")
 
@@ -58,15 +67,13 @@ def path_of(pid: int) -> Path:
 def snapshot() -> dict[str, Any]:
     """Return what this program does now, as JSON has it."""
     held = [pool for pool in pools() if pool.name]
-    owned = {id(pool.engine) for pool in held}
-    waiting = sum(engine.counts().queued for engine in engines() if id(engine) not in owned and not engine.number)
     return {
         "version": 1,
         "pid": os.getpid(),
         "program": " ".join(sys.argv) or sys.executable,
         "at": time.time(),
         "pools": [attrs.asdict(pool.stats()) for pool in sorted(held, key=lambda pool: pool.number)],
-        "waiting": waiting,
+        "waiting": sum(engine.counts().queued for engine in engines() if isinstance(engine, Desk)),
     }
 
 

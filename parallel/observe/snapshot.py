@@ -132,11 +132,10 @@ def _pool(pool: Pool | Engine, threads: dict[int, Stack], seen: set[int]) -> Ite
     if isinstance(pool, Engine):
         if not (workers or counts.queued or counts.running):
             return
-        label = getattr(pool, "label", "no pool: for a place, or for their next attempt")
         engine: Engine | None = pool
     else:
-        label, engine = pool.label, pool.engine
-    yield f"{label}: {_said(counts)}"
+        engine = pool.engine
+    yield f"{pool.label}: {_said(counts)}"
     stacks = engine.stacks() if engine is not None and any(worker.process != os.getpid() for worker in workers) else {}
     for worker in workers:
         yield f"  {_worker(worker)}"

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections import defaultdict
+from collections import defaultdict, deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from attrs import evolve
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 _LAST: Final = 10_000
 """Calls of which it is known how long they have run, when they have ended."""
+
+_CLOSED: Final = 1_000
+"""Pools whose numbers are kept after they were closed."""
 
 STEPS: Final = 8
 """Buckets of a histogram in which a time doubles: each is 9 % wide."""
@@ -91,6 +95,7 @@ class Statistics(Narrator):
     def __init__(self) -> None:
         super().__init__()
         self.pools: defaultdict[int, Figures] = defaultdict(Figures)
+        self._closed: deque[int] = deque()  # pools that take no more calls
         self.last: dict[int, int] = {}  # how long the last calls have run, by their numbers
 
     def started(self, call: Followed) -> None:
@@ -108,6 +113,18 @@ class Statistics(Narrator):
         self.last[call.number] = call.stopped - call.began
         if len(self.last) > _LAST:
             del self.last[next(iter(self.last))]
+
+    def worker_ended(self, at: int, pool: int, worker: int, how: str) -> None:
+        """Forget a worker: a pool may have any number of them, one after the other."""
+        if pool in self.pools:
+            self.pools[pool].busy.pop(worker, None)
+            self.pools[pool].seen.pop(worker, None)
+
+    def pool_closed(self, at: int, number: int) -> None:
+        """Forget pools that were closed long ago: a program may have any number of them."""
+        self._closed.append(number)
+        if len(self._closed) > _CLOSED:
+            self.pools.pop(self._closed.popleft(), None)
 
     def retried(self, call: Followed, wait: float) -> None:
         """Count an attempt that was not the last."""
@@ -177,25 +194,24 @@ def stats_of_registry(registry: Registry) -> RegistryStats:
     return RegistryStats({pool.name: stats_of(pool) for pool in registry.open_pools()}, registry.waiting())
 
 
-def last_times(number: int) -> float | None:
-    """Return how many seconds the last attempt of a call has run that has ended; None: nobody knows."""
-    statistics, noting = _counting.one, trail.current
-    if statistics is None:
-        return None
-    if noting is not None:
-        noting.tell()
-    time = statistics.last.get(number)
-    return None if time is None else time / 1e9
+def last_times() -> Mapping[int, int]:
+    """Return how many nanoseconds the last attempts ran of calls that have ended, by their numbers; of the last."""
+    statistics = _up_to_now()
+    return {} if statistics is None else statistics.last
 
 
 def figures_of(pool: Pool) -> Figures | None:
     """Return what is counted of a pool, up to now; None: nobody wants it."""
+    statistics = _up_to_now()
+    return None if statistics is None else statistics.pools[pool.number]
+
+
+def _up_to_now() -> Statistics | None:
+    """Return who counts, with what was noted a moment ago; None: nobody does."""
     statistics, noting = _counting.one, trail.current
-    if statistics is None:
-        return None
-    if noting is not None:
-        noting.tell()  # what was noted a moment ago is in it
-    return statistics.pools[pool.number]
+    if statistics is not None and noting is not None:
+        noting.tell()
+    return statistics
 
 
 def _worker(worker: AtWork, figures: Figures | None) -> WorkerStats:

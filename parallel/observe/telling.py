@@ -31,14 +31,15 @@ from parallel.events import (
     WorkerStarted,
 )
 from parallel.observe.narrator import NEVER, Followed, Narrator
+from parallel.pools.base import pools
 from parallel.tidings import Sink
 from parallel.trail import HOOK
 
 _REMEMBERED: Final = 100_000
 """Calls that have ended, and may still have something follow them."""
 
-_CLAIMED_LATE: Final = 10
-"""Lots of steps after which nobody will say that a pool that was opened is his."""
+_UNCLAIMED: Final = 100
+"""Pools that were opened last, and are kept in mind: a registry says a moment later that one is its own."""
 
 
 class Teller(Narrator):
@@ -46,16 +47,16 @@ class Teller(Narrator):
     Makes events of steps.
 
     Args:
-        pools: The names of the registry's pools, by their numbers; the registry adds to it.
+        names: Those of the registry's pools, by their numbers; the registry adds to it.
 
     Attributes:
         sinks: Who gets the events.
     """
 
-    def __init__(self, pools: Mapping[int, str]) -> None:
+    def __init__(self, names: Mapping[int, str]) -> None:
         super().__init__()
         self.sinks: tuple[Sink, ...] = ()
-        self._pools = pools
+        self._pools = names
         self._began = (0, 0)
         self._kinds: dict[int, str] = {}  # of pools, by their numbers
         self._names: dict[int, str] = {}  # of workers: by ident, or process id
@@ -65,6 +66,10 @@ class Teller(Narrator):
 
     def start(self) -> None:
         """Tell from now on."""
+        for pool in pools():  # what is there already
+            self._kinds[pool.number] = pool.kind
+            self._names.update((worker.process, worker.name) for worker in pool.at_work())
+        self._names.update((thread.ident or 0, thread.name) for thread in threading.enumerate())
         self._began = trail.follow(self.take).began
 
     def stop(self) -> None:
@@ -162,25 +167,21 @@ class Teller(Narrator):
 
     def _worker(self, call: Followed) -> str:
         name = self._names.get(call.worker)
-        if name is None:  # it was there before this was
+        if name is None and self._kinds.get(call.pool) == "process":
+            return f"process {call.worker}"  # it has died with the call
+        if name is None:  # it is no worker of ours: whoever has made a call that runs where it is made
             threads = (thread.name for thread in threading.enumerate() if thread.ident == call.worker)
-            name = self._names[call.worker] = next(threads, "") or (
-                f"process {call.worker}" if self._kinds.get(call.pool) == "process" else f"thread {call.worker}"
-            )
+            name = self._names[call.worker] = next(threads, f"thread {call.worker}")
         return name
 
     # -- pools and workers --------------------------------------------------------------------------------------------
 
-    def know(self, number: int, kind: str) -> None:
-        """Take note of a pool that is open already."""
-        self._kinds[number] = kind
-
     def pool_opened(self, at: int, number: int, name: str, kind: str, capacity: int) -> None:
         """Keep it in mind: it may become this registry's in a moment."""
         self._unclaimed.append((at, number, kind))
-        self._claim(count=False)
+        self._claim()
 
-    def _claim(self, *, count: bool = True) -> None:
+    def _claim(self) -> None:
         left: list[tuple[int, int, str]] = []
         for at, number, kind in self._unclaimed:
             name = self._pools.get(number)
@@ -189,7 +190,7 @@ class Teller(Narrator):
                 self._tell(PoolOpened(name, kind, at=self._unix(at)))
             else:
                 left.append((at, number, kind))
-        self._unclaimed = left[-_CLAIMED_LATE:] if count else left
+        self._unclaimed = left[-_UNCLAIMED:]
 
     def pool_resized(self, at: int, number: int, capacity: int) -> None:
         """Tell that, of a pool of this registry."""

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from attrs import evolve
 
 from parallel.chains import chain_of, short_name
-from parallel.context import WITHIN
+from parallel.context import current_registry
 from parallel.graphs import Edge, Graph, Node
+from parallel.observe.recording import text_of
 from parallel.observe.statistics import last_times
 from parallel.outcomes import CANCELLED
 from parallel.pools.base import pools
-from parallel.registry import Registry, default_registry
+from parallel.registry import Registry
 from parallel.states import State, is_ours
 from parallel.trail import clock, id_of
 
@@ -46,8 +47,7 @@ def graph_of_task(task: Task[..., Any]) -> Graph:
 
 
 def _registry() -> Registry:
-    within = WITHIN.get()
-    return cast(Registry, (within is not None and within.registry) or default_registry())
+    return cast(Registry, current_registry())
 
 
 def _stage(stage: Any, registry: Registry) -> Node:
@@ -80,6 +80,7 @@ class _Walk:
         self.nodes: list[Node] = []
         self.edges: list[Edge] = []
         self._numbers: dict[int, int] = {}  # by the ids of futures, which are kept here
+        self._times = last_times()
         self._running = {worker.call_id: worker.since for pool in pools() for worker in pool.at_work()}
 
     def add(self, future: Any) -> int:
@@ -141,7 +142,8 @@ class _Walk:
     def _seconds(self, future: State[Any], state: str) -> float | None:
         number = id_of(future)
         if state != "running":
-            return last_times(number)
+            time = self._times.get(number)
+            return None if time is None else time / 1e9
         since = self._running.get(number, 0)
         return (clock() - since) / 1e9 if since else None
 
@@ -156,8 +158,4 @@ def _state(future: State[Any]) -> tuple[str, str]:
         return "succeeded", ""
     if error is CANCELLED:
         return "cancelled", ""
-    try:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-    except Exception:  # its text is made by user code
-        text = type(error).__name__
-    return "failed", text[:200]
+    return "failed", " ".join(text_of(error).split())[:200]

@@ -119,10 +119,12 @@ class Engine(ABC):
         era: The `era()` in which it was made: in a forked child, an older one has no threads.
         cancels_at_exit: Its pool's.
         number: Its pool's; 0: it has none.
+        label: What messages call its pool.
     """
 
     cancels_at_exit = False
     number = 0
+    label: str
 
     def __init__(self) -> None:
         self.era = era()

@@ -45,6 +45,8 @@ class Desk(Engine):
     Who waits for them doesn't wait for those that are stuck; `close` cancels these.
     """
 
+    label = "no pool: for a place, or for their next attempt"
+
     def __init__(self) -> None:
         self._calls: dict[tuple[Parked, int], None] = {}
         self._lock = threading.RLock()  # entered itself: in `with condition` a Ctrl-C can leave the lock held
@@ -100,7 +102,7 @@ class Desk(Engine):
                 call.cancel()
 
     def remains(self) -> list[str]:
-        return list(waiting_left(len(self._calls), "no pool: for a place, or for their next attempt"))
+        return list(waiting_left(len(self._calls), self.label))
 
     def counts(self) -> Counts:
         return Counts(workers=0, queued=len(self._calls), running=0, done=self._passed)

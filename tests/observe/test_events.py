@@ -183,6 +183,23 @@ def test_who_makes_and_follows_whom() -> None:
     assert names(events, "jobs:add") == ["call_created", "call_queued", "call_started", "call_ended"]
 
 
+@pytest.mark.parametrize("kind", ["thread", "process", "loop"])
+def test_a_stream_that_comes_late(kind: str) -> None:
+    """Pools and workers that were there before are known by their names and kinds all the same."""
+    fn = jobs.async_double if kind == "loop" else jobs.double
+    with Registry(FOUR) as registry:
+        pool = registry.pool(kind)
+        pool.submit(fn, 1).result(LONG)
+        (worker,) = pool.at_work()
+        stream = registry.events()
+        pool.submit(fn, 2).result(LONG)
+    events = list(stream)
+    started = next(event for event in events if isinstance(event, CallStarted))
+    assert started.worker == worker.name
+    closed = next(event for event in events if isinstance(event, PoolClosed))
+    assert (closed.pool, closed.kind) == (kind, kind)
+
+
 def test_maps() -> None:
     """They are seen in pieces, each with the number of its items."""
     events = told_by(lambda _: sum(parallel_map(jobs.double, pool="process")(range(1000))))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import faulthandler
+import gc
 import io
 import os
 import re
@@ -249,6 +250,17 @@ def test_calls_that_are_nowhere() -> None:
     future = task(jobs.divide, retry=retry)(1, 0)
     wait_until(lambda: "no pool: for a place, or for their next attempt: 0 workers, 1 queued" in dumped())
     future.cancel()
+
+
+def test_a_pool_that_nobody_holds() -> None:
+    """What it still runs is told under its name."""
+    with jobs.Gate() as gate:
+        future = ProcessPool(1, name="gone").submit(jobs.wait_at, gate.address)
+        gate.arrived()
+        gc.collect()
+        assert "process pool 'gone': 1 worker, 0 queued, 1 running, 0 done\n" in dumped()
+        gate.open()
+        future.result(LONG)
 
 
 def test_other_threads() -> None:

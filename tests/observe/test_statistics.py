@@ -7,9 +7,9 @@ from __future__ import annotations
 import json
 import os
 import random
-import statistics as stdlib
 import threading
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import attrs
@@ -22,6 +22,7 @@ from observe import seen_jobs
 from pools.process_jobs import wait_until
 
 from parallel import PoolStats, ProcessPool, Registry, Retry, ThreadPool, gather, settle, task, trail, using
+from parallel.observe import statistics
 from parallel.observe.statistics import Histogram
 
 LONG = 30.0
@@ -115,6 +116,51 @@ def test_deaths() -> None:
         assert slow.cancel(running=True)
         assert pool.submit(jobs.double, 1).result(LONG) == 2
         assert pool.stats().deaths == 1
+
+
+def test_many_workers_and_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is counted of workers that are gone, and of pools that were closed long ago, is forgotten."""
+    monkeypatch.setattr(statistics, "_CLOSED", 3)
+    with observed() as registry:
+        registry.pool("thread")
+        with ProcessPool(1, max_tasks_per_child=1) as pool:
+            for _ in range(5):
+                pool.submit(jobs.nothing).result(LONG)
+            figures = statistics.figures_of(pool)
+            assert figures is not None
+            wait_until(lambda: statistics.figures_of(pool) is figures and len(figures.seen) <= 1)
+            assert len(figures.busy) <= 1
+            assert figures.run_time.count == 5
+        for _ in range(10):
+            with ThreadPool(1) as one:
+                one.submit(jobs.nothing).result(LONG)
+        assert statistics.figures_of(registry.pool("thread")) is not None
+        counting = statistics._counting.one
+        assert counting is not None
+        assert len(counting.pools) <= 3 + 2
+
+
+def test_polling(kinds: Registry) -> None:
+    """However often somebody asks meanwhile, an attempt that has failed isn't taken for the end of its call."""
+    retry = Retry(on=ZeroDivisionError, attempts=20, wait_initial=0, wait_jitter=0)
+    with observed() as registry, using(registry):
+        over = threading.Event()
+        pool = registry.pool("thread")
+
+        def ask() -> None:
+            while not over.is_set():
+                pool.stats()
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        try:
+            with jobs.frequent_switches():
+                settle(*(task(jobs.divide, pool="thread", retry=retry)(1, 0) for _ in range(20))).result(LONG)
+        finally:
+            over.set()
+            asking.join()
+        wait_until(lambda: pool.stats().failed == 20)
+        assert pool.stats().retried == 20 * 19
 
 
 def test_bytes() -> None:
@@ -262,7 +308,7 @@ def test_many_times_take_no_room() -> None:
     for each in times:
         histogram.add(each)
     assert len(histogram.buckets) < 400
-    assert histogram.percentile(0.5) * 1e9 == pytest.approx(stdlib.median(times), rel=0.05)
+    assert histogram.percentile(0.5) * 1e9 == pytest.approx(median(times), rel=0.05)
 
 
 def test_positions_are_those_of_before() -> None:

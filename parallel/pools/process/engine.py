@@ -75,6 +75,7 @@ class Staff(Engine):
     """The workers of a process pool, and who looks after them."""
 
     def __init__(self, settings: Settings, carrier: Carrier | None) -> None:
+        self.label = settings.label
         self._books = books = Books(settings, self._round_done)
         self._lock = books.lock
         self._calls = books.calls
