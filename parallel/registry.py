@@ -12,8 +12,9 @@ Guarantees:
 - Nothing that a registry owns refers to it: one that is forgotten ends, and its pools with it.
 
 State: `_config`, `_pools`, `_retired`, `_desk`, `_declared_hooks`, `_shut`, `_entered` and `edition` of a registry,
-guarded by its `_lock`; the program's default registry, guarded by `_default_lock`. No user code runs while one of them
-is held. Nothing else in the library remembers anything between calls; `reset` forgets it.
+guarded by its `_lock`; its `_names`, changed by single atomic steps; the program's default registry, guarded by
+`_default_lock`. No user code runs while one of them is held. Nothing else in the library remembers anything between
+calls; `reset` forgets it.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class Registry:
         self._hooks = Hooks(LateCallbacks(self._callbacks.at_hand))
         self._declared_hooks: dict[str, list[Callable[..., object]]] | None = None
         self._names: dict[int, str] = {}  # of all its pools that ever were, by their numbers
-        self._observation = Observation(self._names)
+        self._observation = self._new_observation()
         self._sink = _hook_sink(self._hooks, ref(self))
         self._drained = threading.Event()
         self._entered = 0  # blocks that it is current in
@@ -168,7 +169,7 @@ class Registry:
             for hook in hooks:
                 self._hooks.discard(event, hook)
         if staying:
-            self._observation.begin(config.observe)
+            self._observe(config)
         for pool in staying:
             if pool.wants_configuration:
                 packed = packed or pickle.dumps(config)
@@ -284,14 +285,21 @@ class Registry:
             raise ValueError(f"most must be 1 or more, found {most}")
         if self._shut:
             raise PoolShutdownError("the registry")
-        end_at_exit(self._observation)
-        return self._observation.stream(most)
+        stream = self._observation.stream(most)
+        if self._drained.is_set():  # (*) after it was made: who ends the others does it the other way round
+            stream.close()
+        return stream
 
     def _add_hook(self, event: str, hook: F) -> F:
         self._hooks.add(event, hook)
         self._renew_edition()
         self._observe(self._config)
         return hook
+
+    def _new_observation(self) -> Observation:
+        observation = Observation(self._names)
+        end_at_exit(observation)
+        return observation
 
     def _observe(self, config: Config | None) -> None:
         """Observe what is asked for; None: no configuration was read, and so no pool has been opened."""
@@ -407,7 +415,6 @@ class Registry:
             if name not in config.pools:
                 raise UnknownPoolError(name, sorted(config.pools))
             self._observe(config)
-            end_at_exit(self._observation)
             made = open_pool(name, config, LateCallbacks(self._callbacks.at_hand), nested=self._nested)
             self._names[made.number] = name
             with self._lock:
@@ -550,6 +557,7 @@ class Registry:
         self._observation.end()  # hooks are told the last of it
         self._callbacks.end()
         self._drained.set()
+        self._observation.end()  # (*) and streams end that were made meanwhile: see `events`
 
     def _engines(self) -> list[Pool | Engine]:
         """Return all that has something to do, or may get it."""
@@ -569,7 +577,7 @@ class Registry:
         self._callbacks.after_fork_in_child()
         self._hooks.after_fork_in_child()
         self._desk = None
-        self._observation = Observation(self._names)
+        self._observation = self._new_observation()
         self._drained = threading.Event()
         if self._shut:
             self._drained.set()
