@@ -169,8 +169,8 @@ def _process(text: str | None) -> Iterator[str]:
     if text is None:
         yield "    (it doesn't say where it is)"
         return
-    for part in text.split("\n\n"):
-        head, *lines = part.splitlines()
+    for part in text.strip("\n").split("\n\n"):
+        head, *lines = part.splitlines() or [""]
         stack = [
             FrameSummary(match["file"], int(match["line"]), match["function"])
             for line in reversed(lines)

@@ -1,12 +1,16 @@
 """
 Where worker processes are at this moment, asked from outside: a call that hangs needn't have a part in it.
 
-    pool ──▶ a signal ──▶ faulthandler's handler, in C, whatever Python does there ──▶ a nameless file of the worker
-      └───────────────────────────────── reads it by way of /proc ◀───────────────────────┘
+    pool ──▶ a signal ──▶ a handler in Python, between two steps of it ────────────┐
+      │  no answer: the worker hangs in C                                           ▼
+      ├───▶ another ────▶ faulthandler's handler, in C, whatever Python does ──▶ a nameless file of the worker
+      └───────────────────────────── reads it by way of /proc ◀─────────────────────┘
 
-The signal is one of those that nobody uses, and goes to the worker alone, not to what its calls have started. What it
-interrupts goes on: the handler asks for system calls to be restarted. A process that has no such handler is never sent
-it, as that would end it. Where there is no /proc, or no such signal, no worker is asked.
+Not the second at once: CPython 3.12 and 3.13 crash now and then if it comes while a function is being entered.
+
+The signals are of those that nobody uses, and go to the worker alone, not to what its calls have started. What they
+interrupt goes on. A process that has no such handlers is never sent them, as that would end it. Where there is no
+/proc, or no such signal, no worker is asked.
 
 State: that file, which belongs to its worker, and is emptied by who asks. Two who ask at a time may get one answer.
 """
@@ -25,10 +29,10 @@ if TYPE_CHECKING:
     from parallel.pools.process.killing import Target
 
 SIGNAL: Final[int | None] = signal.SIGRTMAX - 7 if hasattr(signal, "SIGRTMAX") else None
-"""Which signal asks; None: there is none to spare."""
+"""Which signal asks; None: there is none to spare. The one before it asks in C."""
 
-PATIENCE: Final = 0.5
-"""Seconds that a worker gets to begin its answer. It takes a millisecond, unless it is stopped, or swapped out."""
+PATIENCE: Final = 0.25
+"""Seconds that a worker gets to begin its answer, each time. It takes a millisecond, unless it hangs, or is stopped."""
 
 _PAUSE: Final = 0.002
 """Seconds after which an answer that has not grown is taken for whole: it is written without a pause."""
@@ -42,7 +46,8 @@ def answer_for_stacks() -> None:
         return
     with suppress(OSError, ValueError):  # a sandbox that forbids it; no descriptor is left
         descriptor = os.memfd_create(_NAME)
-        faulthandler.register(SIGNAL, file=descriptor, all_threads=True)
+        faulthandler.register(SIGNAL - 1, file=descriptor, all_threads=True)
+        signal.signal(SIGNAL, lambda *_: faulthandler.dump_traceback(descriptor, all_threads=True))
 
 
 def stacks_of(targets: Iterable[Target]) -> dict[int, str]:
@@ -50,10 +55,16 @@ def stacks_of(targets: Iterable[Target]) -> dict[int, str]:
     Return where the threads of some workers are, by process ids, as faulthandler writes it; without those who can't be
     asked, or don't answer.
     """
-    asked = [(target.pid, file) for target in targets if (file := _ask(target)) is not None]
+    asked = [(target, file) for target in targets if (file := _ask(target)) is not None]
     try:
         end = time.monotonic() + PATIENCE
-        return {pid: text for pid, file in asked if (text := _answer(file, end))}
+        found = {target.pid: _answer(file, end) for target, file in asked}
+        hanging = [(target, file) for target, file in asked if not found[target.pid]]
+        for target, _ in hanging:
+            target.send_to_worker((SIGNAL or 0) - 1)
+        end = time.monotonic() + PATIENCE
+        found |= {target.pid: _answer(file, end) for target, file in hanging}
+        return {pid: text for pid, text in found.items() if text}
     finally:
         for _, file in asked:
             os.close(file)
@@ -74,12 +85,12 @@ def _ask(target: Target) -> int | None:
 
 
 def _answers(pid: int) -> bool:
-    """Tell whether a process has a handler for the signal."""
+    """Tell whether a process has handlers for the signals."""
     if SIGNAL is None:
         return False
     with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
         caught = next((line for line in status if line.startswith("SigCgt:")), "SigCgt: 0")
-    return bool(int(caught.split()[1], 16) >> (SIGNAL - 1) & 1)
+    return int(caught.split()[1], 16) >> (SIGNAL - 2) & 3 == 3
 
 
 def _files(pid: int) -> Iterator[str]:
