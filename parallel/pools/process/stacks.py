@@ -47,7 +47,7 @@ def answer_for_stacks() -> None:
     with suppress(OSError, ValueError):  # a sandbox that forbids it; no descriptor is left
         descriptor = os.memfd_create(_NAME)
         faulthandler.register(SIGNAL - 1, file=descriptor, all_threads=True)
-        signal.signal(SIGNAL, lambda *_: faulthandler.dump_traceback(descriptor, all_threads=True))
+        signal.signal(SIGNAL, lambda number, frame: faulthandler.dump_traceback(descriptor, all_threads=True))
 
 
 def stacks_of(targets: Iterable[Target]) -> dict[int, str]:
